@@ -1,0 +1,293 @@
+"""Checkpoints with orbax: the best and the latest two, each proven by checksums when it is read.
+
+Orbax writes atomically but does not check what it reads back: a flipped bit in an array would be
+restored as it is. So a CRC-32 of every leaf is stored beside the arrays and compared at restore.
+
+One checkpoint holds three parts: `variables` (what evaluation uses: the moving average where one
+is kept), `train` (all other leaves of the state, which only resuming needs) and `meta` (the
+caller's JSON, the checksums, and a checksum of itself).
+"""
+
+import json
+import logging
+import math
+import shutil
+import warnings
+import zlib
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from fcn_jax.types import InputError, TrainState
+
+SPARE = 1.2
+"""Free disk space asked for before a save, as a multiple of the arrays' size."""
+
+
+class DamagedError(Exception):
+    """A checkpoint that cannot be read, or whose checksums do not agree."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, written by one process.
+
+    Saves happen in the background, one at a time; `wait` (and the next `save`) raises what the one
+    before it met. Numbers only grow; what a number stands for is the caller's `meta`.
+    """
+
+    def __init__(self, directory: Path | str):
+        """Open (or make) `directory`; leftovers of an interrupted save are removed."""
+        self.directory = Path(directory).resolve()
+        policies = ocp.training.preservation_policies
+        decisions = ocp.training.save_decision_policies
+        _quiet()
+        self._orbax = ocp.training.Checkpointer(
+            str(self.directory),
+            cleanup_tmp_directories=True,
+            preservation_policy=policies.AnyPreservationPolicy(
+                [
+                    policies.LatestN(2),
+                    policies.BestN(
+                        get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False
+                    ),
+                ]
+            ),
+            save_decision_policy=decisions.FixedIntervalPolicy(1),
+        )
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future | None = None
+
+    def save(self, state: TrainState, meta: dict[str, Any], score: float | None = None) -> None:
+        """Copy the state to the host and write it in the background.
+
+        Args:
+          state: arrays on any device; free to be donated as soon as this returns.
+          meta: JSON values.
+          score: the checkpoint with the largest is kept as the best; None or NaN never is.
+        """
+        self.wait()
+        variables, rest = _split(state)
+        # Copies: a view of a CPU buffer would change under the writer once the state is donated.
+        copy = jax.tree.map(lambda x: np.array(x, copy=True), (variables, rest))
+        self._pending = self._writer.submit(self._write, *copy, meta, score)
+
+    def _write(self, variables, rest, meta, score) -> None:
+        size = sum(x.nbytes for x in jax.tree.leaves((variables, rest)))
+        free = shutil.disk_usage(self.directory).free
+        if free < SPARE * size:
+            raise InputError(
+                f"{self.directory}: {free / 1e6:.0f} MB are free, a checkpoint needs "
+                f"{SPARE * size / 1e6:.0f} MB: make room, then repeat the command to go on"
+            )
+        train = {f"{i:04d}": x for i, x in enumerate(jax.tree.leaves(rest))}
+        parts = {"variables": variables, "train": train}
+        number = (self._orbax.latest.step if self._orbax.latest else 0) + 1
+        score = None if score is None or not math.isfinite(score) else float(score)
+        metrics = None if score is None else {"score": score}
+        checksums = {name: _checksums(tree) for name, tree in parts.items()}
+        meta = {**meta, "score": score, "crc32": checksums}
+        try:
+            self._orbax.save_checkpointables(
+                number, {**parts, "meta": {"json": _seal(meta)}}, metrics=metrics
+            )
+        except Exception as error:
+            if "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error):
+                raise InputError(
+                    f"{self.directory}: the disk is full: make room, then repeat the command to go on"
+                ) from error
+            raise
+
+    def wait(self) -> None:
+        """Return when nothing is being written; raise what the last save met."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        """Finish the last save and let go of the directory."""
+        try:
+            self.wait()
+        finally:
+            self._writer.shutdown()
+            self._orbax.close()
+
+    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+        """The newest checkpoint that proves sound, or None where there is none at all.
+
+        A damaged one is set aside (moved to `<directory>-damaged/`) with a warning that names it.
+
+        Args:
+          like: a state of the same structure; its values are not used.
+
+        Returns:
+          (state as NumPy arrays, meta).
+
+        Raises:
+          InputError: if checkpoints exist and none of them is sound.
+        """
+        numbers = _numbers(self.directory)
+        for number in reversed(numbers):
+            try:
+                variables, rest, meta = _read(self.directory / str(number), "variables", "train")
+                return _join(like, variables, rest), meta
+            except DamagedError as error:
+                aside = self.directory.with_name(self.directory.name + "-damaged")
+                aside.mkdir(exist_ok=True)
+                shutil.move(self.directory / str(number), _unused(aside / str(number)))
+                warnings.warn(
+                    f"checkpoint {number} is damaged ({error}); moved to {aside}, "
+                    "going back to the one before",
+                    stacklevel=2,
+                )
+                self._orbax.reload()
+        if numbers:
+            raise InputError(
+                f"{self.directory}: none of the checkpoints {', '.join(map(str, numbers))} is sound: "
+                "start again in another --workdir"
+            )
+        return None
+
+
+def load(directory: Path | str, which: str = "best") -> tuple[dict, dict[str, Any]]:
+    """Variables for evaluation, and the meta they were saved with; nothing else is read.
+
+    Args:
+      directory: the checkpoints of a run.
+      which: `best` (by score; the latest where none has one) or `latest`.
+
+    Returns:
+      ({"params", "batch_stats"} of NumPy arrays, meta).
+
+    Raises:
+      InputError: if there is no checkpoint, or the one asked for is damaged.
+    """
+    directory = Path(directory).resolve()
+    numbers = _numbers(directory)
+    if not numbers:
+        raise InputError(
+            f"{directory}: no checkpoint there: train first, or name another run folder"
+        )
+    number = numbers[-1]
+    if which == "best":
+        scores = {n: _stored_score(directory / str(n)) for n in numbers}
+        number = max(numbers, key=lambda n: (scores[n], n))
+    try:
+        variables, meta = _read(directory / str(number), "variables")
+    except DamagedError as error:
+        raise InputError(
+            f"{directory / str(number)}: damaged ({error}): remove it to use another checkpoint"
+        ) from error
+    return {"batch_stats": {}, **variables}, meta
+
+
+def _split(state: TrainState) -> tuple[dict, tuple]:
+    """(variables that evaluation uses, everything else)."""
+    params, stats = state.ema if state.ema is not None else (state.params, state.batch_stats)
+    # Orbax refuses an empty tree, and networks without batch norm have no statistics.
+    variables = {"params": params, **({"batch_stats": stats} if stats else {})}
+    rest = (state.step, state.opt_state)
+    if state.ema is not None:
+        rest += (state.params, state.batch_stats)
+    return variables, rest
+
+
+def _join(like: TrainState, variables: dict, leaves: dict) -> TrainState:
+    used = (variables["params"], variables.get("batch_stats", {}))
+    _, rest_like = _split(like)
+    treedef = jax.tree.structure(rest_like)
+    if treedef.num_leaves != len(leaves):
+        raise InputError(
+            f"the checkpoint has {len(leaves)} optimizer leaves, this run {treedef.num_leaves}: "
+            "it belongs to another optimizer"
+        )
+    rest = jax.tree.unflatten(treedef, [leaves[k] for k in sorted(leaves)])
+    step, opt_state = rest[:2]
+    params, stats = rest[2:] if like.ema is not None else used
+    return TrainState(step, params, stats, opt_state, used if like.ema is not None else None)
+
+
+def _read(path: Path, *parts: str) -> tuple:
+    """The parts asked for, then meta; every leaf compared with its checksum."""
+    _quiet()
+    try:
+        abstract = {}
+        stored = ocp.checkpointables_metadata(str(path)).metadata
+        for name in (*parts, "meta"):
+            # Plain NumPy targets: any number of devices, of any kind, may read the checkpoint.
+            abstract[name] = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), stored[name])
+        loaded = ocp.load_checkpointables(str(path), abstract)
+    except Exception as error:  # orbax raises many kinds; the innermost says what happened
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise DamagedError(
+            str(cause).strip().splitlines()[0][:200] if str(cause) else repr(cause)
+        ) from error
+    meta = _unseal(loaded["meta"]["json"])
+    for name in parts:
+        wrong = _differing(meta["crc32"][name], _checksums(loaded[name]))
+        if wrong:
+            raise DamagedError(f"checksum of {name}/{wrong[0]} differs")
+    return *(loaded[name] for name in parts), meta
+
+
+def _checksums(tree) -> dict[str, int]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): zlib.crc32(np.ascontiguousarray(x))
+        for path, x in leaves
+    }
+
+
+def _differing(expected: dict[str, int], found: dict[str, int]) -> list[str]:
+    names = sorted({*expected, *found})
+    return [name for name in names if expected.get(name) != found.get(name)]
+
+
+def _seal(meta: dict[str, Any]) -> np.ndarray:
+    """JSON as bytes behind its own checksum, so that meta is proven like the arrays."""
+    text = json.dumps(meta).encode()
+    return np.frombuffer(f"{zlib.crc32(text):08x}".encode() + text, np.uint8)
+
+
+def _unseal(data: np.ndarray) -> dict[str, Any]:
+    raw = np.asarray(data, np.uint8).tobytes()
+    text = raw[8:]
+    if raw[:8] != f"{zlib.crc32(text):08x}".encode():
+        raise DamagedError("checksum of meta differs")
+    return json.loads(text)
+
+
+def _numbers(directory: Path) -> list[int]:
+    if not directory.is_dir():
+        return []
+    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit() and p.is_dir())
+
+
+def _score(metrics) -> float:
+    value = (metrics or {}).get("score")
+    return float(value) if value is not None and math.isfinite(value) else -math.inf
+
+
+def _stored_score(path: Path) -> float:
+    try:
+        (meta,) = _read(path)
+        return _score(meta)
+    except DamagedError:  # or half deleted: never the best
+        return -math.inf
+
+
+def _unused(path: Path) -> Path:
+    candidate, n = path, 1
+    while candidate.exists():
+        candidate, n = path.with_name(f"{path.name}-{n}"), n + 1
+    return candidate
+
+
+def _quiet() -> None:
+    """Orbax logs every save, and its event loop's end, through absl: errors are raised anyway."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)

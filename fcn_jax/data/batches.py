@@ -1,0 +1,97 @@
+"""Examples -> canvases of one static shape, and the rows of them that make a batch.
+
+A canvas set is a `Batch` of all images of a split. Which rows a step takes is a pure function of
+(key, epoch), so a resumed run sees the same images in the same order, wherever they are stored.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from fcn_jax.types import VOID, Batch, Example
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""ImageNet's statistics, in units of 0..1 RGB: the paper's normalisation, and torchvision's."""
+
+
+def normalize(image: jax.Array) -> jax.Array:
+    """RGB in 0..255, [..., 3] -> float32 with ImageNet's mean 0 and deviation 1."""
+    shape = (1,) * (image.ndim - 1) + (3,)
+    mean, std = (jnp.asarray(v, jnp.float32).reshape(shape) for v in (MEAN, STD))
+    return (image.astype(jnp.float32) / 255.0 - mean) / std
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [H, W, 3] -> uint8 [h, w, 3], antialiased bicubic: PIL's, hence torchvision's, default.
+
+    PIL itself does it, because validation has to be exact to the paper's pipeline.
+    """
+    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
+
+
+def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [H, W] -> uint8 [h, w], nearest, by PIL (its rounding differs from a plain formula)."""
+    return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
+
+
+def resized(examples: Iterable[Example], size: tuple[int, int]) -> Batch:
+    """Canvases with every example squeezed to `size` (height, width), as the paper does."""
+    pairs = [(resize_image(e.image, size), resize_mask(e.mask, size)) for e in examples]
+    images, masks = zip(*pairs, strict=True)
+    sizes = np.tile(np.asarray(size, np.int32), (len(pairs), 1))
+    return Batch(np.stack(images), np.stack(masks), sizes)
+
+
+def full_resolution(examples: Sequence[Example]) -> Batch:
+    """Canvases of the largest height and width, each example at its top left, void around it."""
+    shapes = np.asarray([e.mask.shape for e in examples], np.int32)
+    n, (h, w) = len(examples), shapes.max(0)
+    images = np.zeros((n, h, w, 3), np.uint8)
+    masks = np.full((n, h, w), VOID, np.uint8)
+    for i, example in enumerate(examples):
+        rows, cols = example.mask.shape
+        images[i, :rows, :cols] = example.image
+        masks[i, :rows, :cols] = example.mask
+    return Batch(images, masks, shapes)
+
+
+def epoch_rows(key: jax.Array, epoch: int, count: int, batch_size: int) -> np.ndarray:
+    """The rows of every batch of one training epoch, int32 [count // batch_size, batch_size].
+
+    A fresh permutation for every epoch; the remainder is left out, another one each time, so that
+    batch statistics always come from full batches.
+    """
+    order = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), count))
+    steps = count // batch_size
+    return order[: steps * batch_size].reshape(steps, batch_size).astype(np.int32)
+
+
+def eval_rows(count: int, batch_size: int) -> np.ndarray:
+    """Every row once, in order, int32 [ceil(count / batch_size), batch_size].
+
+    The last batch is filled up with `count`, a row that does not exist: `take` makes it void.
+    """
+    steps = -(-count // batch_size)
+    rows = np.arange(steps * batch_size, dtype=np.int32).reshape(steps, batch_size)
+    return np.minimum(rows, count)
+
+
+def take(canvases: Batch, rows: jax.Array) -> Batch:
+    """The batch of these rows, on the device. A row that does not exist is black, void, of size 0."""
+
+    def pick(values, fill):
+        return jnp.take(values, rows, axis=0, mode="fill", fill_value=fill)
+
+    return Batch(pick(canvases.image, 0), pick(canvases.mask, VOID), pick(canvases.size, 0))
+
+
+def class_counts(examples: Iterable[Example], num_classes: int) -> np.ndarray:
+    """Pixels of each class and, last, of void, over full-resolution masks: int64 [K+1]."""
+    total = np.zeros(256, np.int64)
+    for example in examples:
+        total += np.bincount(example.mask.ravel(), minlength=256)
+    return np.append(total[:num_classes], total[VOID])

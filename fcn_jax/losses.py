@@ -1,0 +1,145 @@
+"""Weighted, void-masked softmax cross-entropy, and the class weights that go with it.
+
+A loss is returned as (sum, weight), never as a mean: sums add up over images, devices and batches,
+and the ratio is taken once (`ratio`).
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fcn_jax.types import VOID
+
+WEIGHT_SCHEMES = ("none", "inverse", "inverse_sqrt", "median_frequency", "effective_number")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What the training loss is made of; the defaults are the plain cross-entropy."""
+
+    class_weights: str = "none"
+    """One of `WEIGHT_SCHEMES`, computed on the train split."""
+    weight_cap: float | None = None
+    """Largest class weight allowed, as a multiple of the smallest."""
+    label_smoothing: float = 0.0
+    focal_gamma: float = 0.0
+    dice: float = 0.0
+    """Weight of the soft Dice term added to the cross-entropy; 0 leaves it out."""
+
+
+def one_hot(labels: jax.Array, num_classes: int) -> jax.Array:
+    """Boolean [..., K]; all False where the label is no class, so void masks itself."""
+    classes = jnp.arange(num_classes, dtype=jnp.int32)
+    return labels[..., None].astype(jnp.int32) == classes.reshape((1,) * labels.ndim + (-1,))
+
+
+def softmax_cross_entropy(
+    logits: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array | None = None,
+    *,
+    label_smoothing: float = 0.0,
+    focal_gamma: float = 0.0,
+    axis: tuple[int, ...] | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    r"""Cross-entropy of every labelled pixel, summed, and the weight it is to be divided by.
+
+    With w the class weights, y the label, p the softmax and s the label smoothing::
+
+        sum    = \sum_pixels -[(1 - s) w_y log p_y + s/K \sum_c w_c log p_c]
+        weight = \sum_pixels w_y
+
+    so that sum / weight is PyTorch's weighted `CrossEntropyLoss(ignore_index=255)`. Labels are
+    compared with the class numbers instead of indexing by them: the gradient then has no gather
+    and no scatter, which CPUs and TPUs are slow at.
+
+    Args:
+      logits: [..., K], any float dtype; computed in float32.
+      labels: [...], integers; whatever is outside 0..K-1 (void, 255) counts nothing.
+      weights: [K] float32, or None for ones.
+      label_smoothing: share of the target spread over all classes, 0..1.
+      focal_gamma: exponent of the focal factor (1 - p_y)^gamma on the label's term
+        (Lin et al. 2017); 0 switches it off.
+      axis: the label axes to sum over; None for all of them.
+
+    Returns:
+      (sum, weight), float32 scalars, or arrays over the axes that were kept.
+    """
+    num_classes = logits.shape[-1]
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    hot = one_hot(labels, num_classes)
+    if weights is None:
+        weights = jnp.ones((num_classes,), jnp.float32)
+    w = weights.reshape((1,) * labels.ndim + (-1,))
+    weight = jnp.where(hot, w, 0.0).sum(-1)
+    loss = -jnp.where(hot, w * log_p, 0.0).sum(-1)
+    if focal_gamma:
+        p = jnp.exp(jnp.where(hot, log_p, 0.0).sum(-1))
+        loss = loss * jnp.clip(1.0 - p, 1e-6, 1.0) ** focal_gamma
+    if label_smoothing:
+        labelled = hot.any(-1)
+        spread = -jnp.where(labelled[..., None], w * log_p, 0.0).sum(-1) / num_classes
+        loss = (1.0 - label_smoothing) * loss + label_smoothing * spread
+    return loss.sum(axis), weight.sum(axis)
+
+
+def soft_dice(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Soft Dice loss: 1 - 2 |p y| / (|p| + |y|) per class, averaged over the classes present.
+
+    Taken over the whole batch, void left out (Milletari et al. 2016, with the batch as one image).
+    A batch without a labelled pixel gives 0.
+    """
+    hot = one_hot(labels, logits.shape[-1])
+    labelled = hot.any(-1)[..., None]
+    p = jnp.where(labelled, jax.nn.softmax(logits.astype(jnp.float32)), 0.0)
+    axes = tuple(range(labels.ndim))
+    overlap = jnp.where(hot, p, 0.0).sum(axes)
+    truth = hot.sum(axes).astype(jnp.float32)
+    dice = 1.0 - 2.0 * overlap / jnp.maximum(p.sum(axes) + truth, 1.0)
+    present = truth > 0
+    return ratio(jnp.where(present, dice, 0.0).sum(), present.sum().astype(jnp.float32))
+
+
+def ratio(total: jax.Array, weight: jax.Array) -> jax.Array:
+    """Return total / weight, and 0 (with a zero gradient) where nothing was weighed."""
+    some = weight > 0
+    return jnp.where(some, total / jnp.where(some, weight, 1.0), 0.0)
+
+
+def class_weights(
+    counts: np.ndarray, scheme: str = "inverse", cap: float | None = None
+) -> np.ndarray:
+    """Class weights from the number of pixels of each class, normalised to sum 1.
+
+    `inverse` is the paper's: total / count, a class that never occurs counted as one pixel. The
+    others temper it: `inverse_sqrt` is its square root; `median_frequency` is median count / count
+    (Eigen & Fergus 2015, with counts of the whole split); `effective_number` is
+    (1 - b) / (1 - b^count) with b = 1 - 1/total (Cui et al. 2019).
+
+    Args:
+      counts: [K] pixels of each class in the train split.
+      scheme: one of `WEIGHT_SCHEMES`.
+      cap: largest allowed ratio of a weight to the smallest weight.
+
+    Returns:
+      float64 [K]. Their common scale does not matter: the loss divides by the weights' sum.
+    """
+    count = np.maximum(np.asarray(counts, np.float64), 1.0)
+    if scheme == "none":
+        weight = np.ones_like(count)
+    elif scheme == "inverse":
+        weight = count.sum() / count
+    elif scheme == "inverse_sqrt":
+        weight = np.sqrt(count.sum() / count)
+    elif scheme == "median_frequency":
+        weight = np.median(count) / count
+    elif scheme == "effective_number":
+        log_b = np.log1p(-1.0 / count.sum())
+        weight = 1.0 / -np.expm1(count * log_b)
+    else:
+        raise ValueError(f"class weights {scheme!r}: choose one of {', '.join(WEIGHT_SCHEMES)}")
+    if cap is not None:
+        weight = np.minimum(weight, cap * weight.min())
+    return weight / weight.sum()

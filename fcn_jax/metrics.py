@@ -1,0 +1,205 @@
+"""Confusion counts on the device, everything else from them, in integers, on the host.
+
+The one raw result of an evaluation is `counts`, int64 [N, K+1, K]: for each of N images, how many
+pixels of true class r (row K: void) were predicted as class c. The standard metrics, the paper's
+variants and the rows of a trivial and of a perfect predictor are all sums of it.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fcn_jax.types import VOID
+
+
+def confusion_counts(labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:
+    """Count (truth, prediction) pairs of each image on the device, as one dot of two one-hots.
+
+    Args:
+      labels: [N, H, W] integers, 0..K-1 or `VOID`.
+      predictions: [N, H, W] integers, 0..K-1.
+      num_classes: K.
+
+    Returns:
+      int32 [N, K+1, K]; the last row counts the predictions on void pixels. Exact for images
+      below 2^24 pixels, the largest count a float32 accumulator holds.
+    """
+    n = labels.shape[0]
+    pixels = labels[0].size
+    if pixels >= 2**24:
+        raise ValueError(f"{pixels} pixels an image: float32 counts are exact below 2^24")
+    rows = jnp.append(jnp.arange(num_classes, dtype=jnp.int32), VOID)
+    cols = jnp.arange(num_classes, dtype=jnp.int32)
+    truth = labels.reshape(n, 1, -1).astype(jnp.int32) == rows[None, :, None]
+    predicted = predictions.reshape(n, -1, 1).astype(jnp.int32) == cols[None, None, :]
+    # 0 and 1 are exact in bfloat16 too; CPUs would only convert it back.
+    narrow = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    counts = jnp.einsum(
+        "nrp,npc->nrc",
+        truth.astype(narrow),
+        predicted.astype(narrow),
+        preferred_element_type=jnp.float32,
+    )
+    return counts.astype(jnp.int32)
+
+
+def image_counts(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
+    """`confusion_counts` of one image on the host: int64 [K+1, K], for an image of any size.
+
+    Raises:
+      ValueError: if shapes differ, or a value is neither a class nor (in labels) void.
+    """
+    labels, predictions = np.asarray(labels), np.asarray(predictions)
+    if labels.shape != predictions.shape:
+        raise ValueError(f"labels are {labels.shape}, predictions {predictions.shape}")
+    row = np.where(labels == VOID, num_classes, labels).astype(np.int64)
+    column = predictions.astype(np.int64)
+    for name, values, top in (
+        ("labels", row, num_classes),
+        ("predictions", column, num_classes - 1),
+    ):
+        if values.size and (values.min() < 0 or values.max() > top):
+            bad = values[(values < 0) | (values > top)][0]
+            raise ValueError(f"{name} hold {bad}, which is none of the {num_classes} classes")
+    flat = np.bincount(
+        (row * num_classes + column).ravel(), minlength=(num_classes + 1) * num_classes
+    )
+    return flat.reshape(num_classes + 1, num_classes)
+
+
+def confusion_matrix(labels, predictions, num_classes: int) -> np.ndarray:
+    """Confusion matrix, int64 [K, K]: rows are the truth, columns the prediction, void left out.
+
+    Args:
+      labels: integers of any shape, 0..K-1 or `VOID`.
+      predictions: integers of the same shape, 0..K-1.
+      num_classes: K.
+    """
+    return image_counts(labels, predictions, num_classes)[:num_classes]
+
+
+def summarize(matrix: np.ndarray) -> dict:
+    """Every standard metric of one confusion matrix.
+
+    IoU of a class is TP / (TP + FP + FN) (paper, equation 5), NaN where the class is in neither the
+    truth nor the prediction; `miou` is the mean over the others. `mean_class_accuracy` is the mean
+    recall over the classes in the truth; `frequency_weighted_iou` weighs IoU by the truth's share.
+
+    Args:
+      matrix: [K, K] integer counts, rows = truth.
+
+    Returns:
+      {"miou", "iou": float64 [K], "pixel_accuracy", "mean_class_accuracy",
+      "frequency_weighted_iou"}; NaN where there is nothing to divide by.
+    """
+    matrix = np.asarray(matrix).astype(np.int64)
+    hit = np.diag(matrix)
+    truth, predicted = matrix.sum(1), matrix.sum(0)
+    union = truth + predicted - hit
+    iou = np.divide(hit, union, out=np.full(len(hit), np.nan), where=union > 0)
+    recall = np.divide(hit, truth, out=np.full(len(hit), np.nan), where=truth > 0)
+    total = int(matrix.sum())
+    return {
+        "miou": _mean(iou),
+        "iou": iou,
+        "pixel_accuracy": int(hit.sum()) / total if total else float("nan"),
+        "mean_class_accuracy": _mean(recall),
+        "frequency_weighted_iou": (
+            float(np.nansum(truth * np.nan_to_num(iou)) / total) if total else float("nan")
+        ),
+    }
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def fold_void(counts: np.ndarray) -> np.ndarray:
+    """The paper's reading of void: its pixels are background. [..., K+1, K] -> [..., K, K]."""
+    counts = np.asarray(counts).astype(np.int64)
+    folded = counts[..., :-1, :].copy()
+    folded[..., 0, :] += counts[..., -1, :]
+    return folded
+
+
+def paper_iou_of_counts(counts: np.ndarray, group: int = 1) -> float:
+    """The paper's IoU: per group of images and class, intersection / max(union, 1).
+
+    A class absent from a group counts 0, void is background; mean over the groups, then over the
+    classes. So even a perfect prediction stays far below 1 (paper-variant ceilings are reported
+    beside every result).
+
+    Args:
+      counts: [N, K+1, K], in the order of the split's ids.
+      group: images that are counted together; 1 is per image, 16 the paper's batches.
+    """
+    folded = fold_void(counts)
+    starts = np.arange(0, len(folded), group)
+    grouped = np.add.reduceat(folded, starts, axis=0)
+    hit = np.diagonal(grouped, axis1=1, axis2=2)
+    union = grouped.sum(1) + grouped.sum(2) - hit
+    return float((hit / np.maximum(union, 1)).mean(0).mean())
+
+
+def paper_iou(labels, predictions, num_classes: int) -> float:
+    """`paper_iou_of_counts` from masks: labels and predictions are [N, H, W] (or lists of [H, W])."""
+    pairs = zip(labels, predictions, strict=True)
+    return paper_iou_of_counts(np.stack([image_counts(y, p, num_classes) for y, p in pairs]))
+
+
+def all_background(counts: np.ndarray) -> np.ndarray:
+    """The counts of a predictor that says class 0 everywhere, on the same images."""
+    trivial = np.zeros_like(counts)
+    trivial[..., 0] = counts.sum(-1)
+    return trivial
+
+
+def perfect(counts: np.ndarray) -> np.ndarray:
+    """The counts of a predictor that is always right (void: background, as the paper reads it)."""
+    ideal = np.zeros_like(counts)
+    truth = counts.sum(-1)
+    k = np.arange(counts.shape[-1])
+    ideal[..., k, k] = truth[..., :-1]
+    ideal[..., -1, 0] = truth[..., -1]
+    return ideal
+
+
+def summary(counts: np.ndarray, class_names: Sequence[str], loss: float | None = None) -> dict:
+    """All metrics of an evaluation as plain JSON values; what result.json holds.
+
+    Args:
+      counts: [N, K+1, K] of all images of the split.
+      class_names: K names.
+      loss: mean loss on the split, if there is one.
+
+    Returns:
+      `summarize`'s values (None for NaN, IoU as {class: value}), with `paper_iou`,
+      `paper_iou_batch16`, `paper_pixel_accuracy`, `loss`, and `pixels`, the labelled pixels counted.
+    """
+    counts = np.asarray(counts).astype(np.int64)
+    matrix = counts[:, :-1].sum(0)
+    standard = summarize(matrix)
+    folded = fold_void(counts).sum(0)
+    values = {
+        **{k: v for k, v in standard.items() if k != "iou"},
+        "paper_iou": paper_iou_of_counts(counts),
+        "paper_iou_batch16": paper_iou_of_counts(counts, 16),
+        "paper_pixel_accuracy": summarize(folded)["pixel_accuracy"],
+        "loss": loss,
+        "pixels": int(matrix.sum()),
+    }
+    iou = zip(class_names, standard["iou"], strict=True)
+    return {**{k: _plain(v) for k, v in values.items()}, "iou": {c: _plain(v) for c, v in iou}}
+
+
+def _plain(value):
+    return (
+        None
+        if value is None or value != value
+        else value
+        if isinstance(value, int)
+        else float(value)
+    )

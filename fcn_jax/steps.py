@@ -1,0 +1,190 @@
+"""The pure, jitted training and evaluation steps.
+
+A train step is `(state, batch, key) -> (state, metrics)`, an eval step
+`(variables, batch) -> EvalSums`; `scan_train` and `scan_eval` run several of them on rows of
+device-resident canvases as one program. The model and the optimizer go to the factory.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fcn_jax import losses, metrics
+from fcn_jax.data import augment, batches
+from fcn_jax.types import VOID, Batch, TrainState
+
+TrainStep = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
+
+
+class EvalSums(NamedTuple):
+    """What one evaluation step measures, per image."""
+
+    counts: Any
+    """int32 [B, K+1, K]: see `metrics.confusion_counts`."""
+    loss: Any
+    """float32 [B]: summed over the image's pixels."""
+    weight: Any
+    """float32 [B]: what the loss is to be divided by."""
+
+
+def init_state(model, optimizer, key, image_size, variables=None, ema: bool = False) -> TrainState:
+    """State before the first step: fresh variables, or the given ones (pretrained).
+
+    Args:
+      model: Flax module.
+      optimizer: optax transformation.
+      key: PRNG key of the initial parameters.
+      image_size: (height, width), to trace shapes with.
+      variables: {"params", "batch_stats"} to start from instead.
+      ema: whether a moving average of the variables is kept.
+    """
+    if variables is None:
+        image = jnp.zeros((1, *image_size, 3), jnp.float32)
+        variables = jax.jit(partial(model.init, train=False))(key, image)
+    params = variables["params"]
+    stats = variables.get("batch_stats", {})
+    average = jax.tree.map(jnp.copy, (params, stats)) if ema else None
+    return TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer.init(params), average)
+
+
+def _labels(batch: Batch, mask: jax.Array, void_as_background: bool) -> jax.Array:
+    """The paper counts void as background; filler rows (size 0) stay void all the same."""
+    if not void_as_background:
+        return mask
+    real = (batch.size[:, 0] > 0)[:, None, None]
+    return jnp.where(real & (mask == VOID), jnp.uint8(0), mask)
+
+
+def make_train_step(
+    model,
+    optimizer: optax.GradientTransformation,
+    *,
+    image_size: tuple[int, int],
+    loss: losses.LossConfig | None = None,
+    class_weights: jax.Array | None = None,
+    augmentation: augment.AugmentConfig | None = None,
+    void_as_background: bool = False,
+    ema: float = 0.0,
+) -> TrainStep:
+    """Build `(state, batch, key) -> (state, metrics)`, a pure function to be jitted.
+
+    The randomness of a step is `fold_in(key, state.step)` and nothing else. Without augmentation
+    the batch must already be of `image_size`; with it, canvases of any size.
+
+    Returns metrics as float32 scalars: `loss` (the value that was differentiated), `grad_norm`.
+    """
+    loss = loss or losses.LossConfig()
+
+    def objective(params, stats, image, labels, key):
+        logits, updated = model.apply(
+            {"params": params, "batch_stats": stats},
+            batches.normalize(image),
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+        )
+        total, weight = losses.softmax_cross_entropy(
+            logits,
+            labels,
+            class_weights,
+            label_smoothing=loss.label_smoothing,
+            focal_gamma=loss.focal_gamma,
+        )
+        value = losses.ratio(total, weight)
+        if loss.dice:
+            value = value + loss.dice * losses.soft_dice(logits, labels)
+        return value, updated.get("batch_stats", {})
+
+    def train_step(state: TrainState, batch: Batch, key: jax.Array):
+        augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
+        if augmentation is None:
+            image, mask = batch.image, batch.mask
+        else:
+            image, mask = augment.augment(augment_key, batch, image_size, augmentation)
+        labels = _labels(batch, mask, void_as_background)
+        (value, stats), grads = jax.value_and_grad(objective, has_aux=True)(
+            state.params, state.batch_stats, image, labels, dropout_key
+        )
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        average = state.ema
+        if ema:
+            average = jax.tree.map(lambda a, b: a + (1.0 - ema) * (b - a), average, (params, stats))
+        state = TrainState(state.step + 1, params, stats, opt_state, average)
+        return state, {"loss": value, "grad_norm": optax.global_norm(grads)}
+
+    return train_step
+
+
+def make_eval_step(
+    model,
+    num_classes: int,
+    *,
+    class_weights: jax.Array | None = None,
+    void_as_background: bool = False,
+) -> Callable[[dict, Batch], EvalSums]:
+    """Build `(variables, batch) -> EvalSums`, a pure function to be jitted.
+
+    The confusion counts keep void apart whatever `void_as_background` says: that only chooses what
+    the loss is taken over.
+    """
+
+    def eval_step(variables: dict, batch: Batch) -> EvalSums:
+        logits = model.apply(variables, batches.normalize(batch.image), train=False)
+        predictions = jnp.argmax(logits, -1).astype(jnp.uint8)
+        labels = _labels(batch, batch.mask, void_as_background)
+        loss, weight = losses.softmax_cross_entropy(logits, labels, class_weights, axis=(1, 2))
+        counts = metrics.confusion_counts(batch.mask, predictions, num_classes)
+        return EvalSums(counts, loss, weight)
+
+    return eval_step
+
+
+def scan_train(train_step: TrainStep, sharding: jax.sharding.Sharding | None = None):
+    """Several steps as one jitted program: `(state, canvases, rows [S, B], key)`.
+
+    The state is donated: its buffers are reused, so the caller must not touch the old one.
+    `sharding` spreads the batch axis over devices; statistics and gradients stay those of the
+    global batch, because the program is written for the whole of it.
+
+    Returns the state after S steps and the metrics of each, stacked [S].
+    """
+
+    @partial(jax.jit, donate_argnums=0)
+    def run(state, canvases, rows, key):
+        def body(state, step_rows):
+            batch = batches.take(canvases, step_rows)
+            if sharding is not None:
+                batch = jax.lax.with_sharding_constraint(batch, sharding)
+            return train_step(state, batch, key)
+
+        if rows.shape[0] == 1:  # a loop of one costs a copy of the state on CPU
+            state, values = body(state, rows[0])
+            return state, jax.tree.map(lambda v: v[None], values)
+        return jax.lax.scan(body, state, rows)
+
+    return run
+
+
+def scan_eval(eval_step, sharding: jax.sharding.Sharding | None = None):
+    """A whole evaluation as one jitted program: `(variables, canvases, rows [S, B]) -> EvalSums`.
+
+    The sums come back per image, [S * B, ...]; filler rows at the end count nothing.
+    """
+
+    @jax.jit
+    def run(variables, canvases, rows):
+        def body(step_rows):
+            batch = batches.take(canvases, step_rows)
+            if sharding is not None:
+                batch = jax.lax.with_sharding_constraint(batch, sharding)
+            return eval_step(variables, batch)
+
+        sums = jax.lax.map(body, rows)
+        return jax.tree.map(lambda v: v.reshape((-1, *v.shape[2:])), sums)
+
+    return run
