@@ -1,0 +1,142 @@
+"""A small downloader: several mirrors, time-outs, resuming, size and sha256 checked."""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import requests
+from tqdm.auto import tqdm
+
+from fcn_jax.types import InputError
+
+TIMEOUT = (10.0, 60.0)
+"""Seconds to wait for a connection, and for the next bytes."""
+_CHUNK = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+    """A file to be had from several places."""
+
+    filename: str
+    size: int
+    sha256: str
+    mirrors: tuple[str, ...]
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fetch(
+    filename: str,
+    mirrors: Sequence[str],
+    size: int,
+    sha256: str,
+    folder: Path,
+    progress: bool = True,
+    timeout: tuple[float, float] = TIMEOUT,
+) -> Path:
+    """Return FOLDER/FILENAME, downloading it first unless it is there and right.
+
+    The mirrors are tried in order. Bytes gather in FILENAME.part, from which a later mirror or a
+    later call goes on; the final name appears only once `size` (bytes) and `sha256` agree.
+
+    Raises:
+        InputError: no mirror gave the file; one line with a reason for each, and where to put the
+            file by hand.
+    """
+    target = folder / filename
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if target.is_file() and target.stat().st_size == size and sha256_of(target) == sha256:
+            return target
+        free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
+    except OSError as error:
+        raise InputError(f"{folder} cannot be used ({error.strerror}): choose another") from None
+    reasons = [] if not target.exists() else [f"{target} is there, but its checksum is wrong"]
+    if free < size:
+        raise InputError(f"{folder} has {free} bytes free, {filename} needs {size}: free some")
+    part = folder / f"{filename}.part"
+    for url in mirrors:
+        try:
+            _download(url, part, size, progress, timeout)
+            _verify(part, size, sha256)
+        except (requests.RequestException, OSError, _WrongFileError) as error:
+            reasons.append(f"{url}: {_one_line(error)}")
+        else:
+            os.replace(part, target)
+            return target
+    raise InputError(
+        f"{filename} could not be downloaded ({'; '.join(reasons)}): get it by hand "
+        f"({size} bytes, sha256 {sha256}) and put it into {folder}"
+    )
+
+
+class _WrongFileError(Exception):
+    """The server answered, but not with the file."""
+
+
+def _download(
+    url: str, part: Path, size: int, progress: bool, timeout: tuple[float, float]
+) -> None:
+    """Append to `part` until the body ends."""
+    start = part.stat().st_size if part.exists() else 0
+    if start >= size:
+        return  # complete, or beyond help: _verify decides
+    headers = {"Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    with requests.get(url, stream=True, timeout=timeout, headers=headers) as response:
+        if response.status_code not in (200, 206):
+            raise _WrongFileError(f"HTTP status {response.status_code}")
+        resumed = response.status_code == 206
+        expected = size - start if resumed else size
+        length = response.headers.get("Content-Length")
+        kind = response.headers.get("Content-Type", "unknown")
+        if length is not None and int(length) != expected:
+            # A page of a firewall or of a parked domain: do not spoil what we already have.
+            raise _WrongFileError(f"offers {length} bytes of {kind}, expected {expected}")
+        with (
+            part.open("ab" if resumed else "wb") as file,
+            tqdm(
+                desc=part.stem,
+                total=size,
+                initial=start if resumed else 0,
+                unit="B",
+                unit_scale=True,
+                disable=not progress,
+                leave=False,
+            ) as bar,
+        ):
+            for chunk in response.iter_content(_CHUNK):
+                file.write(chunk)
+                bar.update(len(chunk))
+                if file.tell() > size:
+                    raise _WrongFileError(f"sends more than {size} bytes of {kind}")
+
+
+def _verify(part: Path, size: int, sha256: str) -> None:
+    """Raise unless `part` is the file; throw away what no resuming can save."""
+    found = part.stat().st_size
+    if found < size:
+        raise _WrongFileError(f"the body ended after {found} of {size} bytes")
+    digest = sha256_of(part) if found == size else "not taken"
+    if digest != sha256:
+        part.unlink()
+        raise _WrongFileError(f"wrong file: {found} bytes, sha256 {digest}")
+
+
+def _one_line(error: Exception) -> str:
+    """The innermost reason, without the layers of urllib3 around it."""
+    if isinstance(error, requests.exceptions.ConnectTimeout | requests.exceptions.ReadTimeout):
+        return "no answer in time"
+    if isinstance(error, requests.exceptions.ConnectionError) and "timed out" in str(error):
+        return "no answer in time"
+    if isinstance(error, requests.exceptions.ConnectionError):
+        return "no connection"
+    return " ".join(str(error).split())[:200] or type(error).__name__
