@@ -1,0 +1,370 @@
+"""Random geometry and colour on the device: (key, full-resolution batch) -> (image, mask).
+
+Everything is pure and has static shapes, so it is compiled into the training step and traced once.
+What `AugmentConfig` switches off is left out of the program.
+
+Geometry. Flip, crop, scaling and padding are one separable map: along each axis the output pixel o
+shows the source coordinate start + (o + offset + 1/2) * length / resized (see `Axis`). The image is
+read through it with PIL's antialiased bilinear filter, the mask with the nearest pixel, so both see
+the same parameters. The filter is written as a few weighted gathers of rows, then of columns,
+rather than as dense matrices: for 500x500 -> 224x224 that is 5 MFLOP an image instead of 500, and
+as no matrix unit takes part, no TF32 or bf16 rounding either. Rotation then turns the output grid
+about its centre: a second bilinear step for the image, none for the mask, which is read straight
+from the source.
+
+Randomness. The batch's key is split into one key per example, in the order of the rows; each
+purpose then folds its own constant number into the example's key. So the result is a function of
+(key, row) only: resuming with the same key repeats it bit for bit, and switching one transformation
+on or off leaves the draws of the others as they were.
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fcn_jax.data import batches
+from fcn_jax.types import VOID, Batch, InputError
+
+FILL_COLOUR = tuple(255 * mean for mean in batches.MEAN)
+"""What the image shows outside the real picture: ImageNet's mean colour, 0 once normalised."""
+
+CROP_TRIES = 10
+"""How often torchvision's RandomResizedCrop draws a box before it falls back."""
+
+# One number per purpose, folded into an example's key. Never renumber: runs would not repeat.
+_FLIP, _CROP, _SCALE, _ROTATION, _COLOUR = range(5)
+
+# ITU-R 601 luma, as PIL's and torchvision's greyscale.
+_LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Which random transformations are made; all off by default. Hashable, so static under jit.
+
+    flip: probability of a horizontal flip.
+    crop_scale: (min, max) of a random crop's share of the picture's area; None: no crop.
+    crop_ratio: (min, max) of that crop's width / height, drawn log-uniformly.
+    scale_jitter: (min, max) of a uniform isotropic scale, where 1 fits the whole picture into the
+      output; then a random window of the output's size, padded where the picture is smaller.
+    colour_jitter: strength s: brightness, contrast and saturation factors in [max(0, 1-s), 1+s].
+    rotation: the largest angle in degrees, either way.
+
+    Raises `InputError` for a value out of its range, or for both a crop and a scale jitter.
+    """
+
+    flip: float = 0.0
+    crop_scale: tuple[float, float] | None = None
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    scale_jitter: tuple[float, float] | None = None
+    colour_jitter: float = 0.0
+    rotation: float = 0.0
+
+    def __post_init__(self):
+        """Accept lists, as JSON gives them, and refuse what has no meaning."""
+        for name, highest in (("crop_scale", 1.0), ("crop_ratio", math.inf), ("scale_jitter", 100)):
+            pair = getattr(self, name)
+            if pair is not None:
+                object.__setattr__(self, name, _range(name, pair, highest))
+        for name, highest in (("flip", 1.0), ("colour_jitter", math.inf), ("rotation", 180.0)):
+            value = getattr(self, name)
+            if not 0 <= value <= highest:
+                raise InputError(f"augment.{name} is {value}: it must lie between 0 and {highest}")
+        if self.crop_scale is not None and self.scale_jitter is not None:
+            raise InputError(
+                "augment.crop_scale and augment.scale_jitter are both set: choose one of them"
+            )
+
+
+def _range(name: str, pair, highest: float) -> tuple[float, float]:
+    """`pair` as a tuple (min, max) with 0 < min <= max <= highest, or `InputError`."""
+    if len(pair) != 2 or not 0 < pair[0] <= pair[1] <= highest:
+        raise InputError(
+            f"augment.{name} is {pair}: it must be (min, max) with 0 < min <= max <= {highest}"
+        )
+    return (float(pair[0]), float(pair[1]))
+
+
+class Axis(NamedTuple):
+    """The map from the output to the source along one axis of one example.
+
+    The source interval [start, start + length) is stretched to `resized` pixels; the output's pixel
+    0 is pixel `offset` of those. Only source pixels in [low, high) are ever read. int32 scalars.
+    """
+
+    start: jax.Array
+    length: jax.Array
+    resized: jax.Array
+    offset: jax.Array
+    low: jax.Array
+    high: jax.Array
+    reflected: jax.Array
+    """bool scalar: the output is read from its far end."""
+
+    def source(self, position: jax.Array, out: int) -> jax.Array:
+        """The source coordinates of the centres of the output pixels `position`, float32.
+
+        Multiplying before dividing keeps it exact for whole positions, hence no mask pixel depends
+        on how a product with an inexact scale happens to round.
+        """
+        position = position.astype(jnp.float32)
+        position = jnp.where(self.reflected, out - 1 - position, position)
+        doubled = (2 * (position + self.offset) + 1) * self.length
+        return self.start + doubled / (2 * self.resized)
+
+    def inside(self, source: jax.Array) -> jax.Array:
+        """Whether the source coordinate lies on a pixel that may be read, bool."""
+        return (source >= self.low) & (source < self.high)
+
+
+def augment(
+    key: jax.Array, batch: Batch, out_size: tuple[int, int], config: AugmentConfig
+) -> tuple[jax.Array, jax.Array]:
+    """Transform a batch at random, each example in its own way, image and mask alike.
+
+    key: a PRNG key; the same key repeats the same result.
+    batch: full-resolution canvases, image uint8 [B, H, W, 3], mask uint8 [B, H, W], size [B, 2].
+    out_size: (h, w), static. config: static.
+
+    Returns image float32 [B, h, w, 3] in 0..255, not rounded, and mask uint8 [B, h, w] with `VOID`
+    wherever the real picture does not reach. Without a crop and without a scale jitter the whole
+    picture is stretched to `out_size`.
+
+    Raises `InputError` where `out_size` is not positive.
+    """
+    if min(out_size) < 1:
+        raise InputError(f"the augmented size is {out_size}: both sides must be at least 1 pixel")
+    keys = jax.random.split(key, batch.image.shape[0])
+
+    def one(key, image, mask, size):
+        return _augment_one(key, image, mask, size, out_size, config)
+
+    return jax.vmap(one)(keys, batch.image, batch.mask, batch.size)
+
+
+def _augment_one(key, image, mask, size, out_size, config):
+    """`augment` of one example: image [H, W, 3], mask [H, W], size [2]."""
+    axes = _geometry(key, size, out_size, config)
+    taps = _tap_counts(mask.shape, out_size, config)
+    margins = _margins(out_size, config.rotation)
+    grid = [jnp.arange(-margin, n + margin) for n, margin in zip(out_size, margins, strict=True)]
+    source = [axis.source(g, n) for axis, g, n in zip(axes, grid, out_size, strict=True)]
+    inside = axes[0].inside(source[0])[:, None] & axes[1].inside(source[1])[None, :]
+
+    image = resample(image, 0, axes[0], source[0], taps[0])
+    image = resample(image, 1, axes[1], source[1], taps[1])
+    if config.colour_jitter:
+        fold = jax.random.fold_in(key, _COLOUR)
+        image = jitter_colour(fold, image, inside, config.colour_jitter)
+    image = jnp.where(inside[..., None], image, jnp.asarray(FILL_COLOUR, jnp.float32)[None, None])
+
+    y, x = jnp.arange(out_size[0])[:, None], jnp.arange(out_size[1])[None, :]
+    if config.rotation:
+        limit = math.radians(config.rotation)
+        angle = jax.random.uniform(jax.random.fold_in(key, _ROTATION), minval=-limit, maxval=limit)
+        y, x = _turned(y, x, out_size, angle)
+        image = _bilinear(image, y + margins[0], x + margins[1])
+    return image, _nearest(mask, axes, y, x, out_size)
+
+
+# --- the random geometry ---------------------------------------------------------------------
+
+
+def _geometry(key, size, out_size, config) -> tuple[Axis, Axis]:
+    """Draw one example's maps: (rows, columns)."""
+    size = jnp.maximum(size.astype(jnp.int32), 1)  # a filler row may have none
+    zero = jnp.zeros(2, jnp.int32)
+    start, length, resized, offset = zero, size, jnp.asarray(out_size, jnp.int32), zero
+    if config.crop_scale is not None:
+        fold = jax.random.fold_in(key, _CROP)
+        start, length = random_crop(fold, size, config.crop_scale, config.crop_ratio)
+    elif config.scale_jitter is not None:
+        fold = jax.random.fold_in(key, _SCALE)
+        resized, offset = _random_scale(fold, size, out_size, config.scale_jitter)
+    low, high = start, start + length
+    if config.rotation:  # the corners that turn into view show the picture around the crop
+        low, high = zero, size
+    flipped = jnp.zeros(2, bool)
+    if config.flip:
+        fold = jax.random.fold_in(key, _FLIP)
+        flipped = flipped.at[1].set(jax.random.bernoulli(fold, config.flip))
+    fields = (start, length, resized, offset, low, high, flipped)
+    return Axis(*(f[0] for f in fields)), Axis(*(f[1] for f in fields))
+
+
+def random_crop(
+    key: jax.Array,
+    size: jax.Array,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> tuple[jax.Array, jax.Array]:
+    """Draw a crop by the definition of torchvision's `RandomResizedCrop.get_params`.
+
+    Up to ten times: a share of the area uniform in `scale`, a ratio width / height log-uniform in
+    `ratio`, sides rounded to pixels; the first box that fits is placed uniformly. If none fits, the
+    largest centred box whose ratio is within the limits. All ten are drawn at once, as the program
+    has no data-dependent loop.
+
+    size: int32 [2], (height, width). Returns (top, left) and (height, width), int32 [2] each.
+    """
+    area_key, ratio_key, place_key = jax.random.split(key, 3)
+    height, width = size[0].astype(jnp.float32), size[1].astype(jnp.float32)
+    area = (
+        height
+        * width
+        * jax.random.uniform(area_key, (CROP_TRIES,), minval=scale[0], maxval=scale[1])
+    )
+    log_ratio = jax.random.uniform(
+        ratio_key, (CROP_TRIES,), minval=math.log(ratio[0]), maxval=math.log(ratio[1])
+    )
+    aspect = jnp.exp(log_ratio)
+    tries = jnp.stack([jnp.sqrt(area / aspect), jnp.sqrt(area * aspect)], axis=1)
+    tries = jnp.round(tries).astype(jnp.int32)  # half to even, as Python rounds
+    fits = jnp.all((tries > 0) & (tries <= size[None]), axis=1)
+
+    # The fallback is the picture itself, cut down to the nearest allowed ratio.
+    fallback_h = jnp.minimum(size[0], jnp.round(width / ratio[0]).astype(jnp.int32))
+    fallback_w = jnp.minimum(size[1], jnp.round(height * ratio[1]).astype(jnp.int32))
+    fallback = jnp.maximum(jnp.stack([fallback_h, fallback_w]), 1)
+
+    found = jnp.any(fits)
+    length = jnp.where(found, tries[jnp.argmax(fits)], fallback)
+    spare = size - length
+    start = jax.random.randint(place_key, (2,), 0, spare + 1)
+    return jnp.where(found, start, spare // 2), length
+
+
+def _random_scale(key, size, out_size, limits):
+    """Draw an isotropic scale and a window: (resized [2], offset [2]), int32.
+
+    The scale is relative to the one that fits the picture into the output. A resized picture larger
+    than the output is cropped at a random place, a smaller one is set down at a random place.
+    """
+    scale_key, place_key = jax.random.split(key)
+    out = jnp.asarray(out_size, jnp.int32)
+    factor = jnp.min(out / size) * jax.random.uniform(scale_key, minval=limits[0], maxval=limits[1])
+    # Rounded up, so that no axis shrinks by more than `_tap_counts` allows for.
+    resized = jnp.maximum(jnp.ceil(size * factor).astype(jnp.int32), 1)
+    spare = resized - out
+    lowest, highest = jnp.minimum(spare, 0), jnp.maximum(spare, 0)
+    return resized, jax.random.randint(place_key, (2,), lowest, highest + 1)
+
+
+# --- reading the source ----------------------------------------------------------------------
+
+
+def _tap_counts(canvas, out_size, config) -> tuple[int, int]:
+    """How many source pixels the filter can reach on either axis, for any picture and any draw."""
+    shrink = [n / out for n, out in zip(canvas, out_size, strict=True)]
+    if config.scale_jitter is not None:
+        shrink = [max(shrink) / config.scale_jitter[0]] * 2
+    return math.ceil(2 * max(shrink[0], 1.0)), math.ceil(2 * max(shrink[1], 1.0))
+
+
+def resample(x: jax.Array, dimension: int, axis: Axis, source: jax.Array, taps: int) -> jax.Array:
+    """Resize along one dimension with a triangle filter, antialiased as PIL and torchvision do it.
+
+    The weight of source pixel i for the centre c is max(0, 1 - |i + 1/2 - c| / s), with
+    s = max(1, length / resized), over the pixels in [low, high) only, normalised to sum 1: the edge
+    of a crop behaves as if the crop had been cut out first.
+
+    x: uint8 or float [.., n, ..]; source: float32 [m]; taps >= 2 s. Returns float32 [.., m, ..],
+    0 where no pixel is in reach.
+    """
+    width = jnp.maximum(axis.length / axis.resized, 1.0)
+    first = jnp.floor(source - width - 0.5).astype(jnp.int32) + 1
+    index = first[:, None] + jnp.arange(taps)[None, :]
+    weight = jnp.maximum(0.0, 1.0 - jnp.abs(index + 0.5 - source[:, None]) / width)
+    weight = jnp.where((index >= axis.low) & (index < axis.high), weight, 0.0)
+    total = jnp.sum(weight, axis=1, keepdims=True)
+    weight = weight / jnp.where(total > 0, total, 1.0)
+    shape = [1] * x.ndim
+    shape[dimension] = len(source)
+
+    def tap(k):
+        pixels = jnp.take(x, index[:, k], axis=dimension, mode="clip").astype(jnp.float32)
+        return pixels * weight[:, k].reshape(shape)
+
+    return sum((tap(k) for k in range(1, taps)), start=tap(0))
+
+
+def _nearest(mask, axes, y, x, out_size):
+    """The mask at the output coordinates y, x (broadcast against each other): classes or VOID."""
+    row, column = axes[0].source(y, out_size[0]), axes[1].source(x, out_size[1])
+    inside = axes[0].inside(row) & axes[1].inside(column)
+    row, column = jnp.floor(row).astype(jnp.int32), jnp.floor(column).astype(jnp.int32)
+    return jnp.where(inside, mask.at[row, column].get(mode="clip"), jnp.uint8(VOID))
+
+
+# --- rotation --------------------------------------------------------------------------------
+
+
+def _margins(out_size, degrees: float) -> tuple[int, int]:
+    """How many pixels beyond the output's edges a rotation by up to `degrees` can look, (y, x)."""
+    if not degrees:
+        return 0, 0
+    half = [(n - 1) / 2 for n in out_size]
+
+    def margin(along: float, across: float) -> int:
+        worst = min(math.radians(degrees), math.atan2(across, along))
+        reach = along * math.cos(worst) + across * math.sin(worst)
+        return math.ceil(reach - along) + 1  # and the bilinear neighbour
+
+    return margin(half[0], half[1]), margin(half[1], half[0])
+
+
+def _turned(y, x, out_size, angle):
+    """The coordinates that show at (y, x) after a turn about the centre, float32 [h, w] each."""
+    centre_y, centre_x = (out_size[0] - 1) / 2, (out_size[1] - 1) / 2
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    dy, dx = y - centre_y, x - centre_x
+    return centre_y + cos * dy - sin * dx, centre_x + sin * dy + cos * dx
+
+
+def _bilinear(image, y, x):
+    """`image` [H, W, 3] at float coordinates y, x [h, w], which lie within it: [h, w, 3]."""
+    top, left = jnp.floor(y), jnp.floor(x)
+    down, right = (y - top)[..., None], (x - left)[..., None]
+    row, column = top.astype(jnp.int32), left.astype(jnp.int32)
+
+    def pixel(i, j):
+        return image.at[row + i, column + j].get(mode="clip")
+
+    upper = pixel(0, 0) * (1 - right) + pixel(0, 1) * right
+    lower = pixel(1, 0) * (1 - right) + pixel(1, 1) * right
+    return upper * (1 - down) + lower * down
+
+
+# --- colour ----------------------------------------------------------------------------------
+
+
+def jitter_colour(
+    key: jax.Array, image: jax.Array, inside: jax.Array, strength: float
+) -> jax.Array:
+    """Change brightness, contrast and saturation, in a random order, as torchvision's ColorJitter.
+
+    Each is a blend f * image + (1 - f) * reference, cut to 0..255, with f uniform in
+    [max(0, 1 - strength), 1 + strength] and the reference black, the picture's mean grey, and every
+    pixel's own grey. The mean is taken over `inside`, so padding has no say.
+
+    image: float32 [h, w, 3] in 0..255; inside: bool [h, w]. Returns the same shape as `image`.
+    """
+    factor_key, order_key = jax.random.split(key)
+    factors = jax.random.uniform(
+        factor_key, (3,), minval=max(0.0, 1 - strength), maxval=1 + strength
+    )
+    order = jax.random.permutation(order_key, 3)
+    luma = jnp.asarray(np.asarray(_LUMA, np.float32))[None, None]
+    count = jnp.maximum(jnp.sum(inside, dtype=jnp.float32), 1.0)
+    for step in range(3):
+        kind = order[step]
+        grey = jnp.sum(image * luma, axis=-1)
+        mean = jnp.sum(jnp.where(inside, grey, 0.0)) / count
+        reference = jnp.where(kind == 2, grey, jnp.where(kind == 1, mean, 0.0))[..., None]
+        factor = factors[kind]
+        image = jnp.clip(factor * image + (1 - factor) * reference, 0.0, 255.0)
+    return image
