@@ -1,0 +1,323 @@
+"""The layers of every network, with PyTorch's semantics, in NHWC.
+
+Any compute type, float32 parameters: a layer casts its input and its kernel to `dtype`; biases,
+statistics of a batch and normalisation are computed in float32 whatever the type.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from fcn_jax import conv
+from fcn_jax.types import InputError
+
+Pair = tuple[int, int]
+Initializer = Callable[..., Array]
+
+
+# ---- initial weights -----------------------------------------------------------------------------
+
+
+def fans(shape: tuple[int, ...], transposed: bool = False) -> Pair:
+    """(fan-in, fan-out) of a kernel [kh, kw, I, O] as PyTorch counts them.
+
+    A convolution has fan-in kh kw I and fan-out kh kw O. PyTorch reads a transposed convolution's
+    weight [I, O, kh, kw] as if it were a convolution's, so there the two change places.
+    """
+    height, width, inputs, outputs = shape
+    pair = (height * width * inputs, height * width * outputs)
+    return (pair[1], pair[0]) if transposed else pair
+
+
+def xavier(transposed: bool = False) -> Initializer:
+    """Uniform between -a and a with a = sqrt(6 / (fan_in + fan_out)): the paper's equation 2."""
+
+    def init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        bound = (6.0 / sum(fans(shape, transposed))) ** 0.5
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def he(transposed: bool = False, mode: str = "fan_in") -> Initializer:
+    """Normal with variance 2 / fan (He et al. 2015, arXiv:1502.01852): made for ReLU."""
+
+    def init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        fan = fans(shape, transposed)[0 if mode == "fan_in" else 1]
+        return jax.random.normal(key, shape, dtype) * (2.0 / fan) ** 0.5
+
+    return init
+
+
+INITS: dict[str, Callable[..., Initializer]] = {
+    "xavier": xavier,
+    "he": he,
+    "he_fan_out": partial(he, mode="fan_out"),
+}
+"""How a network's weights may start. `he_fan_out` is what torchvision's ResNets do."""
+
+
+def initializer(name: str, transposed: bool = False) -> Initializer:
+    """The initialiser of that name, for a kernel [kh, kw, I, O]."""
+    if name not in INITS:
+        raise InputError(f"unknown initialisation {name!r}: choose one of {', '.join(INITS)}")
+    return INITS[name](transposed)
+
+
+# ---- convolutions --------------------------------------------------------------------------------
+
+
+class Conv(nn.Module):
+    """`torch.nn.Conv2d`: [N, H, W, I] -> [N, H', W', features]; parameters `kernel`, `bias`.
+
+    The padding is symmetric (flax's "SAME" is not, at stride 2) and as wide as keeps H' = ceil(H /
+    stride) for an odd kernel size, at any dilation.
+    """
+
+    features: int
+    size: int = 3
+    stride: int = 1
+    dilation: int = 1
+    use_bias: bool = True
+    kernel_init: str = "xavier"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", initializer(self.kernel_init), shape)
+        pad = self.dilation * (self.size // 2)
+        y = conv.conv(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            stride=(self.stride, self.stride),
+            padding=((pad, pad), (pad, pad)),
+            dilation=(self.dilation, self.dilation),
+        )
+        return _add_bias(self, y) if self.use_bias else y
+
+
+class ConvTranspose(nn.Module):
+    """`torch.nn.ConvTranspose2d` at stride 2: [N, H, W, I] -> [N, 2 H, 2 W, features].
+
+    Size 3 comes with padding 1 and output padding 1, size 2 with neither: both double H and W.
+    Parameters `kernel` [size, size, I, features] (PyTorch's weight is its transpose (2, 3, 0, 1))
+    and `bias`.
+    """
+
+    features: int
+    size: int = 3
+    kernel_init: str = "xavier"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", initializer(self.kernel_init, transposed=True), shape)
+        pad, extra = {2: (0, 0), 3: (1, 1)}[self.size]
+        y = conv.conv_transpose(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            stride=(2, 2),
+            padding=((pad, pad), (pad, pad)),
+            output_padding=(extra, extra),
+        )
+        return _add_bias(self, y)
+
+
+def _add_bias(layer: Conv | ConvTranspose, y: Array) -> Array:
+    bias = layer.param("bias", nn.initializers.zeros, (layer.features,))
+    # In float32, so that the bias's gradient, a sum over every pixel, is one too.
+    return (y.astype(jnp.float32) + bias.reshape(1, 1, 1, -1)).astype(layer.dtype)
+
+
+# ---- batch normalisation -------------------------------------------------------------------------
+
+
+class BatchNorm(nn.Module):
+    """`torch.nn.BatchNorm2d` over [N, H, W, C]: y = scale (x - mean) / sqrt(var + eps) + bias.
+
+    In training, mean and var are the batch's (var divided by n = N H W), and the running statistics
+    move by `momentum` towards them; as in PyTorch the running variance takes the unbiased
+    n / (n - 1) var. Otherwise mean and var are the running statistics, which stay as they are.
+    Parameters `scale`, `bias`; `batch_stats`: `mean`, `var`; all float32. Returns x's type.
+    """
+
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        channels = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, channels)
+        bias = self.param("bias", nn.initializers.zeros, channels)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+        if not train:
+            return _scale_and_shift(x, mean.value, var.value, scale, bias, self.epsilon)
+        y, batch_mean, batch_var = _normalise(x, scale, bias, self.epsilon)
+        if not self.is_initializing():
+            n = x.size // x.shape[-1]
+            unbiased = batch_var * (n / max(n - 1, 1))
+            mean.value += self.momentum * (batch_mean - mean.value)
+            var.value += self.momentum * (unbiased - var.value)
+        return y
+
+
+def _channels(v: Array) -> Array:
+    return v.reshape(1, 1, 1, -1)
+
+
+def _scale_and_shift(
+    x: Array, mean: Array, var: Array, scale: Array, bias: Array, epsilon: float
+) -> Array:
+    factor = scale * lax.rsqrt(var + epsilon)
+    # Subtract first: with a mean far from 0, x factor + (bias - mean factor) would lose digits.
+    y = (x.astype(jnp.float32) - _channels(mean)) * _channels(factor) + _channels(bias)
+    return y.astype(x.dtype)
+
+
+def _plain_normalise(
+    x: Array, scale: Array, bias: Array, epsilon: float
+) -> tuple[Array, Array, Array]:
+    """(y, batch mean, biased batch variance); only y is differentiable.
+
+    The gradient is written out because the derived one reads x and dy several times more often:
+    with z = (x - mean) / sqrt(var + eps), dbias = sum dy, dscale = sum dy z and
+    dx = scale / sqrt(var + eps) (dy - dbias / n - z dscale / n).
+    """
+    wide = x.astype(jnp.float32)
+    mean = wide.mean((0, 1, 2))
+    # Two passes: the mean of squares minus the square of the mean cancels for a large mean.
+    var = jnp.square(wide - _channels(mean)).mean((0, 1, 2))
+    return _scale_and_shift(x, mean, var, scale, bias, epsilon), mean, var
+
+
+def _normalise_fwd(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple:
+    y, mean, var = _plain_normalise(x, scale, bias, epsilon)
+    return (y, mean, var), (x, scale, mean, lax.rsqrt(var + epsilon))
+
+
+def _normalise_bwd(epsilon: float, saved: tuple, gradients: tuple) -> tuple[Array, Array, Array]:
+    x, scale, mean, factor = saved
+    dy = gradients[0].astype(jnp.float32)
+    z = (x.astype(jnp.float32) - _channels(mean)) * _channels(factor)
+    dbias, dscale = dy.sum((0, 1, 2)), (dy * z).sum((0, 1, 2))
+    n = x.size // x.shape[-1]
+    dx = _channels(scale * factor) * (dy - _channels(dbias / n) - z * _channels(dscale / n))
+    return dx.astype(x.dtype), dscale, dbias
+
+
+_normalise = jax.custom_vjp(_plain_normalise, nondiff_argnums=(3,))
+_normalise.defvjp(_normalise_fwd, _normalise_bwd)
+
+
+# ---- pooling, cropping, resizing -----------------------------------------------------------------
+
+
+def max_pool(x: Array, size: int = 2, stride: int = 2, padding: int = 0) -> Array:
+    """[N, H, W, C] -> [N, H', W', C], the largest value in each window.
+
+    H' is rounded up, so that no row or column is lost: `torch.nn.MaxPool2d(size, stride, padding,
+    ceil_mode=True)`, and the same as without ceil_mode wherever PyTorch's default loses nothing.
+    The gradient goes to the first of equal values, as in PyTorch.
+    """
+    below, right = (_pad_after(n, size, stride, padding) for n in x.shape[1:3])
+    return _max_pool(x, size, stride, ((padding, below), (padding, right)))
+
+
+def _pad_after(n: int, size: int, stride: int, padding: int) -> int:
+    out = -(-(n + 2 * padding - size) // stride) + 1
+    if (out - 1) * stride >= n + padding:  # PyTorch's rule: a window starts inside or to the left
+        out -= 1
+    return (out - 1) * stride + size - n - padding
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _max_pool(x: Array, size: int, stride: int, pads: tuple[Pair, Pair]) -> Array:
+    views = _windows(x, size, stride, pads)
+    best = views[0]
+    for view in views[1:]:
+        best = jnp.maximum(best, view)
+    return best
+
+
+def _windows(x: Array, size: int, stride: int, pads: tuple[Pair, Pair]) -> list[Array]:
+    """One [N, H', W', C] view of x for each place in the window, in row order."""
+    low = jnp.array(-jnp.inf, x.dtype)
+    x = lax.pad(x, low, ((0, 0, 0), (*pads[0], 0), (*pads[1], 0), (0, 0, 0)))
+    ends = [n - size + 1 for n in x.shape[1:3]]
+    return [
+        x[:, i : ends[0] + i : stride, j : ends[1] + j : stride]
+        for i in range(size)
+        for j in range(size)
+    ]
+
+
+def _max_pool_fwd(x: Array, size: int, stride: int, pads: tuple[Pair, Pair]) -> tuple:
+    y = _max_pool(x, size, stride, pads)
+    return y, (x, y)
+
+
+def _max_pool_bwd(
+    size: int, stride: int, pads: tuple[Pair, Pair], saved: tuple, dy: Array
+) -> tuple[Array]:
+    """Each place's share, spread to the picture: elementwise, where XLA's own is a scatter."""
+    x, y = saved
+    zero = jnp.zeros((), dy.dtype)
+    spread = [stride - 1, stride - 1]
+    dx, free = jnp.zeros_like(x), jnp.ones(y.shape, bool)
+    for place, view in enumerate(_windows(x, size, stride, pads)):
+        first = free & (view == y)
+        free &= ~first
+        config = [(0, 0, 0)]
+        for axis, offset in enumerate(divmod(place, size)):
+            low = offset - pads[axis][0]
+            reach = low + (y.shape[1 + axis] - 1) * stride + 1
+            config.append((low, x.shape[1 + axis] - reach, spread[axis]))
+        dx += lax.pad(jnp.where(first, dy, zero), zero, (*config, (0, 0, 0)))
+    return (dx,)
+
+
+_max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
+
+
+def crop(x: Array, size: Sequence[int]) -> Array:
+    """The top left `size` of [N, H, W, C].
+
+    Strided layers round sizes up, so what is too much in a result lies below and to the right.
+    """
+    return x[:, : size[0], : size[1]]
+
+
+def centre_crop(x: Array, size: Sequence[int]) -> Array:
+    """The middle `size` of [N, H, W, C]; where it cannot be exact, half a pixel to the top left."""
+    top, left = ((have - want) // 2 for have, want in zip(x.shape[1:3], size, strict=True))
+    return x[:, top : top + size[0], left : left + size[1]]
+
+
+def resize_bilinear(x: Array, size: Sequence[int]) -> Array:
+    """[N, H, W, C] -> float32 [N, *size, C]: bilinear, half-pixel centres, no antialiasing.
+
+    `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`, as two matrix products.
+    """
+    x = x.astype(jnp.float32)
+    for axis in (1, 2):
+        if x.shape[axis] != size[axis - 1]:
+            weights = _bilinear_weights(x.shape[axis], size[axis - 1])
+            subscripts = {1: "nhwc,yh->nywc", 2: "nhwc,xw->nhxc"}[axis]
+            x = jnp.einsum(subscripts, x, weights, precision=lax.Precision.HIGHEST)
+    return x
+
+
+def _bilinear_weights(inputs: int, outputs: int) -> np.ndarray:
+    """float32 [outputs, inputs]: output i lies at (i + 1/2) inputs / outputs - 1/2 of the input."""
+    at = np.clip((np.arange(outputs) + 0.5) * inputs / outputs - 0.5, 0, inputs - 1)
+    distance = np.abs(at[:, None] - np.arange(inputs)[None])
+    return np.maximum(0.0, 1.0 - distance).astype(np.float32)
