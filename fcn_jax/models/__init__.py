@@ -8,10 +8,18 @@ import jax.numpy as jnp
 
 from fcn_jax.models.fcn import FCN
 from fcn_jax.models.layers import initializer
+from fcn_jax.models.resnet import check_depth
+from fcn_jax.models.resnet_fcn import DilatedFCN, ResNetFCN
+from fcn_jax.models.simplified_unet import SimplifiedUNet
+from fcn_jax.models.unet import UNet
 from fcn_jax.types import InputError
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "fcn": FCN,
+    "simplified_unet": SimplifiedUNet,
+    "unet": UNet,
+    "resnet50_fcn": ResNetFCN,
+    "fcn_resnet50": DilatedFCN,
 }
 """Name -> module class. Every one takes num_classes, dtype, kernel_init, and its own options."""
 
@@ -49,4 +57,5 @@ def create_model(
         raise InputError(
             f"{name} has no option {', '.join(unknown)}: it has {', '.join(sorted(known))}"
         )
+    check_depth(options.get("backbone", "resnet50"))
     return MODELS[name](**fixed, **options)
