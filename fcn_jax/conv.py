@@ -1,0 +1,315 @@
+"""Convolutions that train fast on every device: XLA's own, with other weight gradients on a CPU.
+
+XLA's CPU backend runs a convolution forward at the speed of its matrix product, but the gradient
+of the kernel, a convolution whose window is the whole image, at 1 to 30 % of it. Here the same sum
+is written as a matrix product of patches. Elsewhere nothing changes: a program lowered for a GPU or
+a TPU holds XLA's convolutions only.
+
+How: `jax.custom_jvp`, and a derivative *whose transpose is the fast formula*. The derivative of
+y = conv(x, k) is conv(dx, k) + conv(x, dk); the second term is written as patches(x) . dk, so that
+reverse mode, which transposes it, computes dk = patches(x)^T . dy. Nothing else is needed: forward
+mode, `vmap`, `jit` and any order of differentiation work, since the rule is ordinary JAX.
+`jax.checkpoint` around the term makes reverse mode keep x, not its patches.
+
+Layouts: images [N, H, W, C], kernels [kh, kw, I, O]. Below M = N H' W' output positions.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
+
+Pair = tuple[int, int]
+
+PATCH_BYTES = 8 * 2**20
+"""Patches made at a time: they are read again at once, so they should not leave the cache."""
+
+
+class _Window(NamedTuple):
+    """The static part of a convolution; hashable, so that one shape is traced once."""
+
+    stride: Pair
+    padding: tuple[Pair, Pair]
+    dilation: Pair
+
+
+def conv(
+    x: Array,
+    kernel: Array,
+    *,
+    stride: Pair = (1, 1),
+    padding: tuple[Pair, Pair] = ((1, 1), (1, 1)),
+    dilation: Pair = (1, 1),
+) -> Array:
+    """Cross-correlation, as `torch.nn.functional.conv2d` without bias, in NHWC.
+
+    y[n, i, j, o] = sum over a, b, c of x[n, s i + d a - p, s j + d b - p, c] kernel[a, b, c, o]
+
+    Args:
+        x: [N, H, W, I], any floating type.
+        kernel: [kh, kw, I, O], of x's type.
+        stride: s, vertical and horizontal.
+        padding: zeros ((top, bottom), (left, right)).
+        dilation: d, the distance between two taps of the kernel.
+
+    Returns:
+        [N, H', W', O] with H' = floor((H + top + bottom - d (kh - 1) - 1) / s) + 1.
+
+    FLOPs: 2 M kh kw I O forward, and as many for each of the two gradients.
+    """
+    return _conv(x, kernel, _Window(_pair(stride), _pairs(padding), _pair(dilation)))
+
+
+def conv_transpose(
+    x: Array,
+    kernel: Array,
+    *,
+    stride: Pair = (2, 2),
+    padding: tuple[Pair, Pair] = ((1, 1), (1, 1)),
+    output_padding: Pair = (1, 1),
+) -> Array:
+    """Transposed convolution, as `torch.nn.functional.conv_transpose2d` without bias, in NHWC.
+
+    y[n, s i + a - p, s j + b - p, o] += sum over c of x[n, i, j, c] kernel[a, b, c, o]
+
+    Args:
+        x: [N, H, W, I], any floating type.
+        kernel: [kh, kw, I, O]; PyTorch's weight [I, O, kh, kw] is kernel.transpose(2, 3, 0, 1).
+        stride: s, vertical and horizontal.
+        padding: rows and columns ((top, bottom), (left, right)) cut from the full result.
+        output_padding: rows and columns added below and to the right.
+
+    Returns:
+        [N, H', W', O] with H' = (H - 1) s - top - bottom + kh + output_padding.
+
+    FLOPs: 2 N H W kh kw I O forward, and as many for each of the two gradients.
+    """
+    (top, bottom), (left, right) = _pairs(padding)
+    padding = ((top, bottom - output_padding[0]), (left, right - output_padding[1]))
+    return _conv_transpose(x, kernel, _Window(_pair(stride), padding, (1, 1)))
+
+
+def _pair(values: Sequence[int]) -> Pair:
+    vertical, horizontal = values  # a list will do too; the window must be hashable
+    return int(vertical), int(horizontal)
+
+
+def _pairs(padding: Sequence[Sequence[int]]) -> tuple[Pair, Pair]:
+    vertical, horizontal = padding
+    return _pair(vertical), _pair(horizontal)
+
+
+# ---- XLA's own -----------------------------------------------------------------------------------
+
+
+def _xla_conv(x: Array, kernel: Array, window: _Window) -> Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=window.stride,
+        padding=window.padding,
+        rhs_dilation=window.dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _xla_conv_transpose(x: Array, kernel: Array, window: _Window) -> Array:
+    """x with s - 1 zeros between its pixels, correlated with the kernel turned by 180 degrees."""
+    reach = [k - 1 for k in kernel.shape[:2]]
+    padding = [(r - low, r - high) for r, (low, high) in zip(reach, window.padding, strict=True)]
+    return lax.conv_general_dilated(
+        x,
+        lax.rev(kernel, (0, 1)),
+        window_strides=(1, 1),
+        padding=padding,
+        lhs_dilation=window.stride,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+# ---- the convolution -----------------------------------------------------------------------------
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _conv(x: Array, kernel: Array, window: _Window) -> Array:
+    return _xla_conv(x, kernel, window)
+
+
+def _conv_jvp(window: _Window, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (x, kernel), (dx, dkernel) = primals, tangents
+    terms = []
+    if not isinstance(dx, SymbolicZero):
+        terms.append(_xla_conv(dx, kernel, window))
+    if not isinstance(dkernel, SymbolicZero):
+        terms.append(_on_cpu(_patches_conv, _xla_conv, window)(x, dkernel))
+    y = _xla_conv(x, kernel, window)
+    return y, sum(terms[1:], terms[0]) if terms else jnp.zeros_like(y)
+
+
+_conv.defjvp(_conv_jvp, symbolic_zeros=True)
+
+
+def _on_cpu(cpu: Callable, default: Callable, window: _Window) -> Callable[..., Array]:
+    """`cpu` in a program for a CPU, `default` in any other; decided when the program is lowered."""
+
+    def choose(*arrays):
+        return lax.platform_dependent(
+            *arrays,
+            cpu=_keep_arguments(partial(cpu, window=window)),
+            default=partial(default, window=window),
+        )
+
+    return choose
+
+
+# Reverse mode keeps the arguments of such a function and makes the rest (padded copies, patches)
+# when it is needed. Without `prevent_cse` no barrier enters the program.
+_keep_arguments = partial(jax.checkpoint, prevent_cse=False)
+
+
+def _patches_conv(x: Array, kernel: Array, window: _Window) -> Array:
+    """The convolution as patches(x) [M, kh kw I] . kernel [kh kw I, O]; linear in the kernel.
+
+    Its transpose is kernel' = sum over chunks of dy [m, O]^T . patches(x) [m, kh kw I]:
+    2 M kh kw I O FLOPs and M kh kw I values written. A chunk is some images, or some rows of one;
+    each contributes its own sum, which also keeps the rounding error of long sums small.
+    """
+    (kh, kw, channels, features), n = kernel.shape, x.shape[0]
+    out_h, out_w = (_out_size(x.shape[1 + i], kernel.shape[i], window, i) for i in (0, 1))
+    row_bytes = out_w * kh * kw * channels * x.dtype.itemsize
+    images, rows = _chunk(n, out_h, row_bytes)
+    bands = -(-out_h // rows)
+    stride, dilation = window.stride[0], window.dilation[0]
+    (top, _), sides = window.padding
+    in_rows = (rows - 1) * stride + (kh - 1) * dilation + 1
+    # Explicit padding, of enough rows for the last band; what is too much below is never read.
+    low = bands * rows * stride - stride + (kh - 1) * dilation + 1 - x.shape[1] - top
+    zero = jnp.zeros((), x.dtype)
+    x = lax.pad(x, zero, ((0, 0, 0), (top, low, 0), (*sides, 0), (0, 0, 0)))
+    wide = jnp.promote_types(x.dtype, jnp.float32)  # the type of sums
+    kernel = kernel.reshape(kh * kw * channels, features).T.astype(wide)
+
+    @_keep_arguments
+    def one(_, start):
+        part = lax.dynamic_slice(x, tuple(start), (images, in_rows, *x.shape[2:]))
+        patches = _patches(part, (kh, kw), (rows, out_w), window).astype(wide)
+        return None, lax.dot_general(patches, kernel, (((3,), (1,)), ((), ())))
+
+    starts = [(i, b * rows * stride, 0, 0) for i in range(0, n, images) for b in range(bands)]
+    _, y = lax.scan(one, None, jnp.array(starts, jnp.int32))
+    y = y.reshape(n, bands * rows, out_w, features)
+    return y[:, :out_h].astype(x.dtype)
+
+
+def _out_size(size: int, taps: int, window: _Window, axis: int) -> int:
+    reach = window.dilation[axis] * (taps - 1) + 1
+    return (size + sum(window.padding[axis]) - reach) // window.stride[axis] + 1
+
+
+def _chunk(n: int, rows: int, row_bytes: int) -> Pair:
+    """(images, rows) whose patches fill PATCH_BYTES at most: whole images, or rows of one."""
+    if rows * row_bytes <= PATCH_BYTES:
+        most = max(1, PATCH_BYTES // max(1, rows * row_bytes))
+        return max(d for d in range(1, min(n, most) + 1) if n % d == 0), rows
+    bands = math.ceil(rows * row_bytes / PATCH_BYTES)
+    return 1, math.ceil(rows / min(bands, rows))
+
+
+def _patches(x: Array, taps: Pair, out: Pair, window: _Window) -> Array:
+    """[n, H, W, C], already padded -> [n, *out, taps C]: what each tap sees, side by side."""
+    (sh, sw), (dh, dw), (height, width) = window.stride, window.dilation, out
+    n, _, _, channels = x.shape
+    views = [
+        lax.slice(
+            x,
+            (0, a * dh, b * dw, 0),
+            (n, a * dh + (height - 1) * sh + 1, b * dw + (width - 1) * sw + 1, channels),
+            (1, sh, sw, 1),
+        )
+        for a in range(taps[0])
+        for b in range(taps[1])
+    ]
+    return lax.concatenate(views, 3)
+
+
+# ---- the transposed convolution ------------------------------------------------------------------
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _conv_transpose(x: Array, kernel: Array, window: _Window) -> Array:
+    return _xla_conv_transpose(x, kernel, window)
+
+
+def _conv_transpose_jvp(window: _Window, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (x, kernel), (dx, dkernel) = primals, tangents
+    y = _xla_conv_transpose(x, kernel, window)
+    if isinstance(dkernel, SymbolicZero):
+        if isinstance(dx, SymbolicZero):
+            return y, jnp.zeros_like(y)
+        return y, _xla_conv_transpose(dx, kernel, window)
+    if isinstance(dx, SymbolicZero):
+        dx = jnp.zeros_like(x)
+    return y, _on_cpu(_patches_transpose_jvp, _xla_transpose_jvp, window)(x, kernel, dx, dkernel)
+
+
+_conv_transpose.defjvp(_conv_transpose_jvp, symbolic_zeros=True)
+
+
+def _xla_transpose_jvp(
+    x: Array, kernel: Array, dx: Array, dkernel: Array, window: _Window
+) -> Array:
+    return _xla_conv_transpose(dx, kernel, window) + _xla_conv_transpose(x, dkernel, window)
+
+
+def _patches_transpose_jvp(
+    x: Array, kernel: Array, dx: Array, dkernel: Array, window: _Window
+) -> Array:
+    """The derivative of the transposed convolution, each pixel's kh kw O results added in place.
+
+    Linear in (dx, dkernel). Its transpose takes the patches of dy once, [N H W, kh kw O], and
+    multiplies them with the kernel for dx' and with x for dkernel': 4 N H W kh kw I O FLOPs and
+    N H W kh kw O values written for both gradients.
+    """
+    (kh, kw, channels, features), (n, height, width, _) = kernel.shape, x.shape
+    out = tuple(
+        (x.shape[1 + i] - 1) * window.stride[i] + kernel.shape[i] - sum(window.padding[i])
+        for i in (0, 1)
+    )
+    images, _ = _chunk(n, height, width * kh * kw * features * x.dtype.itemsize)
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    kernel, dkernel = (
+        k.transpose(2, 0, 1, 3).reshape(channels, -1).astype(wide) for k in (kernel, dkernel)
+    )
+    x, dx = (v.reshape(-1, images, height, width, channels) for v in (x, dx))
+
+    @_keep_arguments
+    def one(_, part):
+        dx, x = part
+        columns = lax.dot_general(dx.astype(wide), kernel, (((3,), (0,)), ((), ())))
+        columns += lax.dot_general(x.astype(wide), dkernel, (((3,), (0,)), ((), ())))
+        return None, _add_patches(columns.astype(x.dtype), (kh, kw), out, window)
+
+    _, y = lax.scan(one, None, (dx, x))
+    return y.reshape(n, *out, features)
+
+
+def _add_patches(columns: Array, taps: Pair, out: Pair, window: _Window) -> Array:
+    """The transpose of padding and `_patches`: [n, H, W, taps C] -> [n, *out, C]."""
+    n, height, width, depth = columns.shape
+    (sh, sw), ((top, _), (left, _)) = window.stride, window.padding
+    channels = depth // (taps[0] * taps[1])
+    # split, because its transpose is one concatenation (a slice's would be a sum of padded parts)
+    views = lax.split(columns, [channels] * (taps[0] * taps[1]), 3)
+    zero = jnp.zeros((), columns.dtype)
+    y = jnp.zeros((n, *out, channels), columns.dtype)
+    for index, view in enumerate(views):
+        a, b = divmod(index, taps[1])
+        rows = (a - top, out[0] - (a - top) - (height - 1) * sh - 1, sh - 1)
+        cols = (b - left, out[1] - (b - left) - (width - 1) * sw - 1, sw - 1)
+        y += lax.pad(view, zero, ((0, 0, 0), rows, cols, (0, 0, 0)))
+    return y
