@@ -1,8 +1,8 @@
 """The pure, jitted training and evaluation steps.
 
 A train step is `(state, batch, key) -> (state, metrics)`, an eval step
-`(variables, batch) -> EvalSums`; `scan_train` and `scan_eval` run several of them on rows of
-device-resident canvases as one program. The model and the optimizer go to the factory.
+`(variables, batch) -> EvalSums`; `scan_train` and `on_rows` run them on rows of device-resident
+canvases, several training steps as one program. The model and the optimizer go to the factory.
 """
 
 from collections.abc import Callable
@@ -145,46 +145,49 @@ def make_eval_step(
 
 
 def scan_train(train_step: TrainStep, sharding: jax.sharding.Sharding | None = None):
-    """Several steps as one jitted program: `(state, canvases, rows [S, B], key)`.
+    """Several steps as one jitted program: `(state, canvases, rows [S, B], count, key)`.
 
-    The state is donated: its buffers are reused, so the caller must not touch the old one.
-    `sharding` spreads the batch axis over devices; statistics and gradients stay those of the
-    global batch, because the program is written for the whole of it.
+    The first `count` of the S rows are taken; as count is an argument, chunks of any length share
+    one compiled program. The state is donated: its buffers are reused, so the caller must not touch
+    the old one. `sharding` spreads the batch axis over devices; statistics and gradients stay those
+    of the global batch, because the program is written for the whole of it.
 
-    Returns the state after S steps and the metrics of each, stacked [S].
+    Returns the state after `count` steps and the metrics of each step, [S], zero past `count`.
     """
+
+    def one(state, canvases, rows, key):
+        return train_step(state, _batch(canvases, rows, sharding), key)
 
     @partial(jax.jit, donate_argnums=0)
-    def run(state, canvases, rows, key):
-        def body(state, step_rows):
-            batch = batches.take(canvases, step_rows)
-            if sharding is not None:
-                batch = jax.lax.with_sharding_constraint(batch, sharding)
-            return train_step(state, batch, key)
-
-        if rows.shape[0] == 1:  # a loop of one costs a copy of the state on CPU
-            state, values = body(state, rows[0])
+    def run(state, canvases, rows, count, key):
+        if rows.shape[0] == 1:  # a loop would cost a copy of the state on CPU
+            state, values = one(state, canvases, rows[0], key)
             return state, jax.tree.map(lambda v: v[None], values)
-        return jax.lax.scan(body, state, rows)
+
+        def body(i, carry):
+            state, table = carry
+            state, values = one(state, canvases, rows[i], key)
+            return state, jax.tree.map(lambda t, v: t.at[i].set(v), table, values)
+
+        shapes = jax.eval_shape(one, state, canvases, rows[0], key)[1]
+        table = jax.tree.map(lambda s: jnp.zeros((rows.shape[0], *s.shape), s.dtype), shapes)
+        return jax.lax.fori_loop(0, count, body, (state, table))
 
     return run
 
 
-def scan_eval(eval_step, sharding: jax.sharding.Sharding | None = None):
-    """A whole evaluation as one jitted program: `(variables, canvases, rows [S, B]) -> EvalSums`.
+def on_rows(eval_step, sharding: jax.sharding.Sharding | None = None):
+    """One evaluation step on rows of canvases, jitted: `(variables, canvases, rows [B])`.
 
-    The sums come back per image, [S * B, ...]; filler rows at the end count nothing.
+    Rows past the end are filler and count nothing.
     """
+    return jax.jit(
+        lambda variables, canvases, rows: eval_step(variables, _batch(canvases, rows, sharding))
+    )
 
-    @jax.jit
-    def run(variables, canvases, rows):
-        def body(step_rows):
-            batch = batches.take(canvases, step_rows)
-            if sharding is not None:
-                batch = jax.lax.with_sharding_constraint(batch, sharding)
-            return eval_step(variables, batch)
 
-        sums = jax.lax.map(body, rows)
-        return jax.tree.map(lambda v: v.reshape((-1, *v.shape[2:])), sums)
-
-    return run
+def _batch(canvases: Batch, rows: jax.Array, sharding) -> Batch:
+    batch = batches.take(canvases, rows)
+    if sharding is not None:
+        batch = jax.lax.with_sharding_constraint(batch, sharding)
+    return batch

@@ -158,7 +158,7 @@ class Source:
     class_names: tuple[str, ...]
     palette: np.ndarray
     """uint8 [K, 3]."""
-    colours: Mapping[tuple[int, int, int], int] | None
+    colours: Mapping[tuple[int, ...], int] | None
     """RGB colour -> class id (or VOID) for masks in colours; None when only indices are allowed."""
     splits: Mapping[str, tuple[str, ...]]
     """Ids in the order of the lists; "train", "val", "test", as far as there are any."""
@@ -276,7 +276,7 @@ def open_folder(root: Path, name: str | None = None, seed: int = 0) -> Source:
 
 def read_classes(
     text: str, where: str
-) -> tuple[tuple[str, ...], np.ndarray, dict[tuple[int, int, int], int] | None]:
+) -> tuple[tuple[str, ...], np.ndarray, dict[tuple[int, ...], int] | None]:
     """Parse classes.txt: `name` or `name r g b` a line; line i names class id i.
 
     Empty lines and lines that begin with # are skipped. With colours, a last line `void r g b` may
@@ -307,7 +307,7 @@ def read_classes(
     if len(given) < len(names):
         lacking = names[colours.index(None)]
         raise InputError(f"{where} gives no colour for {lacking!r}: give all classes one, or none")
-    table = {VOID_COLOUR: VOID}
+    table: dict[tuple[int, ...], int] = {VOID_COLOUR: VOID}
     if void:
         table[void] = VOID
     for index, colour in enumerate(given):
@@ -495,14 +495,14 @@ def _mask_ids(source: Source, path: str, remove: str) -> np.ndarray:
     wrong = [int(i) for i in np.flatnonzero(counts[:VOID]) if i >= limit]
     if wrong:
         raise InputError(
-            f"{what} holds the class id {wrong[0]}, allowed are 0..{limit - 1} and {VOID} for void: "
-            f"fix the mask, or classes.txt, {remove}"
+            f"{what} holds the class id {wrong[0]}, not 0..{limit - 1} or {VOID} (void): "
+            f"fix the mask or classes.txt, {remove}"
         )
     return ids
 
 
 def _ids_of_colours(
-    rgb: np.ndarray, colours: Mapping[tuple[int, int, int], int], what: str, remove: str
+    rgb: np.ndarray, colours: Mapping[tuple[int, ...], int], what: str, remove: str
 ) -> np.ndarray:
     packed = (rgb.astype(np.uint32) << np.array([16, 8, 0], np.uint32)).sum(-1, dtype=np.uint32)
     ids = np.full(packed.shape, VOID, np.uint8)
@@ -523,3 +523,17 @@ def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=3)
     return buffer.getvalue()
+
+
+def read_photo(path: Path) -> np.ndarray:
+    """A photograph by itself, upright, uint8 [H, W, 3] RGB.
+
+    Raises:
+        InputError: if it cannot be read or decoded, or is too large.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"image {path} cannot be read ({error.strerror}): check it") from None
+    image = _open(data, f"image {path}", "or leave it out")
+    return np.asarray(to_rgb(ImageOps.exif_transpose(image)))

@@ -1,0 +1,1 @@
+"""Thin doors to fcn_jax: each parses its flags and calls the library."""

@@ -1,0 +1,48 @@
+"""What every door does the same way: one clear line for bad input, and jax set up before it starts."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import platformdirs
+
+from fcn_jax.types import InputError
+
+
+def run(main: Callable[[list[str] | None], int | None]) -> None:
+    """Call a door's main; bad input is one line on stderr and exit code 2."""
+    try:
+        sys.exit(main(None) or 0)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:  # the reader of our output has gone
+        os._exit(1)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def setup_jax() -> None:
+    """Keep compiled programs in the user's cache, so that the second start compiles nothing."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = Path(platformdirs.user_cache_dir("fcn_jax")) / "xla"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Parse `224` or `360x480` (height x width)."""
+    parts = text.lower().split("x")
+    try:
+        numbers = [int(p) for p in parts]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2) or any(n < 32 or n > 4096 for n in numbers):
+        raise InputError(
+            f"--image-size {text}: give one side (224) or HEIGHTxWIDTH (360x480), each 32 to 4096"
+        )
+    return (numbers[0], numbers[-1])

@@ -1,0 +1,163 @@
+"""Evaluation of a network on a split: one program, exact counts, the same for training and after."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fcn_jax import config as configs
+from fcn_jax import metrics, predict, steps, workdir
+from fcn_jax.config import MATMUL_PRECISION
+from fcn_jax.data import batches, voc
+from fcn_jax.types import Batch, InputError
+
+EvalProgram = Callable[[dict, Batch, np.ndarray], steps.EvalSums]
+
+
+class Evaluation(NamedTuple):
+    """The result of an evaluation."""
+
+    split: str
+    ids: tuple[str, ...]
+    counts: np.ndarray
+    """int64 [N, K+1, K], see `metrics`."""
+    summary: dict[str, Any]
+    """`metrics.summary` of the network."""
+    trivial: dict[str, Any]
+    """The same of an all-background prediction on the same images."""
+    perfect: dict[str, Any]
+    """The same of the truth itself: the ceiling of each metric."""
+    collapsed: bool
+    """Whether the network predicts background (nearly) everywhere."""
+
+
+def make_program(
+    model,
+    num_classes: int,
+    class_weights: Sequence[float] | None,
+    void_as_background: bool,
+    sharding: jax.sharding.Sharding | None = None,
+) -> EvalProgram:
+    """Build the jitted `(variables, canvases, rows [B]) -> EvalSums` of one batch."""
+    weights = None if class_weights is None else jnp.asarray(class_weights, jnp.float32)
+    eval_step = steps.make_eval_step(
+        model, num_classes, class_weights=weights, void_as_background=void_as_background
+    )
+    return steps.on_rows(eval_step, sharding)
+
+
+def evaluate(
+    program: EvalProgram,
+    variables: dict,
+    canvases: Batch,
+    ids: Sequence[str],
+    class_names: Sequence[str],
+    batch_size: int,
+    split: str = "val",
+) -> Evaluation:
+    """Evaluate on all images of `canvases`.
+
+    Every batch is dispatched before the first result is fetched, so that the device never waits.
+    Filler rows of the last batch are dropped; what remains counts each pixel exactly once.
+    """
+    n = len(ids)
+    pending = [program(variables, canvases, rows) for rows in batches.eval_rows(n, batch_size)]
+    sums = jax.tree.map(lambda *parts: np.concatenate([np.asarray(p) for p in parts])[:n], *pending)
+    counts = sums.counts.astype(np.int64)
+    weight = sums.weight.astype(np.float64).sum()
+    loss = float(sums.loss.astype(np.float64).sum() / weight) if weight > 0 else None
+    summarize = partial(metrics.summary, class_names=class_names)
+    return Evaluation(
+        split,
+        tuple(ids),
+        counts,
+        summarize(counts, loss=loss),
+        summarize(metrics.all_background(counts)),
+        summarize(metrics.perfect(counts)),
+        is_collapsed(counts),
+    )
+
+
+def is_collapsed(counts: np.ndarray) -> bool:
+    """Whether at least 99.9 % of the pixels were predicted as background."""
+    return bool(counts[..., 0].sum() >= 0.999 * counts.sum())
+
+
+def image_scores(counts: np.ndarray) -> list[float | None]:
+    """The miou of each image by itself; None where it has no labelled pixel."""
+    scores = [metrics.summarize(c[:-1])["miou"] for c in counts]
+    return [None if s != s else s for s in scores]
+
+
+def save(evaluation: Evaluation, folder: Path) -> Path:
+    """Write eval-<split>.json, and eval-<split>.npz with the counts of each image.
+
+    The JSON holds the summary rows, the confusion matrix [K, K] and each image's miou.
+    """
+    path = folder / f"eval-{evaluation.split}.json"
+    scores = image_scores(evaluation.counts)
+    data = {
+        "split": evaluation.split,
+        "summary": evaluation.summary,
+        "trivial": evaluation.trivial,
+        "perfect": evaluation.perfect,
+        "collapsed": evaluation.collapsed,
+        "confusion": evaluation.counts[:, :-1].sum(0).tolist(),
+        "images": dict(zip(evaluation.ids, scores, strict=True)),
+    }
+    workdir.write_json(path, data)
+    with workdir.replacing(path.with_suffix(".npz")) as part, part.open("wb") as file:
+        np.savez_compressed(file, counts=evaluation.counts, ids=np.asarray(evaluation.ids))
+    return path
+
+
+def load(folder: Path, split: str = "val") -> tuple[dict[str, Any], np.ndarray, tuple[str, ...]]:
+    """Read back what `save` wrote: (the JSON, counts [N, K+1, K], ids)."""
+    data = workdir.read_json(folder / f"eval-{split}.json")
+    with np.load(folder / f"eval-{split}.npz", allow_pickle=False) as arrays:
+        return data, arrays["counts"], tuple(arrays["ids"].tolist())
+
+
+def evaluate_checkpoint(
+    restored: predict.Checkpoint, dataset: voc.Dataset, split: str = "val"
+) -> Evaluation:
+    """Evaluate a saved network on a split, exactly as its training validated it.
+
+    The size, batch, precision, loss and reading of void are the checkpoint's own.
+
+    Raises:
+      InputError: if the data set has other classes than the network, or no such split.
+    """
+    if tuple(dataset.class_names) != restored.class_names:
+        raise InputError(
+            f"data set {dataset.name} has {len(dataset.class_names)} classes "
+            f"({', '.join(dataset.class_names[:3])}, ...), the network "
+            f"{len(restored.class_names)} ({', '.join(restored.class_names[:3])}, ...): "
+            "give the data set it was trained on"
+        )
+    config = configs.from_dict(restored.meta["config"], "checkpoint")
+    source, limit = split, None
+    if split == "val" and config.data.overfit:  # such a run is validated on its training images
+        source, limit = "train", config.data.overfit
+    examples = dataset.splits[source]
+    examples = [examples[i] for i in range(len(examples))][:limit]
+    program = make_program(
+        restored.model,
+        len(restored.class_names),
+        restored.meta["class_weights"],
+        config.data.void_as_background,
+    )
+    with jax.default_matmul_precision(MATMUL_PRECISION[config.precision]):
+        return evaluate(
+            program,
+            restored.variables,
+            jax.device_put(batches.resized(examples, restored.image_size)),
+            [e.id for e in examples],
+            restored.class_names,
+            config.data.batch_size,
+            split,
+        )

@@ -1,0 +1,334 @@
+"""The only training loop: epochs, validation, early stopping, checkpoints, and going on after a stop.
+
+All that decides what happens next is in `TrainState` (on the device) and `Progress` (here); both
+are saved together, and everything else is a pure function of (config, epoch, step). So a run that
+was interrupted and resumed ends with the same bits as one that was not; only clocks differ.
+"""
+
+import contextlib
+import dataclasses
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from fcn_jax import checkpoint, evaluation, progress, session, workdir
+from fcn_jax import config as configs
+from fcn_jax.data import voc
+from fcn_jax.types import InputError, TrainState
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how a run is executed; nothing here changes its result."""
+
+    devices: int | None = None
+    """How many local devices; None: as many as divide the batch."""
+    save_every: int = 1
+    """Epochs between saves of the latest state; a new best is always saved."""
+    save_steps: int = 0
+    """Steps between saves within an epoch; 0: none."""
+    show: bool = True
+    origin: dict[str, Any] = field(default_factory=dict)
+    """How the data was found (archives, data_dir), so that `evaluate` finds it again."""
+
+
+@dataclass
+class Progress:
+    """What the loop remembers on the host; JSON values, saved with every checkpoint."""
+
+    epoch: int = 0
+    """Epochs completed and validated."""
+    step: int = 0
+    """Updates made."""
+    loss_sum: float = 0.0
+    """Of the steps of the unfinished epoch, added in order."""
+    best_epoch: int = 0
+    best_miou: float | None = None
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def finished(self, config: configs.Config) -> bool:
+        """Whether all epochs are done, or none of the last `patience` was better."""
+        stale = self.epoch - self.best_epoch
+        return self.epoch >= config.epochs or bool(config.patience and stale >= config.patience)
+
+
+class Interrupted(Exception):  # noqa: N818 - it is no error
+    """The run was asked to stop, and has saved itself."""
+
+
+class DivergedError(InputError):
+    """The loss or the gradient is no longer finite."""
+
+
+def train(
+    config: configs.Config, dataset: voc.Dataset, folder: Path, runtime: Runtime | None = None
+) -> dict[str, Any]:
+    """Train, or go on with, the run of `folder`; return what result.json holds.
+
+    Writes config.json, metrics.jsonl, checkpoints/, and at the end eval-val.json and result.json.
+
+    Args:
+      config: the run.
+      dataset: what `config.data.dataset` names, loaded.
+      folder: made if new; one that holds the same run is resumed.
+      runtime: where and how.
+
+    Raises:
+      InputError: for input that cannot be trained on, or a folder that holds another run.
+      Interrupted: after SIGINT or SIGTERM, once the state is saved.
+    """
+    runtime = runtime or Runtime()
+    folder = Path(folder)
+    with workdir.claim(folder, config), _precision(config), _interrupts() as interrupted:
+        made = session.build(config, dataset, runtime.devices)
+        made.meta["origin"] = runtime.origin
+        made.meta["config"] = configs.to_dict(config)
+        _check_data(folder, made)
+        checkpoints = checkpoint.Checkpoints(folder / workdir.CHECKPOINTS)
+        with contextlib.closing(checkpoints):
+            state, done = _start(made, checkpoints, runtime)
+            workdir.write_metrics(folder, done.history)
+            run = _Run(made, state, done, checkpoints, folder, runtime)
+            with contextlib.closing(run.bar):
+                _train(run, interrupted)
+        return _finish(made, done, folder)
+
+
+def _precision(config: configs.Config):
+    return jax.default_matmul_precision(configs.MATMUL_PRECISION[config.precision])
+
+
+def _check_data(folder: Path, made: session.Session) -> None:
+    """A run may only go on with the images it began with."""
+    path = folder / "data.json"
+    ours = {"train": list(made.train_ids), "val": list(made.val_ids), "classes": made.class_names}
+    ours = {k: list(v) for k, v in ours.items()}
+    if not path.exists():
+        workdir.write_json(path, ours)
+        return
+    theirs = workdir.read_json(path)
+    for name, values in ours.items():
+        if theirs.get(name) != values:
+            raise InputError(
+                f"{folder}: the run began with {len(theirs.get(name, []))} {name} entries, the data "
+                f"set now has {len(values)} or other ones: restore the data, or choose another "
+                "--workdir"
+            )
+
+
+def _start(made: session.Session, checkpoints: checkpoint.Checkpoints, runtime: Runtime):
+    """The state to go on from: the newest sound checkpoint, or a fresh one."""
+    state = made.initial()
+    restored = checkpoints.restore(state)
+    if restored is None:
+        return state, Progress()
+    arrays, meta = restored
+    done = Progress(**meta["progress"])
+    if runtime.show and not done.finished(made.config):
+        print(f"going on after epoch {done.epoch}, step {done.step}", flush=True)
+    return made.replicate(arrays), done
+
+
+class _Run:
+    """A run in progress: the state, what the loop remembers, and the step not yet read back."""
+
+    def __init__(self, made, state, done, checkpoints, folder, runtime):
+        self.made, self.state, self.done = made, state, done
+        self.checkpoints, self.folder, self.runtime = checkpoints, folder, runtime
+        self.pending: list[tuple[np.ndarray, dict[str, jax.Array]]] = []
+        self.batch_size = made.config.data.batch_size
+        self.bar = progress.Progress(
+            made.config.epochs,
+            made.steps_per_epoch * self.batch_size,
+            done.step * self.batch_size,
+            runtime.show,
+        )
+
+    def train_epoch(self, interrupted: Callable[[], bool]) -> None:
+        """The rest of the current epoch, in chunks of steps that are one program each."""
+        made, done = self.made, self.done
+        rows, key = made.rows(done.epoch), made.train_key()
+        first = done.step - done.epoch * made.steps_per_epoch
+        for start in range(first, made.steps_per_epoch, made.chunk):
+            chunk = rows[start : start + made.chunk]
+            filled = np.zeros((made.chunk, self.batch_size), np.int32)
+            filled[: len(chunk)] = chunk
+            self.state, values = made.train(
+                self.state, made.train_canvases, filled, len(chunk), key
+            )
+            self.settle()  # the chunk before, while this one runs
+            self.pending.append((chunk, values))
+            done.step += len(chunk)
+            mean = done.loss_sum / start if start else None
+            self.bar.stepped(len(chunk) * self.batch_size, done.epoch + 1, mean)
+            if interrupted():
+                self.stop()
+            if self.runtime.save_steps and done.step % self.runtime.save_steps < len(chunk):
+                self.save()
+        self.settle()
+
+    def settle(self) -> None:
+        """Read the losses of the last chunk; from here on `done` and `state` agree."""
+        for rows, values in self.pending:
+            loss, norm = (np.asarray(values[k])[: len(rows)] for k in ("loss", "grad_norm"))
+            bad = np.flatnonzero(~(np.isfinite(loss) & np.isfinite(norm)))
+            if bad.size:
+                self.diverged(rows[bad[0]], len(rows) - int(bad[0]), float(loss[bad[0]]))
+            for value in loss:
+                self.done.loss_sum += float(value)
+        self.pending.clear()
+
+    def diverged(self, rows: np.ndarray, back: int, loss: float) -> None:
+        """Keep the offending batch for replay, and give up; the last good checkpoint stays."""
+        step = self.done.step - back
+        ids = [self.made.train_ids[i] for i in rows]
+        path = self.folder / "diverged.json"
+        seed = self.made.config.seed
+        record = {"step": step, "loss": repr(loss), "rows": rows.tolist(), "ids": ids, "seed": seed}
+        workdir.write_json(path, record)
+        raise DivergedError(
+            f"the loss or its gradient is not finite at step {step} (loss {loss}, batch in {path}): "
+            "try a lower --lr, --clip-norm 1, or --precision f32; the last checkpoint is kept"
+        )
+
+    def validate(self) -> bool:
+        """End the epoch: evaluate, add its row to the history, say whether it is the best."""
+        made, done = self.made, self.done
+        params, stats = self.state.ema or (self.state.params, self.state.batch_stats)
+        result = evaluation.evaluate(
+            made.evaluate,
+            {"params": params, "batch_stats": stats},
+            made.val_canvases,
+            made.val_ids,
+            made.class_names,
+            self.batch_size,
+        )
+        done.epoch += 1
+        row = {
+            "epoch": done.epoch,
+            "step": done.step,
+            "lr": float(made.schedule(done.step - 1)),
+            "train": {"loss": done.loss_sum / made.steps_per_epoch},
+            "val": result.summary,
+        }
+        done.loss_sum = 0.0
+        done.history.append(row)
+        miou = result.summary["miou"]
+        better = miou is not None and (done.best_miou is None or miou > done.best_miou)
+        if better:
+            done.best_epoch, done.best_miou = done.epoch, miou
+        return better
+
+    def save(self, score: float | None = None) -> None:
+        """Write a checkpoint in the background."""
+        self.settle()
+        meta = {**self.made.meta, "progress": dataclasses.asdict(self.done)}
+        self.checkpoints.save(self.state, meta, score)
+
+    def stop(self) -> None:
+        """Save and leave."""
+        self.save()
+        self.checkpoints.wait()
+        raise Interrupted(f"stopped after step {self.done.step}; saved in {self.folder}")
+
+
+def _train(run: _Run, interrupted: Callable[[], bool]) -> None:
+    """Epochs until the run is finished."""
+    done, config, folder = run.done, run.made.config, run.folder
+    while not done.finished(config):
+        began, first = time.perf_counter(), done.step
+        run.train_epoch(interrupted)
+        trained = time.perf_counter()
+        better = run.validate()
+        row = done.history[-1]
+        images = (done.step - first) * run.batch_size
+        row["seconds"] = time.perf_counter() - began
+        row["images_per_second"] = images / (trained - began)
+        done.seconds += row["seconds"]
+        run.bar.validated(row, better)
+        workdir.write_metrics(folder, done.history)
+        if better or done.epoch % run.runtime.save_every == 0 or done.finished(config):
+            run.save(row["val"]["miou"])
+        if interrupted() and not done.finished(config):
+            run.stop()
+
+
+def _finish(made: session.Session, done: Progress, folder: Path) -> dict[str, Any]:
+    """Evaluate the best checkpoint, as read back from disk, and write the result."""
+    variables, meta = checkpoint.load(folder / workdir.CHECKPOINTS)
+    result = evaluation.evaluate(
+        made.evaluate,
+        made.replicate(variables),
+        made.val_canvases,
+        made.val_ids,
+        made.class_names,
+        made.config.data.batch_size,
+    )
+    evaluation.save(result, folder)
+    speeds = [row["images_per_second"] for row in done.history]
+    config = made.config
+    data = {
+        "experiment": config.experiment,
+        "arch": config.model.arch,
+        "dataset": config.data.dataset,
+        "seed": config.seed,
+        "epochs_run": done.epoch,
+        "best_epoch": meta["progress"]["epoch"],
+        "seconds": done.seconds,
+        # The first epoch pays for compiling.
+        "images_per_second": float(np.median(speeds[1:] or speeds)),
+        "val": result.summary,
+        "trivial": result.trivial,
+        "perfect": result.perfect,
+        "collapsed": result.collapsed,
+        "environment": environment(),
+    }
+    workdir.write_json(folder / workdir.RESULT, data)
+    return data
+
+
+def environment() -> dict[str, Any]:
+    """The machine and the versions a result was made with."""
+    device = jax.local_devices()[0]
+    return {
+        "device": device.device_kind,
+        "devices": jax.local_device_count(),
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in ("jax", "flax", "optax")},
+    }
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Turn the first SIGINT or SIGTERM into a flag; a second one ends the process at once."""
+    asked: list[int] = []
+
+    def handle(number, frame):
+        if asked:
+            os._exit(128 + number)
+        asked.append(number)
+        print("\nfinishing the step, then saving (again to stop at once)", file=sys.stderr)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False  # only the main thread may handle signals
+        return
+    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

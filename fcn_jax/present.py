@@ -1,0 +1,78 @@
+"""A finished run made visible: curves.png, gallery.png and report.html from what is in its folder."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fcn_jax import evaluation, predict, report, workdir
+from fcn_jax.data import voc
+
+
+def panels(
+    folder: Path, dataset: voc.Dataset, split: str = "val", each: int = 2
+) -> list[report.Panel]:
+    """The best, median and worst images of an evaluation, predicted at their own size."""
+    data, _, ids = evaluation.load(folder, split)
+    restored = predict.load_checkpoint(folder)
+    examples = _by_id(dataset, split, restored.meta)
+    chosen = report.choose_rows([data["images"][i] for i in ids], each)
+    return [_panel(restored, examples(ids[row]), label, data["images"][ids[row]])
+            for label, row in chosen]  # fmt: skip
+
+
+def _by_id(dataset: voc.Dataset, split: str, meta: dict[str, Any]):
+    """Look examples up by id; an overfit run was validated on its training images."""
+    if split == "val" and meta["config"]["data"]["overfit"]:
+        split = "train"
+    examples = dataset.splits[split]
+    positions = {examples[i].id: i for i in range(len(examples))}
+    return lambda example_id: examples[positions[example_id]]
+
+
+def _panel(restored: predict.Checkpoint, example, label: str, score) -> report.Panel:
+    prediction = predict.predict(restored, example.image)
+    title = report.panel_title(label, example.id, score)
+    return report.Panel(title, example.image, example.mask, prediction)
+
+
+def draw(folder: Path, dataset: voc.Dataset, command: str) -> None:
+    """Write the pictures and the page of a finished run.
+
+    Args:
+      folder: of the run; result.json, metrics.jsonl and eval-val.* are read from it.
+      dataset: what it was trained on.
+      command: how to repeat the run, shown on the page.
+    """
+    result = workdir.read_json(folder / workdir.RESULT)
+    rows = workdir.read_metrics(folder)
+    data, _, _ = evaluation.load(folder, "val")
+    shown = panels(folder, dataset)
+    report.curves(rows, folder / "curves.png", trivial_miou=result["trivial"]["miou"])
+    report.gallery(shown, dataset.class_names, dataset.palette, folder / "gallery.png")
+    report.write_report(
+        {
+            "class_names": dataset.class_names,
+            "palette": dataset.palette,
+            "result": result,
+            "config": workdir.read_json(folder / workdir.CONFIG),
+            "rows": rows,
+            "confusion": np.asarray(data["confusion"]),
+            "panels": shown,
+            "command": command,
+        },
+        folder / "report.html",
+    )
+
+
+def split_result(data: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """A result.json-like dict for any split, for the tables of `report`."""
+    return {
+        **base,
+        data["split"]: data["summary"],
+        "trivial": data["trivial"],
+        "perfect": data["perfect"],
+        "collapsed": data["collapsed"],
+    }
+
+

@@ -1,0 +1,199 @@
+"""A configuration made concrete: the data on the devices, the network, the compiled programs."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from fcn_jax import evaluation, losses, optim, steps
+from fcn_jax.config import Config
+from fcn_jax.data import batches, voc
+from fcn_jax.data.augment import AugmentConfig
+from fcn_jax.models import create_model
+from fcn_jax.predict import DTYPES
+from fcn_jax.types import Batch, Example, InputError, TrainState
+
+CHUNK = 16
+"""Training steps in one program on an accelerator: the host then has nothing to do for long
+enough, and the progress bar still moves. On a CPU it is 1."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """Everything a training loop calls; built once by `build`."""
+
+    config: Config
+    schedule: optim.Schedule
+    steps_per_epoch: int
+    chunk: int
+    train_canvases: Batch
+    val_canvases: Batch
+    train_ids: tuple[str, ...]
+    val_ids: tuple[str, ...]
+    class_names: tuple[str, ...]
+    train: Any
+    """`steps.scan_train`'s program."""
+    evaluate: evaluation.EvalProgram
+    initial: Any
+    """() -> TrainState on the devices."""
+    replicate: Any
+    """A tree of host arrays -> the same on the devices."""
+    meta: dict[str, Any]
+    """What a checkpoint carries so that it can be used without this session."""
+
+    def rows(self, epoch: int) -> np.ndarray:
+        """Rows of every step of one epoch (from 0), int32 [steps, batch size]."""
+        key = _key(self.config, "rows")
+        count = len(self.train_ids)
+        return batches.epoch_rows(key, epoch, count, self.config.data.batch_size)
+
+    def train_key(self) -> jax.Array:
+        """The key every training step folds its number into."""
+        return _key(self.config, "steps")
+
+
+def build(config: Config, dataset: voc.Dataset, devices: int | None = None) -> Session:
+    """Make a session.
+
+    Args:
+      config: the run.
+      dataset: what its `data.dataset` names, loaded.
+      devices: how many of the local devices to use; None for as many as divide the batch.
+
+    Raises:
+      InputError: for a split that is missing or smaller than a batch, or bad pretrained weights.
+    """
+    train, val = _examples(config, dataset)
+    count, batch_size = len(train), config.data.batch_size
+    num_classes = len(dataset.class_names)
+    augmented = config.augment != AugmentConfig()
+    size = config.data.image_size
+    weights = _class_weights(config, train, num_classes)
+    model_spec = _model_spec(config, num_classes)
+    model = _create(model_spec)
+    mesh = _mesh(batch_size, devices)
+    replicated, sharded = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
+    spread = sharded if mesh.size > 1 else None
+
+    total_steps = config.epochs * (count // batch_size)
+    optimizer = optim.make_optimizer(config.optim, total_steps)
+    train_step = steps.make_train_step(
+        model,
+        optimizer,
+        image_size=size,
+        loss=config.loss,
+        class_weights=None if weights is None else jnp.asarray(weights, jnp.float32),
+        augmentation=config.augment if augmented else None,
+        void_as_background=config.data.void_as_background,
+        ema=config.optim.ema,
+    )
+
+    def replicate(tree):
+        return jax.device_put(tree, replicated)
+
+    def initial() -> TrainState:
+        key = _key(config, "init")
+        variables = _pretrained(config, model, key, num_classes)
+        state = steps.init_state(model, optimizer, key, size, variables, config.optim.ema > 0)
+        return replicate(state)
+
+    canvases = batches.full_resolution(train) if augmented else batches.resized(train, size)
+    return Session(
+        config=config,
+        schedule=optim.make_schedule(config.optim, total_steps),
+        steps_per_epoch=count // batch_size,
+        chunk=1 if jax.default_backend() == "cpu" else CHUNK,
+        train_canvases=replicate(canvases),
+        val_canvases=replicate(batches.resized(val, size)),
+        train_ids=tuple(e.id for e in train),
+        val_ids=tuple(e.id for e in val),
+        class_names=dataset.class_names,
+        train=steps.scan_train(train_step, spread),
+        evaluate=evaluation.make_program(
+            model, num_classes, weights, config.data.void_as_background, spread
+        ),
+        initial=initial,
+        replicate=replicate,
+        meta={
+            "model": model_spec,
+            "image_size": list(size),
+            "class_names": list(dataset.class_names),
+            "palette": np.asarray(dataset.palette).tolist(),
+            "class_weights": weights,
+        },
+    )
+
+
+def _key(config: Config, purpose: str) -> jax.Array:
+    """One key a purpose; never renumber them, or no run can be repeated."""
+    number = {"init": 0, "rows": 1, "steps": 2}[purpose]
+    return jax.random.fold_in(jax.random.key(config.seed), number)
+
+
+def _examples(config: Config, dataset: voc.Dataset) -> tuple[list[Example], list[Example]]:
+    """The training and validation examples, decoded."""
+    train_split, batch_size = dataset.splits["train"], config.data.batch_size
+    n = config.data.overfit
+    if n > len(train_split):
+        raise InputError(f"--overfit {n}: the train split has {len(train_split)} images: ask for fewer")
+    train = [train_split[i] for i in range(n or len(train_split))]
+    if batch_size > len(train):
+        raise InputError(
+            f"--batch-size {batch_size}: training has {len(train)} images: "
+            f"use at most --batch-size {len(train)}"
+        )
+    val = train if n else list(dataset.splits["val"])
+    return train, val
+
+
+def _class_weights(config: Config, train: list[Example], num_classes: int) -> list[float] | None:
+    """Weights from the training masks, void read as the run reads it."""
+    if config.loss.class_weights == "none":
+        return None
+    counts = batches.class_counts(train, num_classes)
+    pixels = counts[:-1].copy()
+    if config.data.void_as_background:
+        pixels[0] += counts[-1]
+    weights = losses.class_weights(pixels, config.loss.class_weights, config.loss.weight_cap)
+    return [float(w) for w in weights]
+
+
+def _model_spec(config: Config, num_classes: int) -> dict[str, Any]:
+    """What `create_model` is called with, as JSON: it travels with every checkpoint."""
+    spec = {
+        "name": config.model.arch,
+        "num_classes": num_classes,
+        "precision": config.precision,
+        "init": config.model.init,
+    }
+    if config.optim.backbone_scale is not None:
+        spec["freeze_backbone"] = config.model.freeze_backbone
+    if config.model.remat:
+        spec["remat"] = True
+    return spec
+
+
+def _create(spec: dict[str, Any]):
+    spec = dict(spec)
+    dtype = DTYPES[spec.pop("precision")]
+    return create_model(spec.pop("name"), spec.pop("num_classes"), dtype=dtype, **spec)
+
+
+def _pretrained(config: Config, model, key, num_classes: int):
+    """Variables to start from, or None for fresh ones."""
+    if config.model.pretrained is None:
+        return None
+    raise InputError("pretrained weights are not wired in yet")
+
+
+def _mesh(batch_size: int, devices: int | None) -> Mesh:
+    """A one-dimensional mesh of as many local devices as divide the batch."""
+    local = jax.local_devices()
+    if devices is not None and devices > len(local):
+        raise InputError(f"--devices {devices}: this machine has {len(local)}: ask for fewer")
+    limit = devices or len(local)
+    count = max(n for n in range(1, limit + 1) if batch_size % n == 0)
+    return Mesh(np.asarray(local[:count]), ("data",))

@@ -1,0 +1,116 @@
+"""The folder of a run: which files it has, who may write them, and that none is ever half written."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from fcn_jax import config as configs
+from fcn_jax.types import InputError
+
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"
+RESULT = "result.json"
+CHECKPOINTS = "checkpoints"
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a name to write to, and put it in place in one piece when all went well.
+
+    Readers see the old file or the new, never a part.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}): make room or choose another folder, "
+            "then repeat the command"
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in one piece."""
+    with replacing(path) as part:
+        part.write_text(text)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """`write_text` with indented JSON. NaN must have been made None before."""
+    write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def write_metrics(workdir: Path, rows: list[dict]) -> None:
+    """Write metrics.jsonl, one line an epoch."""
+    write_text(workdir / METRICS, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a run.
+
+    Raises:
+      InputError: if it is missing or no JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path}: not there: is {path.parent} the folder of a run?") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+
+
+def read_metrics(workdir: Path) -> list[dict]:
+    """The rows of metrics.jsonl, or none if there is no such file yet."""
+    path = workdir / METRICS
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@contextlib.contextmanager
+def claim(workdir: Path, config: configs.Config) -> Iterator[None]:
+    """Hold the folder for one run of one process; make it, with its config.json, if it is new.
+
+    Raises:
+      InputError: if another process holds it, another run lives in it, or it holds other files.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{workdir}: cannot be made ({error.strerror}): choose another") from error
+    lock = filelock.FileLock(workdir / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise InputError(
+            f"{workdir}: another process is training there: wait for it, or choose another --workdir"
+        ) from None
+    try:
+        _check_owner(workdir, config)
+        yield
+    finally:
+        lock.release()
+
+
+def _check_owner(workdir: Path, config: configs.Config) -> None:
+    path = workdir / CONFIG
+    if path.exists():
+        theirs = configs.from_dict(read_json(path), str(path))
+        changed = configs.differences(theirs, config)
+        if changed:
+            raise InputError(
+                f"{workdir}: holds another run ({'; '.join(changed)}): "
+                "choose another --workdir, or repeat that run's flags to resume it"
+            )
+        return
+    others = [p.name for p in workdir.iterdir() if not p.name.startswith(".")]
+    if others:
+        raise InputError(
+            f"{workdir}: holds {others[0]!r} but no {CONFIG}, so it is no run: choose another --workdir"
+        )
+    write_json(path, configs.to_dict(config))
