@@ -1,0 +1,68 @@
+"""Numbers and foreign strings as text, and files written whole or not at all."""
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+DASH = "\N{EN DASH}"
+"""What stands where there is no number."""
+
+
+def is_number(value: Any) -> bool:
+    """True for a finite number; None, NaN and infinities are no scores."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def number(value: Any, digits: int = 4, missing: str = DASH) -> str:
+    """A score with fixed digits; a dash for what is absent (None or not finite)."""
+    return f"{value:.{digits}f}" if is_number(value) else missing
+
+
+def plain(value: Any, limit: int = 0) -> str:
+    """A foreign string made safe to draw or print.
+
+    Control characters (terminal escapes, line breaks, writing-direction marks) and undecodable
+    bytes of file names become U+FFFD; with a limit, long text ends in an ellipsis.
+    """
+    text = "".join(c if c.isprintable() else "\ufffd" for c in str(value))
+    return text[: limit - 1] + "…" if limit and len(text) > limit else text
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """A nested mapping as (dotted name, text) lines, for a reader's eyes."""
+    lines = []
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            lines += flatten(value, f"{name}.")
+        elif isinstance(value, list | tuple):
+            lines.append((plain(name), plain(", ".join(map(str, value)) or "none")))
+        else:
+            lines.append((plain(name), DASH if value is None else plain(value)))
+    return lines
+
+
+def duration(seconds: Any) -> str:
+    """Seconds as a reader says them: 42 s, 3 min 20 s, 2 h 5 min."""
+    if not is_number(seconds):
+        return DASH
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file beside its place and move it there, so that no half file is ever seen."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

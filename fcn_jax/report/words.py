@@ -1,0 +1,55 @@
+"""What the pages say in words: how to read the numbers, and why they differ from the paper's."""
+
+METRIC_NOTES = (
+    (
+        "mIoU",
+        "The standard: one confusion matrix over the whole split, void left out; intersection "
+        "over union of each class, averaged over the classes that occur in the truth or the "
+        "prediction.",
+    ),
+    (
+        "paper's IoU, per image",
+        "Intersection / max(union, 1) for every image and class, void counted as background, "
+        "averaged over all images and classes. A class that is not in an image counts as 0, so "
+        "that even a perfect prediction stays far below 1.",
+    ),
+    (
+        "paper's IoU, per 16 images",
+        "The same over groups of 16 images. More classes occur in a group than in one image, so "
+        "its ceiling is higher.",
+    ),
+    (
+        "pixel accuracy",
+        "The share of labelled pixels that are right. The paper's variant counts void as "
+        "background. Background fills most of the picture, so predicting nothing but background "
+        "already scores high: read it beside the all-background column.",
+    ),
+    (
+        "all-background, perfect",
+        "What a prediction of background everywhere scores, and what the true masks themselves "
+        "score: the floor and the ceiling of each measure.",
+    ),
+)
+
+PAPER_DIFFERENCES = (
+    "The paper prints one IoU and does not say how it averages. By its released code it is taken "
+    "per image or per batch; its best number lies above what a perfect prediction can reach per "
+    "image, so that row at least was taken per batch. Its number is therefore laid beside both "
+    "variants here, and beside the standard mIoU there is none to lay.",
+    "Two of the paper's rows (0.0358 and 0.0383 IoU, both at 0.751 pixel accuracy) sit at or "
+    "next to what an all-background prediction scores, and its baseline accuracy of 0.704 is "
+    "that of an all-background prediction with void counted wrong. Those networks had learnt "
+    "next to nothing; the differences between such rows say little about the networks.",
+    "The paper's cosine annealing has a lower end (0.001) that lies above its starting rate "
+    "(0.0001), so the rate taken literally swings upwards. We follow the text. The released "
+    "scripts used the same value for both, which leaves the rate constant.",
+    "In the released augmented and weighted scripts, an integer cast of the mask turned every "
+    "label into background, and the images were not normalised. We train on the real labels and "
+    "normalise as the text says.",
+    "For the last three networks the released scripts used a learning rate of 0.01 without "
+    "weight decay; the text carries the baseline's settings over to them. We follow the text.",
+    "The released U-Net shares one batch normalisation between the two convolutions of a stage; "
+    "the text puts one after every convolution, and so do we. The frozen ResNet-50 let its "
+    "normalisation statistics drift; ours stay frozen.",
+)
+"""Shown on a comparison page when a run carries numbers of the paper."""
