@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -258,7 +258,7 @@ def confusion_image(matrix: np.ndarray, class_names: Sequence[str], theme: Theme
     figure = _figure(side, side, theme)
     axes = figure.subplots()
     colours = LinearSegmentedColormap.from_list("heat", [theme.ground, theme.heat])
-    colours.set_bad(theme.faint, 0.5)
+    colours = colours.with_extremes(bad=(*to_rgb(theme.faint), 0.5))
     axes.imshow(shares, cmap=colours, vmin=0, vmax=1, interpolation="nearest")
     size = 9 if count <= 30 else 6
     names = [plain(name, 18) for name in class_names]

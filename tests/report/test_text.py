@@ -1,0 +1,52 @@
+import pytest
+
+from fcn_jax.report import text
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), "0.5"])
+def test_what_is_no_score_is_a_dash(value):
+    assert text.number(value) == "\N{EN DASH}"
+
+
+def test_numbers_have_fixed_digits():
+    assert text.number(0.12345) == "0.1235"
+    assert text.number(1, 2) == "1.00"
+
+
+def test_plain_removes_what_could_steer_a_terminal_or_a_line():
+    assert text.plain("a\x1b[31m\nb\u202ec\udce9") == "a\ufffd[31m\ufffdb\ufffdc\ufffd"
+    assert text.plain("chair", 4) == "cha…"
+    assert text.plain("chair", 5) == "chair"
+
+
+def test_flatten_names_nested_entries_with_dots():
+    tree = {"optim": {"lr": 1e-4, "wd": None}, "size": (224, 224), "on": [], "empty": {}}
+    assert text.flatten(tree) == [
+        ("optim.lr", "0.0001"),
+        ("optim.wd", "\N{EN DASH}"),
+        ("size", "224, 224"),
+        ("on", "none"),
+        ("empty", "{}"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(1.26, "1.3 s"), (42, "42 s"), (200, "3 min 20 s"), (7500, "2 h 5 min"), (None, "\u2013")],
+)
+def test_duration(seconds, words):
+    assert text.duration(seconds) == words
+
+
+def test_failed_write_leaves_the_old_file_and_no_part(tmp_path, monkeypatch):
+    path = tmp_path / "report.html"
+    path.write_text("old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(text.os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        text.write_bytes(path, b"new")
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+    assert path.read_text() == "old"
