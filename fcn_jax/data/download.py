@@ -13,7 +13,8 @@ from fcn_jax.types import InputError
 
 TIMEOUT = (10.0, 60.0)
 """Seconds to wait for a connection, and for the next bytes."""
-_CHUNK = 2**20
+_CHUNK = 2**14
+"""Bytes at a time, few: when a body ends early, the unfinished chunk is lost."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -194,6 +194,8 @@ class Stored(NamedTuple):
     """JPEG as it came where it is RGB, else PNG."""
     mask: bytes
     """PNG of mode L whose values are class ids and VOID."""
+    classes: frozenset[int]
+    """The values that occur in the mask."""
 
 
 # ---------------------------------------------------------------------------------- opening
@@ -376,13 +378,15 @@ def _digest(value: object) -> str:
 def problems(source: Source, tick: Callable[[], object] = lambda: None) -> Iterator[str]:
     """Everything that would make training on `source` fail, one line each; `tick` once a pair."""
     yield from list_problems(source)
+    seen: set[int] = set()
     for split, ids in source.splits.items():
         for example_id in dict.fromkeys(ids):
             try:
-                read_example(source, split, example_id)
+                seen |= read_example(source, split, example_id).classes
             except InputError as error:
                 yield str(error)
             tick()
+    yield from class_problems(seen)
 
 
 def list_problems(source: Source) -> Iterator[str]:
@@ -399,6 +403,16 @@ def list_problems(source: Source) -> Iterator[str]:
             if example_id in seen:
                 yield f"{split}.txt lists {example_id} twice: remove one of the lines"
             seen.add(example_id)
+
+
+def class_problems(seen: set[int]) -> Iterator[str]:
+    """What is wrong with the class ids of all masks together: none but 0 and void."""
+    if seen and seen <= {0, VOID}:
+        void = f" and void {VOID}" if VOID in seen else ""
+        yield (
+            f"no mask has any class but 0{void}: where 255 was meant as the object, "
+            "save it as the class id 1"
+        )
 
 
 def read_example(source: Source, split: str, example_id: str) -> Stored:
@@ -424,7 +438,8 @@ def read_example(source: Source, split: str, example_id: str) -> Stored:
         )
     if not (image.format == "JPEG" and picture is image and image.mode == "RGB"):
         image_bytes = _png(to_rgb(picture))
-    return Stored(example_id, image_bytes, _png(Image.fromarray(mask)))
+    classes = frozenset(np.flatnonzero(np.bincount(mask.ravel())).tolist())
+    return Stored(example_id, image_bytes, _png(Image.fromarray(mask)), classes)
 
 
 def _short(path: str) -> str:

@@ -196,7 +196,8 @@ class SourceConfig(tfds.core.BuilderConfig):
     """A tfds configuration that carries what is to be prepared; None when only reading."""
 
     source: sources.Source | None = None
-    progress: bool = False
+    bar: Any = None
+    """Counts the examples; `tqdm`."""
 
 
 class VocSegmentation(tfds.core.GeneratorBasedBuilder):
@@ -220,34 +221,35 @@ class VocSegmentation(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: Any) -> Any:
         del dl_manager  # it needs TensorFlow for local files, and cannot resume downloads
         source = self._source
-        total = sum(len(ids) for ids in source.splits.values())
-        bar = tqdm(
-            total=total,
-            desc=f"preparing {source.name}",
-            unit="img",
-            disable=not self.builder_config.progress,
-            leave=False,
-        )
-        return {split: self._generate_examples(split, bar) for split in source.splits}
+        self.seen: set[int] = set()
+        self.left = sum(len(ids) for ids in source.splits.values())
+        return {split: self._generate_examples(split, self._config.bar) for split in source.splits}
 
     def _generate_examples(self, split: str, bar: tqdm) -> Iterator[tuple[str, dict[str, Any]]]:
         for example_id in sorted(self._source.splits[split]):
             try:
                 stored = sources.read_example(self._source, split, example_id)
+                self.seen |= stored.classes
+                bar.update()
+                self.left -= 1
+                if not self.left:
+                    for problem in sources.class_problems(self.seen):
+                        raise InputError(problem)
             except InputError as error:
                 self.failure = error
-                bar.close()
                 raise
-            bar.update()
-            if bar.n == bar.total:
-                bar.close()
-            yield stored.id, stored._asdict()
+            record = {"image": stored.image, "mask": stored.mask, "id": stored.id}
+            yield example_id, record
+
+    @property
+    def _config(self) -> SourceConfig:
+        assert isinstance(self.builder_config, SourceConfig)
+        return self.builder_config
 
     @property
     def _source(self) -> sources.Source:
-        assert isinstance(self.builder_config, SourceConfig)
-        assert self.builder_config.source is not None
-        return self.builder_config.source
+        assert self._config.source is not None
+        return self._config.source
 
 
 def _prepared(
@@ -260,7 +262,7 @@ def _prepared(
     if isinstance(source, sources.Source):
         for note in source.notes:
             _note(note)
-    builder = _builder(name, None, data_dir, progress)
+    builder = _builder(name, data_dir)
     folder = Path(builder.data_dir)
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -269,7 +271,7 @@ def _prepared(
                 raw = source if isinstance(source, sources.Source) else source()
                 _prepare(name, raw, data_dir, progress)
     with _quiet():
-        builder = _builder(name, None, data_dir, progress)
+        builder = _builder(name, data_dir)
         splits = _Splits(name.split("_")[0])
         for split in (s for s in sources.SPLITS if s in builder.info.splits):
             splits[split] = _Examples(_open_split(builder, split))
@@ -279,9 +281,9 @@ def _prepared(
 
 
 def _builder(
-    name: str, source: sources.Source | None, data_dir: Path, progress: bool
+    name: str, data_dir: Path, source: sources.Source | None = None, bar: Any = None
 ) -> VocSegmentation:
-    config = SourceConfig(name=name, source=source, progress=progress)
+    config = SourceConfig(name=name, source=source, bar=bar)
     with _quiet():
         # The file format goes to the constructor: given later, tfds deletes what is there.
         return VocSegmentation(config=config, data_dir=data_dir, file_format="array_record")
@@ -296,7 +298,13 @@ def _prepare(name: str, source: sources.Source, data_dir: Path, progress: bool) 
             f"{data_dir} has {free / 1e6:.0f} MB free, preparing {source.name} takes about "
             f"{needed / 1e6:.0f} MB: free some, or choose another directory with --data-dir"
         )
-    builder = _builder(name, source, data_dir, progress)
+    total = sum(len(ids) for ids in source.splits.values())
+    title = f"preparing {source.name}"
+    with tqdm(desc=title, total=total, unit="img", disable=not progress, leave=False) as bar:
+        _build(_builder(name, data_dir, source, bar))
+
+
+def _build(builder: VocSegmentation) -> None:
     for leftover in Path(builder.data_dir).parent.glob("incomplete.*"):
         shutil.rmtree(leftover, ignore_errors=True)  # of a killed run; the lock is ours
     try:
@@ -305,7 +313,7 @@ def _prepare(name: str, source: sources.Source, data_dir: Path, progress: bool) 
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False)
             )
     except OSError as error:
-        raise InputError(f"preparing {source.name} in {data_dir} failed: {error}") from error
+        raise InputError(f"preparing {builder.data_dir} failed: {error}") from error
     except Exception:
         if builder.failure is not None:
             raise builder.failure from None
@@ -314,7 +322,7 @@ def _prepare(name: str, source: sources.Source, data_dir: Path, progress: bool) 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """tfds announces and warns at length; what matters is said by us."""
+    """Keep tfds silent: it announces and warns at length; what matters is said by us."""
     level = absl_logging.get_verbosity()
     absl_logging.set_verbosity(absl_logging.ERROR)
     tfds.disable_progress_bar()
@@ -358,8 +366,10 @@ class _Splits(dict[str, Sequence[Example]]):
 def _open_split(builder: VocSegmentation, split: str) -> Any:
     raw = tfds.decode.SkipDecoding()
     try:
-        return builder.as_data_source(split, decoders={"image": raw, "mask": raw})
-    except (OSError, ValueError, RuntimeError, AssertionError) as error:
+        records: Any = builder.as_data_source(split=split, decoders={"image": raw, "mask": raw})
+        _ = records[0], records[len(records) - 1]  # opens the files, which is else done much later
+        return records
+    except (OSError, ValueError, RuntimeError, LookupError, AssertionError) as error:
         line = " ".join(str(error).split())
         raise InputError(
             f"prepared data in {builder.data_dir} cannot be read ({line}): delete that directory, "
