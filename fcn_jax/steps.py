@@ -115,7 +115,7 @@ def make_train_step(
         if ema:
             average = jax.tree.map(lambda a, b: a + (1.0 - ema) * (b - a), average, (params, stats))
         state = TrainState(state.step + 1, params, stats, opt_state, average)
-        return state, {"loss": value, "grad_norm": optax.global_norm(grads)}
+        return state, {"loss": value, "grad_norm": optax.tree.norm(grads)}
 
     return train_step
 

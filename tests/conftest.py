@@ -7,3 +7,13 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax starts
 import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+import pytest
+
+from fcn_jax import models
+from tests import fakes
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Make the network `tiny` known by name."""
+    monkeypatch.setitem(models.MODELS, "tiny", fakes.TinyNet)

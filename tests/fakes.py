@@ -1,0 +1,65 @@
+"""Small stand-ins for slow things: a data set in memory, and a network that trains in seconds."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from fcn_jax.config import Config, replace
+from fcn_jax.data.classes import voc_palette
+from fcn_jax.data.voc import Dataset
+from fcn_jax.models import layers
+from fcn_jax.types import VOID, Example
+
+CLASSES = ("background", "left", "right")
+
+
+class TinyNet(nn.Module):
+    """Two convolutions with a batch norm between them; any size."""
+
+    num_classes: int = 3
+    kernel_init: str = "xavier"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images, train: bool = False):
+        """Logits of the input's size."""
+        x = layers.Conv(8, dtype=self.dtype, kernel_init=self.kernel_init, name="conv1")(images)
+        x = layers.BatchNorm(name="bn1")(nn.relu(x), train)
+        return layers.Conv(self.num_classes, size=1, name="classifier")(x).astype(jnp.float32)
+
+
+def example(number: int, height: int = 40, width: int = 48, seed: int = 0) -> Example:
+    """A grey image with a red rectangle of class 1 and a blue one of class 2, void between them."""
+    rng = np.random.default_rng((seed, number))
+    image = rng.integers(90, 130, (height, width, 3), np.uint8)
+    mask = np.zeros((height, width), np.uint8)
+    middle, top = width // 2, int(rng.integers(4, height // 2))
+    for label, channel, columns in ((1, 0, slice(2, middle)), (2, 2, slice(middle + 1, width - 2))):
+        image[top : top + 16, columns, channel] = 230
+        mask[top : top + 16, columns] = label
+    mask[top : top + 16, middle] = VOID
+    return Example(f"{number:06d}", image, mask)
+
+
+def dataset(train: int = 8, val: int = 5) -> Dataset:
+    """A data set of three classes with images of several sizes."""
+    made = [example(i, 40 + 4 * (i % 3), 48 - 4 * (i % 2)) for i in range(train + val)]
+    splits = {"train": made[:train], "val": made[train:]}
+    return Dataset("fake", CLASSES, voc_palette(3), splits)
+
+
+def config(**changes) -> Config:
+    """A run of the tiny network on the fake data set; needs the fixture `tiny`."""
+    small = {
+        "experiment": "test",
+        "model.arch": "tiny",
+        "data.dataset": "fake",
+        "data.image_size": (32, 32),
+        "data.batch_size": 3,
+        "optim.lr": 0.03,
+        "epochs": 3,
+        "patience": 0,
+    }
+    return replace(Config(), **{**small, **changes})

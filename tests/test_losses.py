@@ -1,0 +1,130 @@
+"""Losses against values worked out by hand, against PyTorch, and at their edges."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fcn_jax import losses
+from fcn_jax.types import VOID
+
+
+def _random(shape=(2, 3, 5), classes=4, seed=0):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(*shape, classes)).astype(np.float32) * 3
+    labels = rng.integers(0, classes, shape).astype(np.uint8)
+    labels[0, 0] = VOID
+    return logits, labels
+
+
+def test_cross_entropy_by_hand():
+    # softmax of (0, ln 3) is (1/4, 3/4); the void pixel counts nothing.
+    logits = jnp.array([[0.0, np.log(3.0)], [0.0, np.log(3.0)], [9.0, -9.0]])
+    labels = jnp.array([0, 1, VOID], jnp.uint8)
+    total, weight = losses.softmax_cross_entropy(logits, labels)
+    np.testing.assert_allclose(total, np.log(4.0) + np.log(4.0 / 3.0), rtol=1e-6)
+    assert weight == 2.0
+
+
+def test_weights_divide_by_their_sum():
+    logits = jnp.array([[0.0, np.log(3.0)], [0.0, np.log(3.0)]])
+    labels = jnp.array([0, 1], jnp.uint8)
+    total, weight = losses.softmax_cross_entropy(logits, labels, jnp.array([2.0, 0.5]))
+    np.testing.assert_allclose(total, 2.0 * np.log(4.0) + 0.5 * np.log(4.0 / 3.0), rtol=1e-6)
+    assert weight == 2.5
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_cross_entropy_and_gradient_are_pytorchs(smoothing, weighted):
+    torch = pytest.importorskip("torch")
+    logits, labels = _random()
+    weights = np.array([0.1, 2.0, 0.7, 1.3], np.float32) if weighted else None
+    x = torch.tensor(logits.transpose(0, 3, 1, 2), requires_grad=True)
+    criterion = torch.nn.CrossEntropyLoss(
+        weight=None if weights is None else torch.tensor(weights),
+        ignore_index=VOID,
+        label_smoothing=smoothing,
+    )
+    expected = criterion(x, torch.tensor(labels.astype(np.int64)))
+    expected.backward()
+
+    def loss(value):
+        return losses.ratio(
+            *losses.softmax_cross_entropy(value, labels, weights, label_smoothing=smoothing)
+        )
+
+    value, gradient = jax.value_and_grad(loss)(logits)
+    np.testing.assert_allclose(value, expected.detach(), rtol=1e-6)
+    np.testing.assert_allclose(
+        gradient, x.grad.numpy().transpose(0, 2, 3, 1), rtol=1e-5, atol=1e-8
+    )
+
+
+def test_only_void_pixels_give_zero_and_a_zero_gradient():
+    logits, labels = _random()
+    labels[:] = VOID
+
+    def loss(value):
+        ratio = losses.ratio(*losses.softmax_cross_entropy(value, labels, focal_gamma=2.0))
+        return ratio + losses.soft_dice(value, labels)
+
+    value, gradient = jax.value_and_grad(loss)(logits)
+    assert value == 0.0
+    assert not np.any(gradient)
+
+
+def test_gradient_has_no_gather_and_no_scatter():
+    logits, labels = _random()
+    program = jax.jit(jax.grad(lambda x: losses.softmax_cross_entropy(x, labels)[0]))
+    text = program.lower(logits).as_text()
+    assert "gather" not in text
+    assert "scatter" not in text
+
+
+def test_per_image_sums_add_up_to_the_total():
+    logits, labels = _random((4, 3, 5))
+    total, weight = losses.softmax_cross_entropy(logits, labels)
+    each, weights = losses.softmax_cross_entropy(logits, labels, axis=(1, 2))
+    assert each.shape == weights.shape == (4,)
+    np.testing.assert_allclose(each.sum(), total, rtol=1e-6)
+    assert weights.sum() == weight
+
+
+def test_focal_factor_by_hand():
+    # p of the label is 3/4, so the factor is (1/4)^2.
+    total, _ = losses.softmax_cross_entropy(
+        jnp.array([[0.0, np.log(3.0)]]), jnp.array([1], jnp.uint8), focal_gamma=2.0
+    )
+    np.testing.assert_allclose(total, np.log(4.0 / 3.0) / 16.0, rtol=1e-6)
+
+
+def test_dice_limits():
+    labels = jnp.array([[0, 1, 1, VOID]], jnp.uint8)
+    right = 50.0 * losses.one_hot(labels, 2).astype(jnp.float32)
+    assert losses.soft_dice(right, labels) == pytest.approx(0.0, abs=1e-6)
+    assert losses.soft_dice(-right, labels) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_inverse_weights_by_hand():
+    # total 100, a class that never occurs counts one pixel: 101/80, 101/20, 101/1, normalised.
+    weights = losses.class_weights(np.array([80, 20, 0]))
+    expected = np.array([1 / 80, 1 / 20, 1.0])
+    np.testing.assert_allclose(weights, expected / expected.sum(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("scheme", losses.WEIGHT_SCHEMES)
+def test_weights_sum_to_one_and_never_favour_the_commoner_class(scheme):
+    weights = losses.class_weights(np.array([7000, 2000, 10]), scheme)
+    np.testing.assert_allclose(weights.sum(), 1.0)
+    assert np.all(np.diff(weights) >= 0)
+    capped = losses.class_weights(np.array([7000, 2000, 10]), scheme, cap=2.0)
+    assert capped.max() <= 2.0 * capped.min() * (1 + 1e-12)
+
+
+def test_median_frequency_and_square_root_by_hand():
+    counts = np.array([400, 100, 25])
+    median = losses.class_weights(counts, "median_frequency")
+    np.testing.assert_allclose(median / median[1], [0.25, 1.0, 4.0])
+    root = losses.class_weights(counts, "inverse_sqrt")
+    np.testing.assert_allclose(root / root[0], [1.0, 2.0, 4.0])

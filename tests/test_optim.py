@@ -1,0 +1,88 @@
+"""Optimizers and schedules, against PyTorch and by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fcn_jax import optim
+from fcn_jax.optim import OptimConfig
+
+
+def test_cosine_annealing_is_pytorchs_also_past_t_max():
+    torch = pytest.importorskip("torch")
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    adam = torch.optim.Adam([parameter], lr=1e-4)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(adam, T_max=10, eta_min=1e-3)
+    rate = optim.cosine_annealing(1e-4, 1e-3, 10)
+    for step in range(45):
+        assert float(rate(step)) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-4)
+        adam.step()
+        scheduler.step()
+
+
+def test_cosine_annealing_by_hand():
+    rate = optim.cosine_annealing(1.0, 0.0, 4)
+    np.testing.assert_allclose(
+        [rate(t) for t in range(9)], [1, 0.8535534, 0.5, 0.1464466, 0, 0.1464466, 0.5, 0.8535534, 1],
+        atol=1e-6,
+    )  # fmt: skip
+    assert float(rate(8 * 10**8)) == pytest.approx(1.0)  # no drift far out
+
+
+def test_one_cycle_warms_up_and_ends_at_eta_min():
+    rate = optim.make_schedule(
+        OptimConfig(lr=1.0, schedule="cosine", warmup=4, eta_min=0.1), total_steps=20
+    )
+    values = [float(rate(t)) for t in range(21)]
+    assert values[0] == pytest.approx(0.25)
+    assert values[4] == max(values) == pytest.approx(1.0)
+    assert values[20] == pytest.approx(0.1)
+
+
+def test_adam_with_l2_is_pytorchs():
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(5,)).astype(np.float32)
+    grads = rng.normal(size=(7, 5)).astype(np.float32)
+    theirs = torch.nn.Parameter(torch.tensor(start))
+    adam = torch.optim.Adam([theirs], lr=1e-2, weight_decay=0.3)
+    ours = {"w": jnp.asarray(start)}
+    optimizer = optim.make_optimizer(OptimConfig(lr=1e-2, weight_decay=0.3), 7)
+    state = optimizer.init(ours)
+    for gradient in grads:
+        theirs.grad = torch.tensor(gradient)
+        adam.step()
+        updates, state = optimizer.update({"w": jnp.asarray(gradient)}, state, ours)
+        ours = optax.apply_updates(ours, updates)
+    np.testing.assert_allclose(ours["w"], theirs.detach(), rtol=2e-5)
+
+
+def test_adam_and_adamw_differ_where_they_should():
+    # A zero gradient: AdamW still shrinks by lr * w, Adam with L2 takes a whole step of lr.
+    params = {"w": jnp.array([2.0])}
+    moved = {}
+    for name in ("adam", "adamw"):
+        optimizer = optim.make_optimizer(OptimConfig(name=name, lr=0.1, weight_decay=0.5), 1)
+        updates, _ = optimizer.update({"w": jnp.zeros(1)}, optimizer.init(params), params)
+        moved[name] = float(updates["w"][0])
+    assert moved["adam"] == pytest.approx(-0.1, rel=1e-4)
+    assert moved["adamw"] == pytest.approx(-0.1 * 0.5 * 2.0, rel=1e-4)
+
+
+def test_backbone_is_frozen_or_slower():
+    params = {"backbone": {"w": jnp.ones(2)}, "head": {"w": jnp.ones(2)}}
+    grads = jax.tree.map(jnp.ones_like, params)
+    for scale in (0.0, 0.1):
+        config = OptimConfig(lr=1.0, weight_decay=0.0, backbone_scale=scale)
+        optimizer = optim.make_optimizer(config, 10)
+        updates, _ = optimizer.update(grads, optimizer.init(params), params)
+        np.testing.assert_allclose(updates["head"]["w"], -1.0, rtol=1e-4)
+        np.testing.assert_allclose(updates["backbone"]["w"], -scale, rtol=1e-4)
+
+
+@pytest.mark.parametrize("field", [{"name": "sgd"}, {"schedule": "step"}])
+def test_unknown_names_are_refused(field):
+    with pytest.raises(ValueError, match="choose"):
+        optim.make_optimizer(OptimConfig(**field), 10)

@@ -1,0 +1,181 @@
+"""The pure steps: one trace, gradients everywhere, the key's purity, sharding, void and filler."""
+
+import subprocess
+import sys
+import textwrap
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fcn_jax import models, optim, steps
+from fcn_jax.data import batches
+from fcn_jax.data.augment import AugmentConfig
+from fcn_jax.types import VOID, Batch
+from tests import fakes
+
+SIZE = (32, 32)
+KEY = jax.random.key(0)
+
+
+def _setup(augmentation=None, arch=None, **kwargs):
+    model = fakes.TinyNet() if arch is None else models.create_model(arch, 3)
+    optimizer = optim.make_optimizer(optim.OptimConfig(lr=1e-2), 10)
+    state = steps.init_state(model, optimizer, KEY, SIZE, ema=kwargs.get("ema", 0.0) > 0)
+    step = steps.make_train_step(
+        model, optimizer, image_size=SIZE, augmentation=augmentation, **kwargs
+    )
+    return model, state, step
+
+
+def _canvases(n=6, size=SIZE):
+    return batches.resized([fakes.example(i) for i in range(n)], size)
+
+
+@pytest.mark.parametrize("augmentation", [None, AugmentConfig(flip=0.5, crop_scale=(0.3, 1.0))])
+def test_one_trace_for_chunks_of_any_length(augmentation):
+    chex.clear_trace_counter()
+    _, state, step = _setup(augmentation)
+    examples = [fakes.example(i, 40 + i, 48 - i) for i in range(6)]
+    canvases = _canvases() if augmentation is None else batches.full_resolution(examples)
+    run = steps.scan_train(chex.assert_max_traces(step, n=2))  # once for shapes, once for the loop
+    rows = np.arange(6, dtype=np.int32).reshape(3, 2)
+    for count in (3, 1, 2):
+        state, values = run(state, canvases, rows, count, KEY)
+        assert np.isfinite(values["loss"][:count]).all()
+    assert state.step == 6
+
+
+def test_chunks_equal_single_steps():
+    _, state, step = _setup()
+    canvases, rows = _canvases(), np.arange(6, dtype=np.int32).reshape(3, 2)
+    run = steps.scan_train(step)
+    single = jax.tree.map(jnp.copy, state)
+    chunk, values = run(jax.tree.map(jnp.copy, state), canvases, rows, 3, KEY)
+    losses = []
+    for row in rows:
+        single, value = run(single, canvases, row[None], 1, KEY)
+        losses.append(value["loss"][0])
+    np.testing.assert_allclose(values["loss"], losses, rtol=1e-5)
+    chex.assert_trees_all_close(chunk.params, single.params, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("arch", ["fcn", "simplified_unet", "unet", "resnet50_fcn"])
+@pytest.mark.slow
+def test_every_trainable_parameter_receives_a_gradient(arch):
+    model = models.create_model(arch, 3)
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(2, 32, 32, 3)).astype(np.float32)
+    variables = jax.jit(model.init)(KEY, image)
+
+    def loss(params):
+        logits, _ = model.apply(
+            {**variables, "params": params}, image, train=True, mutable=["batch_stats"]
+        )
+        target = jnp.asarray(rng.normal(size=logits.shape), jnp.float32)
+        return (logits * target).sum()
+
+    gradient = jax.jit(jax.grad(loss))(variables["params"])
+    frozen = gradient.pop("backbone", {})
+    silent = [
+        jax.tree_util.keystr(path)
+        for path, g in jax.tree_util.tree_leaves_with_path(gradient)
+        if not np.any(g)
+    ]
+    assert not silent
+    assert not any(np.any(g) for g in jax.tree.leaves(frozen))
+
+
+def test_a_step_depends_on_the_key_and_the_step_number_only():
+    _, state, step = _setup(AugmentConfig(flip=0.5, crop_scale=(0.3, 1.0)))
+    batch = batches.full_resolution([fakes.example(i) for i in range(2)])
+    step = jax.jit(step)
+    first, again = step(state, batch, KEY), step(state, batch, KEY)
+    chex.assert_trees_all_equal(first, again)
+    later = step(state._replace(step=state.step + 1), batch, KEY)
+    assert later[1]["loss"] != first[1]["loss"]
+
+
+def test_a_batch_of_only_void_changes_nothing_but_statistics():
+    _, state, step = _setup()
+    batch = _canvases(2)
+    batch = Batch(batch.image, np.full_like(batch.mask, VOID), batch.size)
+    optimizer_free = state._replace(params=jax.tree.map(jnp.copy, state.params))
+    after, values = jax.jit(step)(optimizer_free, batch, KEY)
+    assert values["loss"] == 0.0
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(after.params))
+
+
+def test_void_counts_as_background_only_when_asked():
+    batch = _canvases(2)
+    as_background = Batch(
+        batch.image, np.where(batch.mask == VOID, 0, batch.mask).astype(np.uint8), batch.size
+    )
+    losses = {}
+    for folded in (False, True):
+        _, state, step = _setup(void_as_background=folded)
+        losses[folded] = float(jax.jit(step)(state, batch, KEY)[1]["loss"])
+    _, state, step = _setup()
+    by_hand = float(jax.jit(step)(state, as_background, KEY)[1]["loss"])
+    assert losses[True] == pytest.approx(by_hand, rel=1e-6)
+    assert losses[False] != pytest.approx(by_hand, rel=1e-6)
+
+
+@pytest.mark.parametrize("void_as_background", [False, True])
+def test_filler_rows_count_nothing(void_as_background):
+    model, state, _ = _setup()
+    canvases = _canvases(3)
+    run = steps.on_rows(
+        steps.make_eval_step(model, 3, void_as_background=void_as_background)
+    )
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    whole = run(variables, canvases, np.array([0, 1], np.int32))
+    filled = run(variables, canvases, np.array([0, 3], np.int32))
+    np.testing.assert_array_equal(whole.counts[0], filled.counts[0])
+    assert filled.weight[1] == filled.loss[1] == 0
+    assert filled.counts[1, :-1].sum() == 0
+
+
+def test_moving_average_by_hand():
+    _, state, step = _setup(ema=0.75)
+    after, _ = jax.jit(step)(state, _canvases(2), KEY)
+    expected = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, state.params, after.params)
+    chex.assert_trees_all_close(after.ema[0], expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.slow
+def test_eight_devices_give_the_losses_of_one():
+    # In a process of its own: the number of virtual devices is fixed when jax starts.
+    code = """
+        import os
+        os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+        import jax, numpy as np
+        from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+        from fcn_jax import optim, steps
+        from fcn_jax.data import batches
+        from tests import fakes
+        key, size, n = jax.random.key(0), (32, 32), 8
+        canvases = batches.resized([fakes.example(i) for i in range(n)], size)
+        rows = np.arange(n, dtype=np.int32)[None]
+        losses = {}
+        for devices in (1, 8):
+            mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
+            model = fakes.TinyNet()
+            optimizer = optim.make_optimizer(optim.OptimConfig(lr=1e-2), 10)
+            state = steps.init_state(model, optimizer, key, size)
+            state, data = jax.device_put((state, canvases), NamedSharding(mesh, P()))
+            step = steps.make_train_step(model, optimizer, image_size=size)
+            run = steps.scan_train(step, NamedSharding(mesh, P("data")) if devices > 1 else None)
+            losses[devices] = []
+            for _ in range(5):
+                state, values = run(state, data, rows, 1, key)
+                losses[devices].append(float(values["loss"][0]))
+        np.testing.assert_allclose(losses[8], losses[1], rtol=1e-5)
+        print("agreed", losses[8][-1] < losses[8][0])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "agreed True", done.stderr
