@@ -12,6 +12,10 @@ as no matrix unit takes part, no TF32 or bf16 rounding either. Rotation then tur
 about its centre: a second bilinear step for the image, none for the mask, which is read straight
 from the source.
 
+Which pixel is read is decided in integers. A compiler is free to compute a float twice and to round
+it differently each time; where its floor picks a pixel in one place and the pixel's weight in
+another, the two would disagree now and then by a whole pixel.
+
 Randomness. The batch's key is split into one key per example, in the order of the rows; each
 purpose then folds its own constant number into the example's key. So the result is a function of
 (key, row) only: resuming with the same key repeats it bit for bit, and switching one transformation
@@ -19,6 +23,7 @@ on or off leaves the draws of the others as they were.
 """
 
 import dataclasses
+import itertools
 import math
 from typing import NamedTuple
 
@@ -37,6 +42,10 @@ CROP_TRIES = 10
 
 # One number per purpose, folded into an example's key. Never renumber: runs would not repeat.
 _FLIP, _CROP, _SCALE, _ROTATION, _COLOUR = range(5)
+
+# Output coordinates after a turn are fixed-point, in units of 2^-15 pixel; cosines of 2^-14.
+_BITS = 15
+_HALF = 1 << (_BITS - 1)
 
 # ITU-R 601 luma, as PIL's and torchvision's greyscale.
 _LUMA = (0.299, 0.587, 0.114)
@@ -105,21 +114,6 @@ class Axis(NamedTuple):
     reflected: jax.Array
     """bool scalar: the output is read from its far end."""
 
-    def source(self, position: jax.Array, out: int) -> jax.Array:
-        """The source coordinates of the centres of the output pixels `position`, float32.
-
-        Multiplying before dividing keeps it exact for whole positions, hence no mask pixel depends
-        on how a product with an inexact scale happens to round.
-        """
-        position = position.astype(jnp.float32)
-        position = jnp.where(self.reflected, out - 1 - position, position)
-        doubled = (2 * (position + self.offset) + 1) * self.length
-        return self.start + doubled / (2 * self.resized)
-
-    def inside(self, source: jax.Array) -> jax.Array:
-        """Whether the source coordinate lies on a pixel that may be read, bool."""
-        return (source >= self.low) & (source < self.high)
-
 
 def augment(
     key: jax.Array, batch: Batch, out_size: tuple[int, int], config: AugmentConfig
@@ -151,23 +145,22 @@ def _augment_one(key, image, mask, size, out_size, config):
     axes = _geometry(key, size, out_size, config)
     taps = _tap_counts(mask.shape, out_size, config)
     margins = _margins(out_size, config.rotation)
-    grid = [jnp.arange(-margin, n + margin) for n, margin in zip(out_size, margins, strict=True)]
-    source = [axis.source(g, n) for axis, g, n in zip(axes, grid, out_size, strict=True)]
-    inside = axes[0].inside(source[0])[:, None] & axes[1].inside(source[1])[None, :]
-
-    image = resample(image, 0, axes[0], source[0], taps[0])
-    image = resample(image, 1, axes[1], source[1], taps[1])
+    ends = [(-margin, n + margin) for n, margin in zip(out_size, margins, strict=True)]
+    image, rows = resample(image, 0, axes[0], ends[0], out_size[0], taps[0])
+    image, columns = resample(image, 1, axes[1], ends[1], out_size[1], taps[1])
+    inside = rows[:, None] & columns[None, :]
     if config.colour_jitter:
         fold = jax.random.fold_in(key, _COLOUR)
-        image = jitter_colour(fold, image, inside, config.colour_jitter)
+        image = jitter_colour(image, inside, *_random_colours(fold, config.colour_jitter))
     image = jnp.where(inside[..., None], image, jnp.asarray(FILL_COLOUR, jnp.float32)[None, None])
 
     y, x = jnp.arange(out_size[0])[:, None], jnp.arange(out_size[1])[None, :]
     if config.rotation:
-        limit = math.radians(config.rotation)
-        angle = jax.random.uniform(jax.random.fold_in(key, _ROTATION), minval=-limit, maxval=limit)
-        y, x = _turned(y, x, out_size, angle)
-        image = _bilinear(image, y + margins[0], x + margins[1])
+        fold = jax.random.fold_in(key, _ROTATION)
+        y, x = turned(y, x, out_size, *_random_angle(fold, config.rotation))
+        image = _bilinear(image, y + (margins[0] << _BITS), x + (margins[1] << _BITS))
+    else:
+        y, x = y << _BITS, x << _BITS
     return image, _nearest(mask, axes, y, x, out_size)
 
 
@@ -211,17 +204,11 @@ def random_crop(
 
     size: int32 [2], (height, width). Returns (top, left) and (height, width), int32 [2] each.
     """
-    area_key, ratio_key, place_key = jax.random.split(key, 3)
+    draws = jax.random.uniform(key, (2 * CROP_TRIES + 2,))
+    share = scale[0] + draws[:CROP_TRIES] * (scale[1] - scale[0])
+    log_ratio = math.log(ratio[0]) + draws[CROP_TRIES:-2] * math.log(ratio[1] / ratio[0])
     height, width = size[0].astype(jnp.float32), size[1].astype(jnp.float32)
-    area = (
-        height
-        * width
-        * jax.random.uniform(area_key, (CROP_TRIES,), minval=scale[0], maxval=scale[1])
-    )
-    log_ratio = jax.random.uniform(
-        ratio_key, (CROP_TRIES,), minval=math.log(ratio[0]), maxval=math.log(ratio[1])
-    )
-    aspect = jnp.exp(log_ratio)
+    area, aspect = height * width * share, jnp.exp(log_ratio)
     tries = jnp.stack([jnp.sqrt(area / aspect), jnp.sqrt(area * aspect)], axis=1)
     tries = jnp.round(tries).astype(jnp.int32)  # half to even, as Python rounds
     fits = jnp.all((tries > 0) & (tries <= size[None]), axis=1)
@@ -234,8 +221,16 @@ def random_crop(
     found = jnp.any(fits)
     length = jnp.where(found, tries[jnp.argmax(fits)], fallback)
     spare = size - length
-    start = jax.random.randint(place_key, (2,), 0, spare + 1)
+    start = _below(draws[-2:], spare + 1)
     return jnp.where(found, start, spare // 2), length
+
+
+def _below(draw: jax.Array, count) -> jax.Array:
+    """Uniform draws from [0, 1) as uniform integers below `count`, which is far below 2^23.
+
+    One draw of all that an example needs compiles in a fraction of the time of several `randint`s.
+    """
+    return jnp.minimum((draw * count).astype(jnp.int32), count - 1)
 
 
 def _random_scale(key, size, out_size, limits):
@@ -244,14 +239,14 @@ def _random_scale(key, size, out_size, limits):
     The scale is relative to the one that fits the picture into the output. A resized picture larger
     than the output is cropped at a random place, a smaller one is set down at a random place.
     """
-    scale_key, place_key = jax.random.split(key)
+    draws = jax.random.uniform(key, (3,))
     out = jnp.asarray(out_size, jnp.int32)
-    factor = jnp.min(out / size) * jax.random.uniform(scale_key, minval=limits[0], maxval=limits[1])
-    # Rounded up, so that no axis shrinks by more than `_tap_counts` allows for.
-    resized = jnp.maximum(jnp.ceil(size * factor).astype(jnp.int32), 1)
+    factor = jnp.min(out / size) * (limits[0] + draws[0] * (limits[1] - limits[0]))
+    # Rounded up, so that no axis shrinks by more than `_tap_counts` allows for; but a whole number
+    # that rounding has made a little larger stays that number.
+    resized = jnp.maximum(jnp.ceil(size * factor - 1e-3).astype(jnp.int32), 1)
     spare = resized - out
-    lowest, highest = jnp.minimum(spare, 0), jnp.maximum(spare, 0)
-    return resized, jax.random.randint(place_key, (2,), lowest, highest + 1)
+    return resized, jnp.minimum(spare, 0) + _below(draws[1:], jnp.abs(spare) + 1)
 
 
 # --- reading the source ----------------------------------------------------------------------
@@ -265,39 +260,61 @@ def _tap_counts(canvas, out_size, config) -> tuple[int, int]:
     return math.ceil(2 * max(shrink[0], 1.0)), math.ceil(2 * max(shrink[1], 1.0))
 
 
-def resample(x: jax.Array, dimension: int, axis: Axis, source: jax.Array, taps: int) -> jax.Array:
+def resample(
+    x: jax.Array, dimension: int, axis: Axis, ends: tuple[int, int], out: int, taps: int
+) -> tuple[jax.Array, jax.Array]:
     """Resize along one dimension with a triangle filter, antialiased as PIL and torchvision do it.
 
     The weight of source pixel i for the centre c is max(0, 1 - |i + 1/2 - c| / s), with
     s = max(1, length / resized), over the pixels in [low, high) only, normalised to sum 1: the edge
-    of a crop behaves as if the crop had been cut out first.
+    of a crop behaves as if the crop had been cut out first. All of it is computed in units of
+    1 / (2 resized) from `start`, where every quantity is an integer.
 
-    x: uint8 or float [.., n, ..]; source: float32 [m]; taps >= 2 s. Returns float32 [.., m, ..],
-    0 where no pixel is in reach.
+    x: uint8 or float [.., n, ..]; ends: the output positions [first, last) to compute, which may
+    reach beyond 0 and `out`; taps: at least 2 s. Returns float32 [.., last - first, ..], and
+    whether each position lies on a pixel that may be read, bool [last - first].
     """
-    width = jnp.maximum(axis.length / axis.resized, 1.0)
-    first = jnp.floor(source - width - 0.5).astype(jnp.int32) + 1
+    position = _reflected(axis, jnp.arange(*ends), out - 1)
+    centre = (2 * (position + axis.offset) + 1) * axis.length
+    reach = 2 * jnp.maximum(axis.length, axis.resized)
+    first = (centre - reach - axis.resized) // (2 * axis.resized) + 1
     index = first[:, None] + jnp.arange(taps)[None, :]
-    weight = jnp.maximum(0.0, 1.0 - jnp.abs(index + 0.5 - source[:, None]) / width)
-    weight = jnp.where((index >= axis.low) & (index < axis.high), weight, 0.0)
-    total = jnp.sum(weight, axis=1, keepdims=True)
-    weight = weight / jnp.where(total > 0, total, 1.0)
+    away = jnp.abs((2 * index + 1) * axis.resized - centre[:, None])
+    index = index + axis.start
+    readable = (index >= axis.low) & (index < axis.high)
+    weight = jnp.where(readable, jnp.maximum(reach - away, 0), 0).astype(jnp.float32)
+    weight = weight / jnp.maximum(jnp.sum(weight, axis=1, keepdims=True), 1.0)
     shape = [1] * x.ndim
-    shape[dimension] = len(source)
+    shape[dimension] = len(position)
 
     def tap(k):
         pixels = jnp.take(x, index[:, k], axis=dimension, mode="clip").astype(jnp.float32)
         return pixels * weight[:, k].reshape(shape)
 
-    return sum((tap(k) for k in range(1, taps)), start=tap(0))
+    pixel = axis.start + centre // (2 * axis.resized)
+    inside = (pixel >= axis.low) & (pixel < axis.high)
+    return sum((tap(k) for k in range(1, taps)), start=tap(0)), inside
+
+
+def _reflected(axis: Axis, position, last: int):
+    """The position counted from the other end where the axis is reflected."""
+    return jnp.where(axis.reflected, last - position, position)
 
 
 def _nearest(mask, axes, y, x, out_size):
-    """The mask at the output coordinates y, x (broadcast against each other): classes or VOID."""
-    row, column = axes[0].source(y, out_size[0]), axes[1].source(x, out_size[1])
-    inside = axes[0].inside(row) & axes[1].inside(column)
-    row, column = jnp.floor(row).astype(jnp.int32), jnp.floor(column).astype(jnp.int32)
-    return jnp.where(inside, mask.at[row, column].get(mode="clip"), jnp.uint8(VOID))
+    """The mask at the fixed-point output coordinates y, x (they broadcast): classes or VOID."""
+
+    def pixel(axis, position, out):
+        # Sixteenths of a pixel are fine enough here, and coarse enough for int32.
+        position = _reflected(axis, position >> (_BITS - 4), (out - 1) << 4)
+        doubled = 2 * (position + (axis.offset << 4)) + (1 << 4)
+        index = axis.start + doubled * axis.length // (axis.resized << 5)
+        return index, (index >= axis.low) & (index < axis.high)
+
+    row, row_inside = pixel(axes[0], y, out_size[0])
+    column, column_inside = pixel(axes[1], x, out_size[1])
+    labels = mask.at[row, column].get(mode="clip")
+    return jnp.where(row_inside & column_inside, labels, jnp.uint8(VOID))
 
 
 # --- rotation --------------------------------------------------------------------------------
@@ -317,19 +334,31 @@ def _margins(out_size, degrees: float) -> tuple[int, int]:
     return margin(half[0], half[1]), margin(half[1], half[0])
 
 
-def _turned(y, x, out_size, angle):
-    """The coordinates that show at (y, x) after a turn about the centre, float32 [h, w] each."""
-    centre_y, centre_x = (out_size[0] - 1) / 2, (out_size[1] - 1) / 2
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    dy, dx = y - centre_y, x - centre_x
-    return centre_y + cos * dy - sin * dx, centre_x + sin * dy + cos * dx
+def _random_angle(key, degrees: float):
+    """(cos, sin) of a uniform angle in [-degrees, degrees], fixed-point: one of 4097 steps."""
+    angles = np.radians(np.linspace(-degrees, degrees, 4097))
+    table = np.round(np.stack([np.cos(angles), np.sin(angles)]) * _HALF).astype(np.int32)
+    cos, sin = jnp.asarray(table)[:, _below(jax.random.uniform(key), len(angles))]
+    return cos, sin
+
+
+def turned(y, x, out_size: tuple[int, int], cos, sin):
+    """The coordinates that show at the pixels (y, x) after a turn about the output's centre.
+
+    y, x: ints that broadcast against each other; cos, sin: ints in units of 2^-14. Returns y and x,
+    int [h, w] each, in units of 2^-15 (the centre has half coordinates where a side is even).
+    """
+    dy, dx = 2 * y - (out_size[0] - 1), 2 * x - (out_size[1] - 1)
+    source_y = (out_size[0] - 1) * _HALF + cos * dy - sin * dx
+    source_x = (out_size[1] - 1) * _HALF + sin * dy + cos * dx
+    return source_y, source_x
 
 
 def _bilinear(image, y, x):
-    """`image` [H, W, 3] at float coordinates y, x [h, w], which lie within it: [h, w, 3]."""
-    top, left = jnp.floor(y), jnp.floor(x)
-    down, right = (y - top)[..., None], (x - left)[..., None]
-    row, column = top.astype(jnp.int32), left.astype(jnp.int32)
+    """`image` [H, W, 3] at fixed-point coordinates y, x [h, w], which lie within it: [h, w, 3]."""
+    row, column = y >> _BITS, x >> _BITS
+    down = ((y - (row << _BITS)).astype(jnp.float32) / (1 << _BITS))[..., None]
+    right = ((x - (column << _BITS)).astype(jnp.float32) / (1 << _BITS))[..., None]
 
     def pixel(i, j):
         return image.at[row + i, column + j].get(mode="clip")
@@ -342,23 +371,27 @@ def _bilinear(image, y, x):
 # --- colour ----------------------------------------------------------------------------------
 
 
+def _random_colours(key, strength: float):
+    """Draw the arguments `factors` and `order` of `jitter_colour`."""
+    draws = jax.random.uniform(key, (4,))
+    low, high = max(0.0, 1 - strength), 1 + strength
+    orders = jnp.asarray(list(itertools.permutations(range(3))), jnp.int32)
+    return low + draws[:3] * (high - low), orders[_below(draws[3], len(orders))]
+
+
 def jitter_colour(
-    key: jax.Array, image: jax.Array, inside: jax.Array, strength: float
+    image: jax.Array, inside: jax.Array, factors: jax.Array, order: jax.Array
 ) -> jax.Array:
-    """Change brightness, contrast and saturation, in a random order, as torchvision's ColorJitter.
+    """Change brightness (0), contrast (1) and saturation (2), as torchvision's ColorJitter.
 
-    Each is a blend f * image + (1 - f) * reference, cut to 0..255, with f uniform in
-    [max(0, 1 - strength), 1 + strength] and the reference black, the picture's mean grey, and every
-    pixel's own grey. The mean is taken over `inside`, so padding has no say.
+    Each is a blend f * image + (1 - f) * reference, cut to 0..255. The reference is black, the
+    picture's mean grey, and every pixel's own grey. The mean is taken over `inside`, so padding has
+    no say.
 
-    image: float32 [h, w, 3] in 0..255; inside: bool [h, w]. Returns the same shape as `image`.
+    image: float32 [h, w, 3] in 0..255; inside: bool [h, w]; factors: float32 [3], by kind; order:
+    int32 [3], the kinds in the order in which they are made. Returns float32 [h, w, 3].
     """
-    factor_key, order_key = jax.random.split(key)
-    factors = jax.random.uniform(
-        factor_key, (3,), minval=max(0.0, 1 - strength), maxval=1 + strength
-    )
-    order = jax.random.permutation(order_key, 3)
-    luma = jnp.asarray(np.asarray(_LUMA, np.float32))[None, None]
+    luma = jnp.asarray(_LUMA, jnp.float32)[None, None]
     count = jnp.maximum(jnp.sum(inside, dtype=jnp.float32), 1.0)
     for step in range(3):
         kind = order[step]
