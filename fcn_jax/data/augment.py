@@ -7,7 +7,7 @@ Geometry. Flip, crop, scaling and padding are one separable map: along each axis
 shows the source coordinate start + (o + offset + 1/2) * length / resized (see `Axis`). The image is
 read through it with PIL's antialiased bilinear filter, the mask with the nearest pixel, so both see
 the same parameters. The filter is written as a few weighted gathers of rows, then of columns,
-rather than as dense matrices: for 500x500 -> 224x224 that is 5 MFLOP an image instead of 500, and
+rather than as dense matrices: for 500x500 -> 224x224 that is 6 MFLOP an image instead of 500, and
 as no matrix unit takes part, no TF32 or bf16 rounding either. Rotation then turns the output grid
 about its centre: a second bilinear step for the image, none for the mask, which is read straight
 from the source.
