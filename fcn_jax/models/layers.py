@@ -222,21 +222,15 @@ _normalise.defvjp(_normalise_fwd, _normalise_bwd)
 
 
 def max_pool(x: Array, size: int = 2, stride: int = 2, padding: int = 0) -> Array:
-    """[N, H, W, C] -> [N, H', W', C], the largest value in each window.
+    """[N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), C], the largest value in each window.
 
-    H' is rounded up, so that no row or column is lost: `torch.nn.MaxPool2d(size, stride, padding,
-    ceil_mode=True)`, and the same as without ceil_mode wherever PyTorch's default loses nothing.
+    Rounding up, no row or column is lost. It is what `torch.nn.MaxPool2d` does with size 3, stride
+    2, padding 1, and with size 2, stride 2 and `ceil_mode=True` (which differs at odd sizes only).
     The gradient goes to the first of equal values, as in PyTorch.
     """
-    below, right = (_pad_after(n, size, stride, padding) for n in x.shape[1:3])
+    after = ((-(-n // stride) - 1) * stride + size - n - padding for n in x.shape[1:3])
+    below, right = after
     return _max_pool(x, size, stride, ((padding, below), (padding, right)))
-
-
-def _pad_after(n: int, size: int, stride: int, padding: int) -> int:
-    out = -(-(n + 2 * padding - size) // stride) + 1
-    if (out - 1) * stride >= n + padding:  # PyTorch's rule: a window starts inside or to the left
-        out -= 1
-    return (out - 1) * stride + size - n - padding
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
