@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import requests
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from fcn_jax.types import InputError
 

@@ -7,14 +7,14 @@ every object and every background, so a classifier that sees single pixels learn
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import filelock
 import numpy as np
 from PIL import Image, ImageDraw
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from fcn_jax.data.classes import VOC_CLASSES, voc_palette
 from fcn_jax.types import VOID, InputError
@@ -50,12 +50,15 @@ def ensure(folder: Path, progress: bool = True) -> Path:
     return target
 
 
-def draw(root: Path, seed: int = 0, sizes: dict[str, int] = SIZES, progress: bool = False) -> None:
+def draw(
+    root: Path, seed: int = 0, sizes: Mapping[str, int] | None = None, progress: bool = False
+) -> None:
     """Write JPEGs, palette masks and split lists below `root`, in the layout of VOC.
 
     Every picture is a function of (seed, split, number) alone: the same bytes each time, and a
     larger split only adds pictures.
     """
+    sizes = sizes or SIZES
     for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / name).mkdir(parents=True, exist_ok=True)
     palette = voc_palette().tobytes()
@@ -150,18 +153,17 @@ def _smooth(
     return np.asarray(field, np.float32) / 255.0
 
 
-def _colours(rng: np.random.Generator, dark: tuple[int, int], light: tuple[int, int]) -> np.ndarray:
-    """Two random RGB colours, float32 [2, 3], whose luminances lie in the given ranges."""
-    colours = rng.uniform(0, 255, (2, 3))
-    luma = colours @ (0.299, 0.587, 0.114)
-    wanted = np.array((rng.uniform(*dark), rng.uniform(*light)))
-    return (colours + (wanted - luma)[:, None]).clip(0, 255).astype(np.float32)
+def _colour(rng: np.random.Generator, low: float, high: float) -> np.ndarray:
+    """A random RGB colour, float32 [3], whose luminance lies between `low` and `high`."""
+    colour = rng.uniform(0, 255, 3)
+    luma = colour @ (0.299, 0.587, 0.114)
+    return (colour + rng.uniform(low, high) - luma).clip(0, 255).astype(np.float32)
 
 
 def _background(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
     """Clouds, grain or brushed strokes between two colours, float32 [height, width, 3]."""
-    middle = int(rng.integers(70, 180))
-    first, second = _colours(rng, (middle - 40, middle), (middle, middle + 40))
+    middle = rng.uniform(70, 180)
+    first, second = _colour(rng, middle - 40, middle), _colour(rng, middle, middle + 40)
     weight = _smooth(rng, width, height, (4, 4))
     kind = rng.integers(3)
     if kind == 0:
@@ -177,34 +179,29 @@ def _background(rng: np.random.Generator, width: int, height: int) -> np.ndarray
 # ---------------------------------------------------------------------------------- objects
 
 
-def _wave(x: np.ndarray) -> np.ndarray:
-    """A soft-edged square wave of period 1, in 0..1."""
-    return (0.5 + 1.5 * np.cos(2 * np.pi * x)).clip(0, 1)
+def _turns(x: np.ndarray) -> np.ndarray:
+    """A wave of period 1 and height 1."""
+    return np.cos(2 * np.pi * x)
 
 
-def _zigzag(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return _wave(v + 0.8 * np.abs((0.5 * u) % 1 - 0.5))
-
-
-def _lattice(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.maximum(
-        _wave(u) * (np.cos(2 * np.pi * u) > 0.6), _wave(v) * (np.cos(2 * np.pi * v) > 0.6)
-    )
-
-
-PATTERNS: tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], ...] = (
-    lambda u, v: _wave(v),  # lying stripes
-    lambda u, v: _wave(u),  # standing stripes
-    lambda u, v: _wave((u + v) * 0.7),  # slanting stripes, mirrored at random
-    lambda u, v: (0.5 + 2 * np.cos(np.pi * u) * np.cos(np.pi * v)).clip(0, 1),  # checks
-    lambda u, v: (1.5 * (np.cos(2 * np.pi * u) + np.cos(2 * np.pi * v)) - 0.6).clip(0, 1),  # dots
-    lambda u, v: _wave(np.hypot(u, v)),  # rings
-    lambda u, v: _wave(np.arctan2(v, u) * (4 / np.pi)),  # spokes
-    _zigzag,
-    _lattice,
-    lambda u, v: np.exp(-0.15 * (u * u + v * v)).clip(0, 1),  # a glow without any edges
+PATTERNS: tuple[Callable[[np.ndarray, np.ndarray, bool], np.ndarray], ...] = (
+    lambda u, v, fine: _turns(v),  # lying stripes
+    lambda u, v, fine: _turns(u),  # standing stripes
+    lambda u, v, fine: _turns(0.7 * (u + v)),  # slanting stripes, mirrored at random
+    lambda u, v, fine: 4.0 * _turns(u / 2) * _turns(v / 2),  # checks
+    lambda u, v, fine: 1.2 * (_turns(u) + _turns(v)) - 0.9,  # dots
+    lambda u, v, fine: _turns(np.hypot(u, v)),  # rings
+    lambda u, v, fine: np.cos(np.arctan2(v, u) * (10 if fine else 5)),  # spokes
+    lambda u, v, fine: _turns(v + 0.8 * np.abs((0.5 * u) % 1 - 0.5)),  # zigzag
+    lambda u, v, fine: np.maximum(_turns(u), _turns(v)) - 0.5,  # lattice
+    lambda u, v, fine: 0.6 * np.exp(-0.15 * (u * u + v * v)) - 0.3,  # a glow without any edges
 )
-"""Patterns over coordinates counted in periods from the object's centre, with values in 0..1."""
+"""Height, about -1..1, over coordinates counted in periods from the object's centre."""
+
+
+def _soft_threshold(height: np.ndarray, fine: bool) -> np.ndarray:
+    """How light each pixel is, 0..1: coarse patterns mostly light, fine ones mostly dark."""
+    return (0.5 + 1.5 * height + (-0.6 if fine else 0.6)).clip(0, 1)
 
 
 def _outline(rng: np.random.Generator, angular: bool) -> np.ndarray:
@@ -241,14 +238,16 @@ def _draw_object(
     inside = Image.new("L", (int(x1 - x0), int(y1 - y0)))
     ImageDraw.Draw(inside).polygon([(x - x0, y - y0) for x, y in corners], fill=255)
 
-    period = place.unit * (0.11 if angular else 0.2) * rng.uniform(0.9, 1.1)
+    period = place.unit * (0.1 if angular else 0.19) * rng.uniform(0.9, 1.1)
     mirror = rng.choice((-1.0, 1.0))
     turn = rng.uniform(-0.15, 0.15)
     cos, sin = np.float32(np.cos(turn) / period), np.float32(np.sin(turn) / period)
     x = (np.arange(x0, x1, dtype=np.float32) - np.float32(place.x))[None] * np.float32(mirror)
     y = (np.arange(y0, y1, dtype=np.float32) - np.float32(place.y))[:, None]
-    weight = pattern(cos * x - sin * y, sin * x + cos * y)[..., None]
-    dark, light = _colours(rng, (20, 70), (170, 230))
+    height = pattern(cos * x - sin * y, sin * x + cos * y, angular)
+    weight = _soft_threshold(height, angular)[..., None]
+    light = _colour(rng, 170, 230)
+    dark = light * rng.uniform(0.12, 0.3) + rng.uniform(0, 40, 3).astype(np.float32)
     shade = 1.08 - 0.16 * (y / np.float32(2 * place.ry) + 0.5)[..., None]
     painted = (dark + weight * (light - dark)) * shade
     region = pixels[y0:y1, x0:x1]

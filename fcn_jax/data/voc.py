@@ -22,7 +22,7 @@ import platformdirs
 import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 from PIL import Image
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from fcn_jax.data import download, shapes
 from fcn_jax.data import source as sources
@@ -99,7 +99,8 @@ def load(
     if dataset == "voc2007":
         return _load_voc2007(archives, data_dir, progress)
     if dataset == "shapes":
-        source = sources.open_folder(shapes.ensure(data_dir / "drawn", progress), "shapes")
+        root = shapes.ensure(data_dir / "drawn", progress)
+        source = dataclasses.replace(sources.open_folder(root, "shapes"), notes=())
         return _prepared(f"shapes_{source.digest}", source, data_dir, progress)
     path = Path(dataset).expanduser()
     if not path.is_dir():
