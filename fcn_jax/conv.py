@@ -276,9 +276,11 @@ def _patches_transpose_jvp(
     N H W kh kw O values written for both gradients.
     """
     (kh, kw, channels, features), (n, height, width, _) = kernel.shape, x.shape
-    out = tuple(
-        (x.shape[1 + i] - 1) * window.stride[i] + kernel.shape[i] - sum(window.padding[i])
-        for i in (0, 1)
+    out = _pair(
+        [
+            (x.shape[1 + i] - 1) * window.stride[i] + kernel.shape[i] - sum(window.padding[i])
+            for i in (0, 1)
+        ]
     )
     images, _ = _chunk(n, height, width * kh * kw * features * x.dtype.itemsize)
     wide = jnp.promote_types(x.dtype, jnp.float32)

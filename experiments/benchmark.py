@@ -1,0 +1,321 @@
+"""Speed and memory of every network, beside PyTorch and plain Flax on the same machine.
+
+    python -m experiments.benchmark                                   # ours alone, all networks
+    python -m experiments.benchmark --against torch stock --cpu-malloc --out speed.json
+    python -m experiments.benchmark --arch unet --batch-size 4 --mode train --against torch
+
+Each contender is a process of its own that stays alive; they take turns, so that a change of the
+machine's mood meets all of them. A ratio is the median over the turns of (rival's seconds / ours):
+above 1 we are faster; against PyTorch it is taken to whichever of its modes has the best median.
+FLOPs are those of the convolutions (a training step: three times forward), whatever a formula
+saves or wastes; the device's peak is that of a large matrix product in the same precision. Memory
+is the peak of the process on a CPU (the compiler's included), of the device's allocator on a GPU.
+The ResNet's backbone is trained, not frozen. Expect about 10 minutes on 2 cores for everything.
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from experiments import door
+from experiments.benchmark_networks import NETWORKS
+from fcn_jax.types import InputError
+
+BATCH_SIZE = {"fcn": 16, "simplified_unet": 4, "unet": 4, "resnet50_fcn": 16}
+MODES = ("train", "eval", "predict")
+TORCH_MODES = ("eager", "channels_last", "compile", "compile_graphs")
+TURN_SECONDS = 0.5
+"""A turn has as many steps as take this long, so that starting and waiting do not count."""
+
+
+class Worker:
+    """The other side of `benchmark_worker`."""
+
+    def __init__(self, name: str, job: dict[str, Any]):
+        self.name, self.seconds = name, []
+        environment = dict(os.environ, XLA_PYTHON_CLIENT_PREALLOCATE="false")  # a GPU is shared
+        if job["cpu"]:
+            environment["JAX_PLATFORMS"] = "cpu"
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "experiments.benchmark_worker", json.dumps(job)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            env=environment, text=True,
+        )  # fmt: skip
+        self.facts = self._read()
+
+    def _read(self) -> dict[str, Any]:
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        return json.loads(line) if line else {"error": f"ended with code {self.process.wait()}"}
+
+    def ask(self, line: str) -> dict[str, Any]:
+        """Send a line; the answer to it."""
+        assert self.process.stdin
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        return self._read()
+
+    def turn(self, steps: int) -> float:
+        """Seconds a step, over that many."""
+        answer = self.ask(str(steps))
+        if "error" in answer:
+            raise InputError(f"{self.name} failed: {answer['error']}: try a smaller --batch-size")
+        return answer["seconds"] / steps
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.kill()
+        with self.process:  # closes its pipes, and waits
+            pass
+
+
+def compare(
+    jobs: dict[str, dict[str, Any]], pairs: int, report=lambda text: None
+) -> dict[str, dict[str, Any]]:
+    """Run the jobs in turns: name -> facts, seconds a step of every turn, peak memory."""
+    with contextlib.ExitStack() as stack:
+        workers = []
+        for name, job in jobs.items():
+            report(f"starting {name}")
+            worker = Worker(name, job)
+            stack.callback(worker.close)
+            workers.append(worker)
+        sound = [w for w in workers if "error" not in w.facts]
+        steps = {w: max(1, math.ceil(TURN_SECONDS / w.turn(1))) for w in sound}
+        for turn in range(pairs):
+            report(f"turn {turn + 1} of {pairs}")
+            for worker in sound:
+                worker.seconds.append(worker.turn(steps[worker]))
+        peaks = {w: w.ask("") for w in sound}
+    return {w.name: {**w.facts, "seconds": w.seconds, **peaks.get(w, {})} for w in workers}
+
+
+def ratios(contenders: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """How much faster we are: {"torch", "torch_best", "stock"}, those that ran."""
+    times = {name: c["seconds"] for name, c in contenders.items() if c["seconds"]}
+    mine, result = times["ours"], {}
+    torch = [name for name in times if name.startswith("torch")]
+    rivals = {"torch": min(torch, key=lambda n: statistics.median(times[n]))} if torch else {}
+    if "stock" in times:
+        rivals["stock"] = "stock"
+    for kind, name in rivals.items():
+        result[kind] = statistics.median(b / a for a, b in zip(mine, times[name], strict=True))
+        result[f"{kind}_best"] = name
+    return result
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    packages = ("jax", "jaxlib", "flax", "optax", "torch", "numpy")
+    versions = {}
+    for package in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "cpu": _cpu_name(),
+        "cores": cores,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": versions,
+        "load": os.getloadavg()[0],
+    }
+
+
+def _cpu_name() -> str:
+    path = Path("/proc/cpuinfo")
+    if path.exists():
+        for line in path.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+# ---- tables --------------------------------------------------------------------------------------
+
+HEADER = (
+    "network", "work", "batch", "step", "img/s", "compile, again", "memory", "FLOP/s",
+    "PyTorch's best", "speed to it", "memory to it", "speed to plain Flax",
+)  # fmt: skip
+
+
+def rows(results: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
+    """One row of the table for each result."""
+    for result in results:
+        ours = result["contenders"]["ours"]
+        if "error" in ours:
+            yield [result["arch"], result["mode"], str(result["batch_size"]), ours["error"]] + [
+                ""
+            ] * 8
+            continue
+        step = statistics.median(ours["seconds"])
+        best = result["contenders"].get(result["ratios"].get("torch_best"))
+        speed, plain = result["ratios"].get("torch"), result["ratios"].get("stock")
+        flops = ours["flops"] / step
+        yield [
+            result["arch"],
+            result["mode"],
+            str(result["batch_size"]),
+            _duration(step),
+            f"{result['batch_size'] / step:.3g}",
+            f"{ours['compile_seconds']:.1f} s, {ours['warm_seconds']:.1f} s",
+            f"{ours['peak_bytes'] / 2**30:.2f} GiB",
+            f"{flops / 1e9:.4g} G ({flops / ours['peak_flops']:.0%} of peak)",
+            f"{result['ratios']['torch_best'][6:]}, {_duration(statistics.median(best['seconds']))}"
+            if best
+            else "",
+            f"{speed:.2f}" if speed else "",
+            f"{ours['peak_bytes'] / best['peak_bytes']:.2f}" if best else "",
+            f"{plain:.1f}" if plain else "",
+        ]
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+
+
+def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table; columns that are empty throughout are left out."""
+    used = [i for i in range(len(header)) if any(row[i] for row in body)]
+    lines = [[header[i] for i in used], ["---"] * len(used)]
+    lines += [[row[i] for i in used] for row in body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def speed_table(files: Sequence[Path | str]) -> str:
+    """Markdown of results written with `--out`: for each file its machine, then its table."""
+    parts = []
+    for file in files:
+        data = json.loads(Path(file).read_text())
+        about, settings = data["machine"], data["settings"]
+        device = next((r["contenders"]["ours"].get("device") for r in data["results"]), None)
+        where = f"{about['cpu']}, {about['cores']} cores"
+        if device and device != "cpu":
+            where = f"{device} ({where})"
+        versions = ", ".join(
+            f"{name} {v}" for name, v in about["versions"].items() if name in ("jax", "torch")
+        )
+        size = "x".join(str(n) for n in settings["image_size"])
+        kept = ", freed memory kept (--cpu-malloc)" if settings["cpu_malloc"] else ""
+        title = f"{where}; {versions}; {settings['precision']}, {size}{kept}"
+        parts.append(f"{title}\n\n{markdown(HEADER, list(rows(data['results'])))}\n")
+    return "\n".join(parts)
+
+
+# ---- the door ------------------------------------------------------------------------------------
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    p = argparse.ArgumentParser(
+        prog="python -m experiments.benchmark",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    names = {"nargs": "+", "metavar": "NAME"}
+    p.add_argument(
+        "--arch", choices=NETWORKS, default=list(NETWORKS), help=", ".join(NETWORKS), **names
+    )
+    p.add_argument("--mode", choices=MODES, default=list(MODES), help=", ".join(MODES), **names)
+    p.add_argument("--batch-size", type=int, help=f"default: {BATCH_SIZE}")
+    p.add_argument("--image-size", type=door.image_size, default=(224, 224), metavar="N or HxW")
+    p.add_argument("--precision", choices=("f32", "tf32", "bf16"), default="f32")
+    p.add_argument(
+        "--against",
+        choices=("torch", "stock"),
+        default=[],
+        help="torch: PyTorch in each of its modes; stock: plain Flax and optax",
+        **names,
+    )
+    p.add_argument("--torch-mode", choices=TORCH_MODES, help="default: all it has here", **names)
+    p.add_argument("--pairs", type=int, default=5, help="turns of each contender (default: 5)")
+    p.add_argument(
+        "--cpu-malloc",
+        action="store_true",
+        help="every contender keeps the memory it freed: faster, and larger",
+    )
+    p.add_argument("--cpu", action="store_true", help="leave the accelerator alone")
+    p.add_argument("--out", type=Path, metavar="FILE.json", help="write the results there too")
+    return p
+
+
+def jobs(args: argparse.Namespace, arch: str, mode: str, cache: str) -> dict[str, dict[str, Any]]:
+    """The contenders of one row: name -> what `benchmark_worker` is told."""
+    common = {
+        "arch": arch,
+        "mode": mode,
+        "batch_size": args.batch_size or BATCH_SIZE[arch],
+        "image_size": args.image_size,
+        "precision": args.precision,
+        "cpu_malloc": args.cpu_malloc,
+        "cpu": args.cpu,
+        "cache": cache,
+    }
+    result = {"ours": {**common, "framework": "ours"}}
+    if "stock" in args.against:
+        result["stock"] = {**common, "framework": "stock"}
+    if "torch" in args.against:
+        for kind in args.torch_mode or TORCH_MODES[: 3 if args.cpu else 4]:
+            result[f"torch-{kind}"] = {**common, "framework": "torch", "torch_mode": kind}
+    return result
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, print the table, write the file."""
+    args = parser().parse_args(argv)
+    if args.pairs < 1 or (args.batch_size is not None and args.batch_size < 1):
+        raise InputError("--pairs and --batch-size: give at least 1")
+    if "torch" in args.against and not _has_torch():
+        raise InputError("--against torch: PyTorch is not installed: pip install torch")
+    args.cpu = args.cpu or not Path("/dev/nvidia0").exists()
+    settings = {k: v for k, v in vars(args).items() if k != "out"}
+    data: dict[str, Any] = {"machine": machine(), "settings": settings, "results": []}
+    for arch in args.arch:
+        for mode in args.mode:
+            data["results"].append(_measure(args, arch, mode))
+            if args.out:  # after every row: an interrupted run keeps what it has
+                args.out.write_text(json.dumps(data, indent=1) + "\n")
+    print(markdown(HEADER, list(rows(data["results"]))))
+    for result in data["results"]:
+        for name, contender in result["contenders"].items():
+            if "error" in contender:
+                print(f"{result['arch']} {result['mode']}: {name} failed: {contender['error']}")
+    return 0
+
+
+def _measure(args: argparse.Namespace, arch: str, mode: str) -> dict[str, Any]:
+    """One row."""
+
+    def report(text: str) -> None:
+        print(f"{arch} {mode}: {text}", file=sys.stderr)
+
+    with tempfile.TemporaryDirectory() as cache:
+        work = jobs(args, arch, mode, cache)
+        contenders = compare(work, args.pairs, report)
+    result = {"arch": arch, "mode": mode, "batch_size": work["ours"]["batch_size"]}
+    return {
+        **result,
+        "contenders": contenders,
+        "ratios": ratios(contenders) if contenders["ours"]["seconds"] else {},
+    }
+
+
+def _has_torch() -> bool:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return bool(metadata.version("torch"))
+    return False
+
+
+if __name__ == "__main__":
+    door.run(main)

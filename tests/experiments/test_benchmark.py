@@ -1,0 +1,132 @@
+"""The benchmark: its rivals are the same networks, its ratios and tables say what they should."""
+
+import json
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from experiments import benchmark, benchmark_stock, benchmark_worker
+from experiments.benchmark_networks import NETWORKS, network
+from fcn_jax.models import create_model
+from fcn_jax.types import InputError
+
+PARAMETERS = {
+    "fcn": 5_493_645, "simplified_unet": 3_015_509, "unet": 31_044_821, "resnet50_fcn": 27_718_293,
+}  # fmt: skip
+
+
+def count(model) -> int:
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
+    return sum(p.size for p in jax.tree.leaves(variables["params"]))
+
+
+@pytest.mark.parametrize("arch", NETWORKS)
+def test_rivals_run_the_same_network(arch):
+    torch = pytest.importorskip("torch")
+    from experiments import benchmark_torch
+
+    assert count(create_model(arch)) == PARAMETERS[arch]
+    assert count(benchmark_stock.Network(tuple(network(arch, 21)))) == PARAMETERS[arch]
+    with torch.device("meta"):
+        model = benchmark_torch.Network(network(arch, 21))
+        logits = model(torch.zeros(2, 3, 64, 96))
+    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[arch]
+    assert logits.shape == (2, 21, 64, 96)
+
+
+def test_flops_by_hand():
+    """Table 1's simplified U-Net: every layer's 2 H W k k I O, summed by hand at 32x32."""
+    job = {"arch": "simplified_unet", "precision": "f32", "batch_size": 1, "image_size": [32, 32]}
+    layers = [  # output pixels (a transposed convolution's input pixels), taps, channels
+        (32 * 32, 9, 3, 64), (16 * 16, 9, 64, 128), (8 * 8, 9, 128, 256), (4 * 4, 9, 256, 512),
+        (4 * 4, 4, 512, 256), (8 * 8, 9, 256, 256), (8 * 8, 4, 256, 128), (16 * 16, 9, 128, 128),
+        (16 * 16, 4, 128, 64), (32 * 32, 9, 64, 64), (32 * 32, 1, 64, 21),
+    ]  # fmt: skip
+    assert benchmark_worker.forward_flops(job) == sum(2 * p * k * i * o for p, k, i, o in layers)
+
+
+def contender(*seconds, peak_bytes=2**30):
+    return {"seconds": list(seconds), "peak_bytes": peak_bytes}
+
+
+def test_ratios_are_taken_pair_by_pair_to_the_best_mode():
+    contenders = {
+        "ours": contender(1.0, 2.0, 4.0),
+        "torch-eager": contender(3.0, 3.0, 3.0),
+        "torch-compile": contender(2.0, 2.0, 2.0),
+        "stock": contender(10.0, 40.0, 20.0),
+        "torch-compile_graphs": {"seconds": [], "error": "no GPU"},
+    }
+    assert benchmark.ratios(contenders) == {
+        "torch": 1.0,  # of 2, 1 and 0.5
+        "torch_best": "torch-compile",
+        "stock": 10.0,  # of 10, 20 and 5
+        "stock_best": "stock",
+    }
+    assert benchmark.ratios({"ours": contender(1.0)}) == {}
+
+
+def test_speed_table(tmp_path):
+    ours = {
+        **contender(0.4, 0.5, 0.6, peak_bytes=3 * 2**30), "compile_seconds": 9.0,
+        "warm_seconds": 1.0, "flops": 50e9, "peak_flops": 200e9, "device": "cpu",
+    }  # fmt: skip
+    contenders = {"ours": ours, "torch-compile": contender(1.0, 1.0, 1.0, peak_bytes=2 * 2**30)}
+    result = {
+        "arch": "fcn", "mode": "train", "batch_size": 8,
+        "contenders": contenders, "ratios": benchmark.ratios(contenders),
+    }  # fmt: skip
+    failed = {**result, "mode": "eval", "contenders": {"ours": {"error": "out of memory"}}}
+    data = {
+        "machine": {"cpu": "Some CPU", "cores": 2, "versions": {"jax": "1", "flax": "2"}},
+        "settings": {"image_size": [224, 224], "precision": "f32", "cpu_malloc": True},
+        "results": [result, failed],
+    }
+    file = tmp_path / "speed.json"
+    file.write_text(json.dumps(data))
+    lines = benchmark.speed_table([file]).splitlines()
+    assert lines[0] == "Some CPU, 2 cores; jax 1; f32, 224x224, freed memory kept (--cpu-malloc)"
+    assert lines[4] == (
+        "| fcn | train | 8 | 500 ms | 16 | 9.0 s, 1.0 s | 3.00 GiB | 100 G (50% of peak) "
+        "| compile, 1.00 s | 2.00 | 1.50 |"  # no stock, so no column for it
+    )
+    assert "out of memory" in lines[5]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["train", "predict"])
+def test_it_runs(tmp_path, capsys, mode):
+    out = tmp_path / "speed.json"
+    flags = ["--arch", "fcn", "--batch-size", "1", "--image-size", "32", "--pairs", "1", "--cpu"]
+    assert benchmark.main([*flags, "--mode", mode, "--cpu-malloc", "--out", str(out)]) == 0
+    ours = json.loads(out.read_text())["results"][0]["contenders"]["ours"]
+    assert len(ours["seconds"]) == 1
+    assert ours["warm_seconds"] < ours["compile_seconds"]
+    assert ours["peak_bytes"] > 2**27
+    assert f"| fcn | {mode} | 1 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("work", ["train", "eval", "predict"])
+def test_the_rivals_step(work):
+    torch = pytest.importorskip("torch")
+    from experiments import benchmark_torch
+
+    job = {"batch_size": 2, "image_size": (32, 32)}
+    image, mask = (torch.from_numpy(v) for v in benchmark_worker.pictures(job))
+    step = benchmark_torch.make("fcn", 21, work, "channels_last", "f32", "cpu")
+    result = step(image, mask)
+    if work == "train":
+        losses = [float(step(image, mask)) for _ in range(3)]
+        assert losses[-1] < float(result)
+    elif work == "predict":
+        assert result.shape == (2, 32, 32)
+    else:
+        assert int(result[1].sum()) == mask.numel()
+
+
+def test_bad_flags():
+    with pytest.raises(InputError, match="at least 1"):
+        benchmark.main(["--pairs", "0"])
