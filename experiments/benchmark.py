@@ -223,7 +223,7 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    names = {"nargs": "+", "metavar": "NAME"}
+    names: dict[str, Any] = {"nargs": "+", "metavar": "NAME"}
     p.add_argument(
         "--arch", choices=NETWORKS, default=list(NETWORKS), help=", ".join(NETWORKS), **names
     )

@@ -71,7 +71,7 @@ class Network(nn.Module):
         window = (op.size, op.size)
         if op.kind == "pool":
             pad = (op.size - 1) // 2
-            return nn.max_pool(x, window, (op.stride,) * 2, ((pad, pad), (pad, pad)))
+            return nn.max_pool(x, window, (op.stride,) * 2, [(pad, pad)] * 2)  # type: ignore[arg-type]
         if op.kind == "up":
             return nn.ConvTranspose(op.features, window, (2, 2), dtype=self.dtype)(x)
         return nn.Conv(
