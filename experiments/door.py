@@ -1,4 +1,4 @@
-"""What every door does the same way: one clear line for bad input, and jax set up before it starts."""
+"""What every door does alike: one clear line for bad input, and jax set up before it starts."""
 
 import os
 import sys
@@ -28,7 +28,7 @@ def setup_jax() -> None:
     """Keep compiled programs in the user's cache, so that the second start compiles nothing."""
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         cache = Path(platformdirs.user_cache_dir("fcn_jax")) / "xla"
         jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

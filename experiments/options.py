@@ -101,10 +101,16 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say where data is found."""
     group = parser.add_argument_group("where the data is")
     group.add_argument(
-        "--archives", type=Path, metavar="DIR", help="folder with the VOC-2007 tar files: no download"
+        "--archives",
+        type=Path,
+        metavar="DIR",
+        help="folder with the VOC-2007 tar files: no download",
     )
     group.add_argument(
-        "--data-dir", type=Path, metavar="DIR", help="where prepared data is kept (default: user cache)"
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="where prepared data is kept (default: user cache)",
     )
 
 
@@ -143,7 +149,9 @@ def _parse(flag: Flag, text: str):
         raise
     except ValueError:
         kind = {int: "a whole number", float: "a number", _pair: "two numbers, as 0.5,2"}
-        raise InputError(f"{flag.name} {text}: give {kind.get(flag.type, 'another value')}") from None
+        raise InputError(
+            f"{flag.name} {text}: give {kind.get(flag.type, 'another value')}"
+        ) from None
 
 
 def _check(config: Config) -> None:

@@ -114,8 +114,7 @@ def unet() -> Config:
 
 
 EXPERIMENTS: dict[str, Callable[[], Config]] = {
-    f.__name__: f
-    for f in (baseline, cosine, augmented, weighted, simplified_unet, resnet50, unet)
+    f.__name__: f for f in (baseline, cosine, augmented, weighted, simplified_unet, resnet50, unet)
 }
 
 PAPER: dict[str, PaperNumbers] = {

@@ -30,9 +30,13 @@ def parser() -> argparse.ArgumentParser:
     options.add_data_flags(parser)
     where = parser.add_argument_group("where and how it runs (nothing here changes the result)")
     where.add_argument("--workdir", type=Path, help="run folder (default: runs/NAME)")
-    where.add_argument("--resume", action="store_true", help="insist that there is a run to go on with")
+    where.add_argument(
+        "--resume", action="store_true", help="insist that there is a run to go on with"
+    )
     where.add_argument("--devices", type=int, help="local devices to use (default: all)")
-    where.add_argument("--save-every", type=int, default=1, metavar="N", help="epochs between saves")
+    where.add_argument(
+        "--save-every", type=int, default=1, metavar="N", help="epochs between saves"
+    )
     where.add_argument(
         "--save-steps", type=int, default=0, metavar="N", help="also save every N steps in an epoch"
     )
@@ -47,7 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     door.setup_jax()
     folder = args.workdir or Path("runs") / default_name(config)
     if args.resume and not (folder / workdir.CONFIG).exists():
-        raise InputError(f"--resume: {folder} holds no run: name its --workdir, or leave --resume out")
+        raise InputError(
+            f"--resume: {folder} holds no run: name its --workdir, or leave --resume out"
+        )
     dataset = voc.load(
         config.data.dataset, archives=args.archives, data_dir=args.data_dir, progress=not args.quiet
     )

@@ -8,12 +8,17 @@ is kept), `train` (all other leaves of the state, which only resuming needs) and
 caller's JSON, the checksums, and a checksum of itself).
 """
 
+import contextlib
+import gc
 import json
 import logging
 import math
 import shutil
+import sys
+import time
 import warnings
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -42,21 +47,12 @@ class Checkpoints:
     def __init__(self, directory: Path | str):
         """Open (or make) `directory`; leftovers of an interrupted save are removed."""
         self.directory = Path(directory).resolve()
-        policies = ocp.training.preservation_policies
-        decisions = ocp.training.save_decision_policies
         _quiet()
+        self._scores = {n: _stored_score(self.directory / str(n)) for n in _numbers(self.directory)}
         self._orbax = ocp.training.Checkpointer(
             str(self.directory),
             cleanup_tmp_directories=True,
-            preservation_policy=policies.AnyPreservationPolicy(
-                [
-                    policies.LatestN(2),
-                    policies.BestN(
-                        get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False
-                    ),
-                ]
-            ),
-            save_decision_policy=decisions.FixedIntervalPolicy(1),
+            preservation_policy=_LatestAndBest(self._scores),
         )
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future | None = None
@@ -72,8 +68,8 @@ class Checkpoints:
         self.wait()
         variables, rest = _split(state)
         # Copies: a view of a CPU buffer would change under the writer once the state is donated.
-        copy = jax.tree.map(lambda x: np.array(x, copy=True), (variables, rest))
-        self._pending = self._writer.submit(self._write, *copy, meta, score)
+        variables, rest = jax.tree.map(lambda x: np.array(x, copy=True), (variables, rest))
+        self._pending = self._writer.submit(self._write, variables, rest, meta, score)
 
     def _write(self, variables, rest, meta, score) -> None:
         size = sum(x.nbytes for x in jax.tree.leaves((variables, rest)))
@@ -87,17 +83,18 @@ class Checkpoints:
         parts = {"variables": variables, "train": train}
         number = (self._orbax.latest.step if self._orbax.latest else 0) + 1
         score = None if score is None or not math.isfinite(score) else float(score)
-        metrics = None if score is None else {"score": score}
+        self._scores[number] = -math.inf if score is None else score
         checksums = {name: _checksums(tree) for name, tree in parts.items()}
         meta = {**meta, "score": score, "crc32": checksums}
         try:
+            # Forced: orbax may otherwise skip a save that it finds too soon.
             self._orbax.save_checkpointables(
-                number, {**parts, "meta": {"json": _seal(meta)}}, metrics=metrics
+                number, {**parts, "meta": {"json": _seal(meta)}}, force=True
             )
         except Exception as error:
             if "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error):
                 raise InputError(
-                    f"{self.directory}: the disk is full: make room, then repeat the command to go on"
+                    f"{self.directory}: the disk is full: make room, then repeat the command"
                 ) from error
             raise
 
@@ -129,6 +126,7 @@ class Checkpoints:
         Raises:
           InputError: if checkpoints exist and none of them is sound.
         """
+        self.wait()
         numbers = _numbers(self.directory)
         for number in reversed(numbers):
             try:
@@ -146,10 +144,29 @@ class Checkpoints:
                 self._orbax.reload()
         if numbers:
             raise InputError(
-                f"{self.directory}: none of the checkpoints {', '.join(map(str, numbers))} is sound: "
-                "start again in another --workdir"
+                f"{self.directory}: none of the checkpoints {', '.join(map(str, numbers))} "
+                "is sound: start again in another --workdir"
             )
         return None
+
+
+class _LatestAndBest:
+    """Which checkpoints orbax keeps: the latest two, and the best.
+
+    The scores come from our own sealed meta: orbax's metrics have no checksum, and a damaged one
+    would keep the whole folder from being opened.
+    """
+
+    def __init__(self, scores: dict[int, float]):
+        self.scores = scores
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        numbers = [c.step for c in checkpoints]
+        keep = set(numbers[-2:])
+        best = max(numbers, key=lambda n: (self.scores.get(n, -math.inf), n), default=None)
+        if best is not None and self.scores.get(best, -math.inf) > -math.inf:
+            keep.add(best)
+        return [n in keep for n in numbers]
 
 
 def load(directory: Path | str, which: str = "best") -> tuple[dict, dict[str, Any]]:
@@ -213,20 +230,15 @@ def _join(like: TrainState, variables: dict, leaves: dict) -> TrainState:
 def _read(path: Path, *parts: str) -> tuple:
     """The parts asked for, then meta; every leaf compared with its checksum."""
     _quiet()
-    try:
-        abstract = {}
-        stored = ocp.checkpointables_metadata(str(path)).metadata
-        for name in (*parts, "meta"):
-            # Plain NumPy targets: any number of devices, of any kind, may read the checkpoint.
-            abstract[name] = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), stored[name])
-        loaded = ocp.load_checkpointables(str(path), abstract)
-    except Exception as error:  # orbax raises many kinds; the innermost says what happened
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        raise DamagedError(
-            str(cause).strip().splitlines()[0][:200] if str(cause) else repr(cause)
-        ) from error
+    with _deaf():
+        try:
+            loaded, reason = _load(path, *parts, "meta"), ""
+        except Exception as error:  # orbax raises many kinds; the innermost says what happened
+            loaded, reason = {}, _innermost(error)
+        if reason:
+            gc.collect()
+            time.sleep(0.2)
+            raise DamagedError(reason)
     meta = _unseal(loaded["meta"]["json"])
     for name in parts:
         wrong = _differing(meta["crc32"][name], _checksums(loaded[name]))
@@ -235,10 +247,27 @@ def _read(path: Path, *parts: str) -> tuple:
     return *(loaded[name] for name in parts), meta
 
 
+def _load(path: Path, *parts: str) -> dict[str, Any]:
+    stored = ocp.checkpointables_metadata(str(path)).metadata
+    # Plain NumPy targets: any number of devices, of any kind, may read the checkpoint.
+    abstract = {
+        name: jax.tree.map(lambda x: np.empty(x.shape, x.dtype), stored[name]) for name in parts
+    }
+    return ocp.load_checkpointables(str(path), abstract)
+
+
+def _innermost(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def _checksums(tree) -> dict[str, int]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): zlib.crc32(np.ascontiguousarray(x))
+        jax.tree_util.keystr(path, simple=True, separator="/"): zlib.crc32(
+            np.ascontiguousarray(x).tobytes()
+        )
         for path, x in leaves
     }
 
@@ -268,17 +297,12 @@ def _numbers(directory: Path) -> list[int]:
     return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit() and p.is_dir())
 
 
-def _score(metrics) -> float:
-    value = (metrics or {}).get("score")
-    return float(value) if value is not None and math.isfinite(value) else -math.inf
-
-
 def _stored_score(path: Path) -> float:
     try:
         (meta,) = _read(path)
-        return _score(meta)
     except DamagedError:  # or half deleted: never the best
         return -math.inf
+    return -math.inf if meta["score"] is None else meta["score"]
 
 
 def _unused(path: Path) -> Path:
@@ -288,6 +312,20 @@ def _unused(path: Path) -> Path:
     return candidate
 
 
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Do not repeat what the tasks of a failed load say after it, when nobody can catch it."""
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda _: None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        try:
+            yield
+        finally:
+            sys.unraisablehook = hook
+
+
 def _quiet() -> None:
-    """Orbax logs every save, and its event loop's end, through absl: errors are raised anyway."""
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    """Orbax logs every save, and every task of a failed load: what matters is raised anyway."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)

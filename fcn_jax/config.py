@@ -73,7 +73,7 @@ class Config:
 
 def to_dict(config: Config) -> dict[str, Any]:
     """The JSON form, with its schema version."""
-    return {"schema": SCHEMA, **_listed(dataclasses.asdict(config))}
+    return _listed({"schema": SCHEMA, **dataclasses.asdict(config)})
 
 
 def from_dict(data: dict[str, Any], source: str = "config") -> Config:
@@ -115,7 +115,7 @@ def replace(config: Config, **changes: Any) -> Config:
     return config
 
 
-def _listed(value):
+def _listed(value) -> Any:
     """Tuples as lists, as JSON will have them."""
     if isinstance(value, dict):
         return {k: _listed(v) for k, v in value.items()}

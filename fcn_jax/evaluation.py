@@ -1,4 +1,4 @@
-"""Evaluation of a network on a split: one program, exact counts, the same for training and after."""
+"""Evaluation of a network on a split: one program and exact counts, in training and after."""
 
 from collections.abc import Callable, Sequence
 from functools import partial

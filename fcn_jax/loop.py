@@ -1,4 +1,4 @@
-"""The only training loop: epochs, validation, early stopping, checkpoints, and going on after a stop.
+"""The only training loop: epochs, validation, early stopping, checkpoints, resuming.
 
 All that decides what happens next is in `TrainState` (on the device) and `Progress` (here); both
 are saved together, and everything else is a pure function of (config, epoch, step). So a run that
@@ -25,7 +25,7 @@ import numpy as np
 from fcn_jax import checkpoint, evaluation, progress, session, workdir
 from fcn_jax import config as configs
 from fcn_jax.data import voc
-from fcn_jax.types import InputError, TrainState
+from fcn_jax.types import InputError
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Progress:
         return self.epoch >= config.epochs or bool(config.patience and stale >= config.patience)
 
 
-class Interrupted(Exception):  # noqa: N818 - it is no error
+class Interrupted(Exception):
     """The run was asked to stop, and has saved itself."""
 
 
@@ -122,9 +122,9 @@ def _check_data(folder: Path, made: session.Session) -> None:
     for name, values in ours.items():
         if theirs.get(name) != values:
             raise InputError(
-                f"{folder}: the run began with {len(theirs.get(name, []))} {name} entries, the data "
-                f"set now has {len(values)} or other ones: restore the data, or choose another "
-                "--workdir"
+                f"{folder}: the run began with {len(theirs.get(name, []))} {name} entries, "
+                f"the data set now has {len(values)} or other ones: restore the data, or choose "
+                "another --workdir"
             )
 
 
@@ -199,7 +199,7 @@ class _Run:
         record = {"step": step, "loss": repr(loss), "rows": rows.tolist(), "ids": ids, "seed": seed}
         workdir.write_json(path, record)
         raise DivergedError(
-            f"the loss or its gradient is not finite at step {step} (loss {loss}, batch in {path}): "
+            f"the loss or its gradient is not finite at step {step} (loss {loss}, see {path}): "
             "try a lower --lr, --clip-norm 1, or --precision f32; the last checkpoint is kept"
         )
 

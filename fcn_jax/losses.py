@@ -10,8 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fcn_jax.types import VOID
-
 WEIGHT_SCHEMES = ("none", "inverse", "inverse_sqrt", "median_frequency", "effective_number")
 
 

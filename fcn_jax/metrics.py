@@ -145,7 +145,7 @@ def paper_iou_of_counts(counts: np.ndarray, group: int = 1) -> float:
 
 
 def paper_iou(labels, predictions, num_classes: int) -> float:
-    """`paper_iou_of_counts` from masks: labels and predictions are [N, H, W] (or lists of [H, W])."""
+    """`paper_iou_of_counts` of masks: labels, predictions [N, H, W], or lists of [H, W]."""
     pairs = zip(labels, predictions, strict=True)
     return paper_iou_of_counts(np.stack([image_counts(y, p, num_classes) for y, p in pairs]))
 
@@ -177,7 +177,7 @@ def summary(counts: np.ndarray, class_names: Sequence[str], loss: float | None =
 
     Returns:
       `summarize`'s values (None for NaN, IoU as {class: value}), with `paper_iou`,
-      `paper_iou_batch16`, `paper_pixel_accuracy`, `loss`, and `pixels`, the labelled pixels counted.
+      `paper_iou_batch16`, `paper_pixel_accuracy`, `loss`, and `pixels`, the labelled ones.
     """
     counts = np.asarray(counts).astype(np.int64)
     matrix = counts[:, :-1].sum(0)

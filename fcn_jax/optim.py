@@ -1,12 +1,11 @@
 """Adam with L2 as PyTorch has it, learning-rate schedules, and parts with a rate of their own."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax.numpy as jnp
 import optax
 
-Schedule = Callable[[int], float]
+Schedule = optax.Schedule
 
 
 @dataclass(frozen=True)
@@ -18,14 +17,14 @@ class OptimConfig:
     lr: float = 1e-4
     weight_decay: float = 1e-5
     schedule: str = "constant"
-    """`constant`; `cosine_annealing`: the paper's, periodic; `cosine`: one cycle down to eta_min."""
+    """`constant`; `cosine_annealing`: the paper's, periodic; `cosine`: one cycle to eta_min."""
     t_max: int = 10
     """Half a period of `cosine_annealing`, in steps."""
     eta_min: float = 0.0
     warmup: int = 0
     """Steps of linear warm-up from 0; not used by `cosine_annealing`."""
     backbone_scale: float | None = None
-    """Learning rate of params["backbone"] relative to the rest; 0 freezes it; None: no such part."""
+    """Learning rate of params["backbone"] relative to the rest; 0 freezes it; None: no part."""
     clip_norm: float | None = None
     """Largest global norm of the gradient; None does not clip."""
     ema: float = 0.0

@@ -1,4 +1,4 @@
-"""A finished run made visible: curves.png, gallery.png and report.html from what is in its folder."""
+"""A finished run made visible: curves, gallery and page from what is in its folder."""
 
 from pathlib import Path
 from typing import Any
@@ -74,5 +74,3 @@ def split_result(data: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
         "perfect": data["perfect"],
         "collapsed": data["collapsed"],
     }
-
-

@@ -138,7 +138,9 @@ def _examples(config: Config, dataset: voc.Dataset) -> tuple[list[Example], list
     train_split, batch_size = dataset.splits["train"], config.data.batch_size
     n = config.data.overfit
     if n > len(train_split):
-        raise InputError(f"--overfit {n}: the train split has {len(train_split)} images: ask for fewer")
+        raise InputError(
+            f"--overfit {n}: the train split has {len(train_split)} images: ask for fewer"
+        )
     train = [train_split[i] for i in range(n or len(train_split))]
     if batch_size > len(train):
         raise InputError(

@@ -1,4 +1,4 @@
-"""The folder of a run: which files it has, who may write them, and that none is ever half written."""
+"""The folder of a run: its files, who may write them, and that none is ever half written."""
 
 import contextlib
 import json
@@ -88,7 +88,7 @@ def claim(workdir: Path, config: configs.Config) -> Iterator[None]:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise InputError(
-            f"{workdir}: another process is training there: wait for it, or choose another --workdir"
+            f"{workdir}: another process is training there: wait, or choose another --workdir"
         ) from None
     try:
         _check_owner(workdir, config)
@@ -111,6 +111,7 @@ def _check_owner(workdir: Path, config: configs.Config) -> None:
     others = [p.name for p in workdir.iterdir() if not p.name.startswith(".")]
     if others:
         raise InputError(
-            f"{workdir}: holds {others[0]!r} but no {CONFIG}, so it is no run: choose another --workdir"
+            f"{workdir}: holds {others[0]!r} but no {CONFIG}, so it is no run: "
+            "choose another --workdir"
         )
     write_json(path, configs.to_dict(config))

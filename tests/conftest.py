@@ -5,12 +5,12 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax starts
 
 import jax
-
-jax.config.update("jax_numpy_rank_promotion", "raise")
 import pytest
 
 from fcn_jax import models
 from tests import fakes
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 @pytest.fixture

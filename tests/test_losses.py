@@ -56,9 +56,7 @@ def test_cross_entropy_and_gradient_are_pytorchs(smoothing, weighted):
 
     value, gradient = jax.value_and_grad(loss)(logits)
     np.testing.assert_allclose(value, expected.detach(), rtol=1e-6)
-    np.testing.assert_allclose(
-        gradient, x.grad.numpy().transpose(0, 2, 3, 1), rtol=1e-5, atol=1e-8
-    )
+    np.testing.assert_allclose(gradient, x.grad.numpy().transpose(0, 2, 3, 1), rtol=1e-5, atol=1e-8)
 
 
 def test_only_void_pixels_give_zero_and_a_zero_gradient():

@@ -34,7 +34,7 @@ def test_a_class_only_predicted_counts_as_zero():
 
 
 def test_paper_iou_by_hand():
-    # Image 1: void is background, so truth (0, 0, 1 / 1, 1, 0): class 0 hits 1 of 4, class 1 2 of 5.
+    # Image 1: void is background, truth (0, 0, 1 / 1, 1, 0): class 0 hits 1 of 4, class 1 2 of 5.
     # Image 2: background everywhere and so predicted: 1 and 0. Class 2 is absent from both: 0.
     labels = np.concatenate([LABELS, np.zeros_like(LABELS)])
     predictions = np.concatenate([PREDICTIONS, np.zeros_like(LABELS)])
@@ -43,7 +43,9 @@ def test_paper_iou_by_hand():
 
 
 def test_paper_iou_of_groups_counts_images_together():
-    counts = np.stack([metrics.image_counts(y, p, 3) for y, p in zip(LABELS, PREDICTIONS)] * 3)
+    counts = np.stack(
+        [metrics.image_counts(y, p, 3) for y, p in zip(LABELS, PREDICTIONS, strict=True)] * 3
+    )
     together = metrics.paper_iou_of_counts(counts, 2)  # groups of 2 and 1, equal to one image's
     assert together == pytest.approx(metrics.paper_iou_of_counts(counts[:1]))
 
@@ -59,7 +61,7 @@ def test_device_counts_equal_host_counts():
     labels, predictions = _pair()
     counts = jax.jit(metrics.confusion_counts, static_argnums=2)(labels, predictions, 5)
     chex.assert_shape(counts, (3, 6, 5))
-    expected = [metrics.image_counts(y, p, 5) for y, p in zip(labels, predictions)]
+    expected = [metrics.image_counts(y, p, 5) for y, p in zip(labels, predictions, strict=True)]
     np.testing.assert_array_equal(counts, expected)
     assert counts.sum() == labels.size
 
@@ -71,7 +73,9 @@ def test_matrix_sums_to_the_labelled_pixels():
 
 def test_limits_of_perfect_and_trivial():
     labels, predictions = _pair()
-    counts = np.stack([metrics.image_counts(y, p, 5) for y, p in zip(labels, predictions)])
+    counts = np.stack(
+        [metrics.image_counts(y, p, 5) for y, p in zip(labels, predictions, strict=True)]
+    )
     names = list("abcde")
     best = metrics.summary(metrics.perfect(counts), names)
     assert best["miou"] == best["pixel_accuracy"] == best["paper_pixel_accuracy"] == 1.0

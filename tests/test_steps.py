@@ -127,9 +127,7 @@ def test_void_counts_as_background_only_when_asked():
 def test_filler_rows_count_nothing(void_as_background):
     model, state, _ = _setup()
     canvases = _canvases(3)
-    run = steps.on_rows(
-        steps.make_eval_step(model, 3, void_as_background=void_as_background)
-    )
+    run = steps.on_rows(steps.make_eval_step(model, 3, void_as_background=void_as_background))
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     whole = run(variables, canvases, np.array([0, 1], np.int32))
     filled = run(variables, canvases, np.array([0, 3], np.int32))

@@ -30,12 +30,12 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
     PIL itself does it, because validation has to be exact to the paper's pipeline.
     """
-    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """uint8 [H, W] -> uint8 [h, w], nearest, by PIL (its rounding differs from a plain formula)."""
-    return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
+    return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
 def resized(examples: Iterable[Example], size: tuple[int, int]) -> Batch:
@@ -81,7 +81,7 @@ def eval_rows(count: int, batch_size: int) -> np.ndarray:
 
 
 def take(canvases: Batch, rows: jax.Array) -> Batch:
-    """The batch of these rows, on the device. A row that does not exist is black, void, of size 0."""
+    """The batch of these rows; one that does not exist is black, void, of size 0."""
 
     def pick(values, fill):
         return jnp.take(values, rows, axis=0, mode="fill", fill_value=fill)

@@ -1,0 +1,41 @@
+"""The configuration survives JSON and names what differs."""
+
+import json
+
+import pytest
+
+from experiments import options
+from fcn_jax import config as configs
+from fcn_jax.types import InputError
+
+
+@pytest.mark.parametrize("name", options.EXPERIMENTS)
+def test_every_experiment_survives_json(name):
+    config = options.EXPERIMENTS[name]()
+    text = json.dumps(configs.to_dict(config))
+    assert configs.from_dict(json.loads(text)) == config
+    assert config.experiment == name
+
+
+def test_replace_reaches_nested_fields():
+    config = configs.replace(configs.Config(), **{"optim.lr": 0.5, "epochs": 2})
+    assert (config.optim.lr, config.epochs) == (0.5, 2)
+    assert configs.Config().optim.lr != 0.5
+
+
+def test_differences_name_the_fields():
+    ours = configs.replace(configs.Config(), **{"data.image_size": (96, 64), "seed": 3})
+    found = configs.differences(configs.Config(), ours)
+    assert found == ["data.image_size: [224, 224] -> [96, 64]", "seed: 0 -> 3"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"schema": 99}, "schema 99, this version reads 1"),
+        ({"colour": 1}, "unknown field 'colour'"),
+    ],
+)
+def test_a_config_of_another_version_is_refused(change, words):
+    with pytest.raises(InputError, match=words):
+        configs.from_dict({**configs.to_dict(configs.Config()), **change}, "config.json")

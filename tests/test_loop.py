@@ -1,0 +1,187 @@
+"""The loop: it learns, stops early, resumes to the same bits, and its result can be repeated."""
+
+import json
+import os
+import signal
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from fcn_jax import checkpoint, evaluation, loop, predict, progress, session, workdir
+from fcn_jax.types import VOID, InputError
+from tests import fakes
+
+CLOCKS = ("seconds", "images_per_second", "environment")
+QUIET = loop.Runtime(show=False)
+
+pytestmark = pytest.mark.usefixtures("tiny")
+
+
+def _outcome(folder):
+    """All a run leaves behind that must not depend on interruptions."""
+    state, _ = checkpoint.load(folder / "checkpoints", "latest")
+    rows = [
+        {k: v for k, v in row.items() if k not in CLOCKS} for row in workdir.read_metrics(folder)
+    ]
+    result = workdir.read_json(folder / "result.json")
+    return state, rows, {k: v for k, v in result.items() if k not in CLOCKS}
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """One uninterrupted run, shared by the tests that compare with it."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(loop.session.create_model.__globals__["MODELS"], "tiny", fakes.TinyNet)
+        loop.train(fakes.config(), fakes.dataset(), folder, QUIET)
+    return folder
+
+
+def test_it_learns(straight):
+    result = workdir.read_json(straight / "result.json")
+    assert result["val"]["miou"] > 2 * result["trivial"]["miou"]
+    rows = workdir.read_metrics(straight)
+    assert [r["epoch"] for r in rows] == [1, 2, 3]
+    assert rows[-1]["train"]["loss"] < rows[0]["train"]["loss"]
+    assert result["best_epoch"] == 1 + int(np.argmax([r["val"]["miou"] for r in rows]))
+    assert result["val"]["miou"] == max(r["val"]["miou"] for r in rows)
+
+
+def test_the_counts_sum_to_the_labelled_pixels(straight):
+    _, counts, ids = evaluation.load(straight)
+    data = fakes.dataset()
+    val = data.splits["val"]
+    assert ids == tuple(e.id for e in val)
+    masks = session.batches.resized(list(val), (32, 32)).mask
+    assert counts[:, :-1].sum() == (masks != VOID).sum()
+    assert counts.sum() == masks.size
+
+
+def test_evaluating_the_checkpoint_gives_the_result_exactly(straight):
+    restored = predict.load_checkpoint(straight)
+    again = evaluation.evaluate_checkpoint(restored, fakes.dataset())
+    assert again.summary == workdir.read_json(straight / "result.json")["val"]
+
+
+def test_predictions_have_the_images_own_size(straight):
+    restored = predict.load_checkpoint(straight)
+    example = fakes.example(50, 61, 83)
+    mask = predict.predict(restored, example.image)
+    chex.assert_shape(mask, (61, 83))
+    assert mask.dtype == np.uint8
+    known = example.mask != VOID
+    assert (mask == example.mask)[known].mean() > 0.6
+
+
+class _Stop:
+    """Send a signal to ourselves once the bar has moved `after` times."""
+
+    def __init__(self, after):
+        self.left = after
+
+    def __call__(self, original):
+        def stepped(bar, *args):
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return original(bar, *args)
+
+        return stepped
+
+
+@pytest.mark.parametrize("after", [[1], [2], [3, 2, 1]])
+def test_interrupted_runs_end_with_the_same_bits(straight, tmp_path, monkeypatch, capsys, after):
+    original = progress.Progress.stepped
+    for count in after:
+        monkeypatch.setattr(progress.Progress, "stepped", _Stop(count)(original))
+        with pytest.raises(loop.Interrupted, match="saved in"):
+            loop.train(fakes.config(), fakes.dataset(), tmp_path / "run", QUIET)
+    monkeypatch.setattr(progress.Progress, "stepped", original)
+    loop.train(fakes.config(), fakes.dataset(), tmp_path / "run", QUIET)
+    ours, theirs = _outcome(tmp_path / "run"), _outcome(straight)
+    chex.assert_trees_all_equal(ours[0], theirs[0])
+    assert ours[1:] == theirs[1:]
+    assert "finishing the step" in capsys.readouterr().err
+
+
+def test_a_finished_run_is_not_trained_again(straight, monkeypatch):
+    before = _outcome(straight)
+    monkeypatch.setattr(loop._Run, "train_epoch", lambda *_: pytest.fail("trained again"))
+    loop.train(fakes.config(), fakes.dataset(), straight, QUIET)
+    assert json.dumps(_outcome(straight)[1:]) == json.dumps(before[1:])
+
+
+def test_patience_counts_from_the_best_epoch():
+    config = fakes.config(epochs=9, patience=2)
+    assert not loop.Progress(epoch=4, best_epoch=3).finished(config)
+    assert loop.Progress(epoch=5, best_epoch=3).finished(config)
+    assert loop.Progress(epoch=9, best_epoch=9).finished(config)
+    assert not loop.Progress(epoch=8).finished(fakes.config(epochs=9, patience=0))
+
+
+def test_patience_stops_early_and_the_best_checkpoint_is_the_result(tmp_path, monkeypatch):
+    mious = iter([0.1, 0.5, 0.3, 0.2, 0.4])
+    evaluate = evaluation.evaluate
+
+    def fake(*args):
+        result = evaluate(*args)
+        result.summary["miou"] = next(mious)
+        return result
+
+    monkeypatch.setattr(evaluation, "evaluate", fake)
+    config = fakes.config(epochs=9, patience=2)
+    result = loop.train(config, fakes.dataset(), tmp_path, QUIET)
+    assert (result["epochs_run"], result["best_epoch"]) == (4, 2)
+
+
+def test_a_run_that_diverges_keeps_its_last_good_checkpoint(tmp_path):
+    config = fakes.config(**{"optim.lr": 1e30, "optim.schedule": "constant", "epochs": 6})
+    with pytest.raises(loop.DivergedError, match=r"not finite at step \d+ .* try a lower --lr"):
+        loop.train(config, fakes.dataset(), tmp_path, QUIET)
+    record = workdir.read_json(tmp_path / "diverged.json")
+    assert len(record["ids"]) == 3
+    ids = [e.id for e in fakes.dataset().splits["train"]]
+    assert record["ids"] == [ids[row] for row in record["rows"]]
+
+
+def test_overfit_validates_on_the_training_images(tmp_path):
+    config = fakes.config(**{"data.overfit": 4, "epochs": 1})
+    loop.train(config, fakes.dataset(), tmp_path, QUIET)
+    assert evaluation.load(tmp_path)[2] == tuple(e.id for e in fakes.dataset().splits["train"])[:4]
+    restored = predict.load_checkpoint(tmp_path)
+    again = evaluation.evaluate_checkpoint(restored, fakes.dataset())
+    assert again.summary == workdir.read_json(tmp_path / "result.json")["val"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data.batch_size": 9}, "--batch-size 9: training has 8 images: use at most"),
+        ({"data.overfit": 99}, "--overfit 99: the train split has 8 images"),
+    ],
+)
+def test_batches_larger_than_the_split_are_refused(tmp_path, changes, words):
+    with pytest.raises(InputError, match=words):
+        loop.train(fakes.config(**changes), fakes.dataset(), tmp_path, QUIET)
+
+
+def test_changed_data_is_refused(straight):
+    with pytest.raises(InputError, match="began with 8 train entries, the data set now has 7"):
+        loop.train(fakes.config(), fakes.dataset(train=7), straight, QUIET)
+
+
+def test_other_classes_are_refused(straight):
+    restored = predict.load_checkpoint(straight)._replace(class_names=("sky", "road"))
+    with pytest.raises(InputError, match="the network 2"):
+        evaluation.evaluate_checkpoint(restored, fakes.dataset())
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_other_precisions_learn_alike(straight, tmp_path, precision):
+    loop.train(fakes.config(precision=precision), fakes.dataset(), tmp_path, QUIET)
+    ours, theirs = (workdir.read_metrics(f)[-1]["train"]["loss"] for f in (tmp_path, straight))
+    assert ours == pytest.approx(theirs, rel=0.05)
+    dtypes = {x.dtype for x in jax.tree.leaves(checkpoint.load(tmp_path / "checkpoints")[0])}
+    assert dtypes == {np.dtype(np.float32)}
