@@ -78,6 +78,7 @@ def train(
     """Train, or go on with, the run of `folder`; return what result.json holds.
 
     Writes config.json, metrics.jsonl, checkpoints/, and at the end eval-val.json and result.json.
+    A run that has its result.json is not trained again.
 
     Args:
       config: the run.
@@ -92,6 +93,10 @@ def train(
     runtime = runtime or Runtime()
     folder = Path(folder)
     with workdir.claim(folder, config), _precision(config), _interrupts() as interrupted:
+        if (folder / workdir.RESULT).exists():
+            if runtime.show:
+                print(f"{folder} holds this run, finished: nothing to train", file=sys.stderr)
+            return workdir.read_json(folder / workdir.RESULT)
         made = session.build(config, dataset, runtime.devices)
         made.meta["origin"] = runtime.origin
         made.meta["config"] = configs.to_dict(config)

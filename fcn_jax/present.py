@@ -1,5 +1,6 @@
 """A finished run made visible: curves, gallery and page from what is in its folder."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,24 @@ def panels(
 ) -> list[report.Panel]:
     """The best, median and worst images of an evaluation, predicted at their own size."""
     data, _, ids = evaluation.load(folder, split)
+    scores = [data["images"][i] for i in ids]
+    chosen = report.choose_rows(scores, each)
+    shown = panels_of(folder, dataset, [ids[row] for _, row in chosen], split)
+    return [
+        panel._replace(title=report.panel_title(label, panel.title, scores[row]))
+        for panel, (label, row) in zip(shown, chosen, strict=True)
+    ]
+
+
+def panels_of(
+    folder: Path, dataset: voc.Dataset, ids: Sequence[str], split: str = "val"
+) -> list[report.Panel]:
+    """These images of a split as a run's best checkpoint sees them; titles are the bare ids."""
     restored = predict.load_checkpoint(folder)
-    examples = _by_id(dataset, split, restored.meta)
-    chosen = report.choose_rows([data["images"][i] for i in ids], each)
-    return [_panel(restored, examples(ids[row]), label, data["images"][ids[row]])
-            for label, row in chosen]  # fmt: skip
+    examples = map(_by_id(dataset, split, restored.meta), ids)
+    return [
+        report.Panel(e.id, e.image, e.mask, predict.predict(restored, e.image)) for e in examples
+    ]
 
 
 def _by_id(dataset: voc.Dataset, split: str, meta: dict[str, Any]):
@@ -28,12 +42,6 @@ def _by_id(dataset: voc.Dataset, split: str, meta: dict[str, Any]):
     examples = dataset.splits[split]
     positions = {examples[i].id: i for i in range(len(examples))}
     return lambda example_id: examples[positions[example_id]]
-
-
-def _panel(restored: predict.Checkpoint, example, label: str, score) -> report.Panel:
-    prediction = predict.predict(restored, example.image)
-    title = report.panel_title(label, example.id, score)
-    return report.Panel(title, example.image, example.mask, prediction)
 
 
 def draw(folder: Path, dataset: voc.Dataset, command: str) -> None:

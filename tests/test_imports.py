@@ -10,11 +10,11 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     ["types"],
     ["data", "models", "conv", "losses", "metrics", "optim", "checkpoint", "torch_files",
-     "torch_weights", "pretrained", "report", "compare", "progress"],
+     "torch_weights", "pretrained", "report", "bootstrap", "progress", "allocator"],
     ["steps"],
     ["predict"],
     ["config"],
-    ["workdir", "evaluation", "session", "present"],
+    ["workdir", "evaluation", "session", "present", "comparison"],
     ["loop"],
 ]  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import chex
@@ -167,9 +168,11 @@ def test_batches_larger_than_the_split_are_refused(tmp_path, changes, words):
         loop.train(fakes.config(**changes), fakes.dataset(), tmp_path, QUIET)
 
 
-def test_changed_data_is_refused(straight):
+def test_changed_data_is_refused(straight, tmp_path):
+    shutil.copytree(straight, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "result.json").unlink()
     with pytest.raises(InputError, match="began with 8 train entries, the data set now has 7"):
-        loop.train(fakes.config(), fakes.dataset(train=7), straight, QUIET)
+        loop.train(fakes.config(), fakes.dataset(train=7), tmp_path, QUIET)
 
 
 def test_other_classes_are_refused(straight):

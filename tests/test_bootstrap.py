@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fcn_jax.compare import paired_bootstrap
+from fcn_jax.bootstrap import paired_bootstrap
 from fcn_jax.types import InputError
 
 RIGHT = [[2, 0], [0, 2], [0, 0]]

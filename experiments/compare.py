@@ -1,0 +1,60 @@
+"""Lay finished runs side by side: `python -m experiments.compare WORKDIR WORKDIR ... --out DIR`."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from experiments import door, evaluate, options
+from fcn_jax import comparison, predict, workdir
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of this door."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.compare",
+        description="Write table.md, table.json and report.html that compare finished runs on the "
+        "same data: scores beside the all-background row, curves, classes, pictures, and a paired "
+        "bootstrap over the images that says whether a difference is more than chance. Runs that "
+        "differ in nothing but the seed are one line, as mean and deviation.",
+    )
+    parser.add_argument("workdirs", type=Path, nargs="+", metavar="WORKDIR", help="finished runs")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--dataset", help="data set of the pictures (default: the first run's)")
+    options.add_data_flags(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, group by seed, write."""
+    args = parser().parse_args(argv)
+    door.setup_jax()
+    dataset = evaluate.open_dataset(predict.load_checkpoint(args.workdirs[0]), args)
+    entries = group(args.workdirs)
+    command = shlex.join(
+        ["python", "-m", "experiments.compare", *(argv if argv is not None else sys.argv[1:])]
+    )
+    comparison.write(entries, dataset, args.out, "Comparison", command)
+    print((args.out / "table.md").read_text())
+    print(f"page: {args.out}/report.html")
+    return 0
+
+
+def group(folders: list[Path]) -> list[comparison.Entry]:
+    """One entry a configuration; runs that differ only in the seed belong together."""
+    groups: dict[str, list[Path]] = {}
+    for folder in folders:
+        config = workdir.read_json(folder / workdir.CONFIG)
+        config.pop("seed")
+        groups.setdefault(str(sorted(config.items())), []).append(folder)
+    return [comparison.Entry(_name(found), found) for found in groups.values()]
+
+
+def _name(folders: list[Path]) -> str:
+    """The first folder's name, without the seed where there are several."""
+    name = folders[0].resolve().name
+    return name.rsplit("-seed", 1)[0] if len(folders) > 1 else name
+
+
+if __name__ == "__main__":
+    door.run(main)
