@@ -375,14 +375,23 @@ def _digest(value: object) -> str:
 # --------------------------------------------------------------------------------- checking
 
 
-def problems(source: Source, tick: Callable[[], object] = lambda: None) -> Iterator[str]:
-    """Everything that would make training on `source` fail, one line each; `tick` once a pair."""
+def problems(
+    source: Source,
+    tick: Callable[[], object] = lambda: None,
+    see: Callable[[str, "Stored"], object] = lambda split, stored: None,
+) -> Iterator[str]:
+    """Everything that would make training on `source` fail, one line each.
+
+    `tick` is called once a pair, `see` with the split and each pair that is sound.
+    """
     yield from list_problems(source)
     seen: set[int] = set()
     for split, ids in source.splits.items():
         for example_id in dict.fromkeys(ids):
             try:
-                seen |= read_example(source, split, example_id).classes
+                stored = read_example(source, split, example_id)
+                seen |= stored.classes
+                see(split, stored)
             except InputError as error:
                 yield str(error)
             tick()

@@ -98,15 +98,39 @@ def load(
         raise InputError(f"archives go with the data set voc2007 only, not with {dataset!r}")
     if dataset == "voc2007":
         return _load_voc2007(archives, data_dir, progress)
+    source = open_source(dataset, data_dir=data_dir, progress=progress)
+    kind = "shapes" if dataset == "shapes" else "folder"
+    return _prepared(f"{kind}_{source.digest}", source, data_dir, progress)
+
+
+def open_source(
+    dataset: str,
+    *,
+    archives: Path | None = None,
+    data_dir: Path | None = None,
+    progress: bool = True,
+) -> sources.Source:
+    """The raw files that `load` would prepare, for the same arguments; prepares nothing.
+
+    Raises:
+        InputError: if they are not there, or not of the right shape.
+    """
+    data_dir = (data_dir or default_data_dir()).expanduser().absolute()
+    if archives is not None and dataset != "voc2007":
+        raise InputError(f"archives go with the data set voc2007 only, not with {dataset!r}")
+    if dataset == "voc2007" and archives is not None:
+        return _lazy_archives(_archive_paths(archives.expanduser()), check=True)()
+    if dataset == "voc2007":
+        _make_folder(data_dir)
+        return _download_archives(data_dir, progress)
     if dataset == "shapes":
+        _make_folder(data_dir)
         root = shapes.ensure(data_dir / "drawn", progress)
-        source = dataclasses.replace(sources.open_folder(root, "shapes"), notes=())
-        return _prepared(f"shapes_{source.digest}", source, data_dir, progress)
+        return dataclasses.replace(sources.open_folder(root, "shapes"), notes=())
     path = Path(dataset).expanduser()
     if not path.is_dir():
         raise InputError(f"no data set {dataset!r}: give voc2007, shapes or an existing folder")
-    source = sources.open_folder(path)
-    return _prepared(f"folder_{source.digest}", source, data_dir, progress)
+    return sources.open_folder(path)
 
 
 def default_data_dir() -> Path:
@@ -119,14 +143,7 @@ def default_data_dir() -> Path:
 
 def _load_voc2007(archives: Path | None, data_dir: Path, progress: bool) -> Dataset:
     if archives is not None:
-        folder = archives.expanduser()
-        paths = {key: folder / artifact.filename for key, artifact in ARCHIVES.items()}
-        paths = {key: path for key, path in paths.items() if path.is_file()}
-        if "trainval" not in paths:
-            raise InputError(
-                f"no {ARCHIVES['trainval'].filename} in {folder}: put VOC-2007's archives there "
-                f"(from {_HOSTS[0]}), or leave --archives out to download them"
-            )
+        paths = _archive_paths(archives.expanduser())
         name = _archives_name(paths)
         source = _lazy_archives(paths, check=True)
     else:
@@ -140,6 +157,18 @@ def _load_voc2007(archives: Path | None, data_dir: Path, progress: bool) -> Data
             "delete that directory and start again"
         )
     return dataset
+
+
+def _archive_paths(folder: Path) -> dict[str, Path]:
+    """Which of the archives lie in `folder`; the one with train and val must."""
+    paths = {key: folder / artifact.filename for key, artifact in ARCHIVES.items()}
+    paths = {key: path for key, path in paths.items() if path.is_file()}
+    if "trainval" not in paths:
+        raise InputError(
+            f"no {ARCHIVES['trainval'].filename} in {folder}: put VOC-2007's archives there "
+            f"(from {_HOSTS[0]}), or leave --archives out to download them"
+        )
+    return paths
 
 
 def _archives_name(paths: Mapping[str, Path]) -> str:

@@ -1,0 +1,115 @@
+"""Look a data set over before training: `python -m experiments.check DATASET`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from experiments import door, options
+from fcn_jax.data import survey, voc
+from fcn_jax.losses import class_weights
+from fcn_jax.report import contact
+from fcn_jax.types import VOID, InputError
+
+EPILOG = """examples:
+  python -m experiments.check MY-FOLDER --out contact.png
+  python -m experiments.check voc2007 --archives DIR-WITH-THE-TARS
+
+Exit code 0: training will accept the data; 1: it will not, for the reasons given."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of this door."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.check",
+        description="Say everything that is wrong with a data set, file by file, in the words in "
+        "which training would refuse it, and what is worth knowing; then count its pixels.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("dataset", help="voc2007, shapes, or a folder in VOC's layout")
+    parser.add_argument("--out", type=Path, metavar="PNG", help="write a contact sheet")
+    options.add_data_flags(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, look, tell."""
+    args = parser().parse_args(argv)
+    if args.out and args.out.suffix.lower() != ".png":
+        raise InputError(f"--out {args.out}: the contact sheet is a PNG: give a name in .png")
+    try:
+        source = voc.open_source(args.dataset, archives=args.archives, data_dir=args.data_dir)
+    except InputError as error:
+        print(f"error: {error}")
+        print("training would fail: 1 error")
+        return 1
+    total = sum(len(ids) for ids in source.splits.values())
+    with tqdm(total=total, unit="img", disable=not sys.stderr.isatty(), leave=False) as bar:
+        found = survey.survey(source, bar.update)
+    for problem in found.problems:
+        print(f"error: {problem}")
+    for note in found.notes:
+        print(f"note: {note}")
+    print(table(found))
+    if args.out:
+        groups = [(f"{name}: {len(s.ids)} pictures", s.samples) for name, s in found.splits.items()]
+        contact.contact_sheet(groups, found.class_names, found.palette, args.out)
+        print(f"contact sheet: {args.out}")
+    count = len(found.problems)
+    print(
+        f"training would fail: {count} error{'s' if count > 1 else ''}, {len(found.notes)} notes"
+        if count
+        else f"training will accept it ({len(found.notes)} notes)"
+    )
+    return 1 if count else 0
+
+
+def table(found: survey.Survey) -> str:
+    """Sizes of the pictures; then a line a class: share of the pixels, masks, suggested weight."""
+    lines = [sizes(name, split) for name, split in found.splits.items()]
+    names, splits = found.class_names, found.splits
+    if "train" not in splits or not splits["train"].ids:
+        return "\n".join(lines)
+    train = splits["train"].pixels[: len(names)]
+    weights = class_weights(train, "inverse_sqrt", 20.0) * len(names)
+    wide = max(len(n) for n in names)
+    lines += ["", "pixels (share of the labelled ones) and masks of each class:"]
+    heads = "".join(f"{s:>16} {'%':>7} {'masks':>6}" for s in splits)
+    lines.append(f"{'id':>3} {'class':<{wide}}{heads} {'weight':>8}")
+    for i, name in enumerate(names):
+        cells = [_cell(s, i, len(names)) for s in splits.values()]
+        lines.append(f"{i:>3} {name:<{wide}}{''.join(cells)} {weights[i]:>8.3f}")
+    cells = [f"{int(s.pixels[VOID]):>16} {'':>7} {int(s.masks[VOID]):>6}" for s in splits.values()]
+    lines.append(f"{'':>3} {'void':<{wide}}{''.join(cells)}")
+    ratio = train.max() / max(1, train.sum())
+    lines.append(
+        "weight: --class-weights inverse_sqrt --weight-cap 20, scaled to a mean of 1; "
+        f"the largest class has {ratio:.1%} of the labelled train pixels"
+    )
+    return "\n".join(lines)
+
+
+def sizes(name: str, split: survey.Split) -> str:
+    """One line on the pictures of a split."""
+    if not split.ids:
+        return f"{name}: no sound picture"
+    areas = np.array(sorted(split.sizes))
+    low, high = areas.min(0), areas.max(0)
+    (h, w), often = split.sizes.most_common(1)[0]
+    return (
+        f"{name}: {len(split.ids)} sound pictures of {len(split.sizes)} sizes, "
+        f"heights {low[0]} to {high[0]}, widths {low[1]} to {high[1]}, most often {w}x{h} ({often})"
+    )
+
+
+def _cell(split: survey.Split, index: int, classes: int) -> str:
+    labelled = max(1, int(split.pixels[:classes].sum()))
+    pixels = int(split.pixels[index])
+    return f"{pixels:>16} {100 * pixels / labelled:>7.3f} {int(split.masks[index]):>6}"
+
+
+if __name__ == "__main__":
+    door.run(main)

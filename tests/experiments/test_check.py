@@ -1,0 +1,56 @@
+"""The door `check`: what it prints, and its exit code."""
+
+import pytest
+from PIL import Image
+
+from experiments import check
+from fcn_jax.types import InputError
+from tests import damage
+
+
+@pytest.fixture
+def root(tmp_path):
+    return damage.make_folder(tmp_path / "set")
+
+
+def test_sound_data_pass_with_numbers_and_a_contact_sheet(root, tmp_path, capsys):
+    sheet = tmp_path / "sheet.png"
+    assert check.main([str(root), "--out", str(sheet)]) == 0
+    out = capsys.readouterr().out
+    assert "train: 4 sound pictures of 4 sizes, heights 16 to 25, widths 24 to 30" in out
+    assert "training will accept it (0 notes)" in out
+    assert [line.split()[1] for line in out.splitlines() if line[:3].strip().isdigit()] == [
+        "ground",
+        "tree",
+        "house",
+    ]
+    with Image.open(sheet) as picture:
+        assert picture.size[0] > 6 * 180
+
+
+def test_bad_data_fail_and_all_of_it_is_named(root, tmp_path, capsys):
+    (root / "JPEGImages/001.jpg").write_bytes(b"")
+    (root / "SegmentationClass/004.png").unlink()
+    assert check.main([str(root), "--out", str(tmp_path / "sheet.png")]) == 1
+    out = capsys.readouterr().out
+    assert "error: image 001.jpg is no readable picture" in out
+    assert "error: mask of 004 (listed in val.txt) is missing" in out
+    assert "training would fail: 2 errors" in out
+
+
+def test_what_is_no_data_set_fails_too(tmp_path, capsys):
+    assert check.main([str(tmp_path)]) == 1
+    assert "has no folder JPEGImages or images" in capsys.readouterr().out
+    assert check.main([str(tmp_path / "nothing")]) == 1
+
+
+def test_a_split_without_any_sound_pair(root, capsys):
+    for path in (root / "JPEGImages").iterdir():
+        path.write_bytes(b"")
+    assert check.main([str(root)]) == 1
+    assert "val: no sound picture" in capsys.readouterr().out
+
+
+def test_the_sheet_must_be_a_png(root):
+    with pytest.raises(InputError, match=r"sheet.jpg: the contact sheet is a PNG"):
+        check.main([str(root), "--out", "sheet.jpg"])
