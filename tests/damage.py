@@ -55,9 +55,9 @@ class Victim:
         self.ids = np.array(Image.open(self.mask))
 
     def cut(self, path: Path) -> None:
-        """Keep a part of a file, at least the header."""
+        """Keep the header, but not all pixels (without its end mark only, a PNG is still whole)."""
         data = path.read_bytes()
-        path.write_bytes(data[: int(len(data) * self.rng.uniform(0.3, 0.9))])
+        path.write_bytes(data[: int(len(data) * self.rng.uniform(0.3, 0.7))])
 
     def save(self, array: np.ndarray, **options) -> None:
         """Replace the mask."""
