@@ -57,7 +57,7 @@ class Victim:
     def cut(self, path: Path) -> None:
         """Keep the header, but not all pixels (without its end mark only, a PNG is still whole)."""
         data = path.read_bytes()
-        path.write_bytes(data[: int(len(data) * self.rng.uniform(0.3, 0.7))])
+        path.write_bytes(data[: int(len(data) * self.rng.uniform(0.5, 0.7))])
 
     def save(self, array: np.ndarray, **options) -> None:
         """Replace the mask."""
