@@ -5,6 +5,7 @@ each once coarse inside round outlines and once fine inside angular ones. Colour
 every object and every background, so a classifier that sees single pixels learns nothing.
 """
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -20,9 +21,6 @@ from fcn_jax.data.classes import VOC_CLASSES, voc_palette
 from fcn_jax.types import VOID, InputError
 
 SIZES = {"train": 600, "val": 100, "test": 100}
-VERSION = 1
-"""To be raised with every change to the drawing: prepared data are kept under it."""
-
 JPEG_QUALITY = 92
 BORDER = 5
 """Width in pixels of the void line around every object, about VOC's."""
@@ -33,7 +31,9 @@ def ensure(folder: Path, progress: bool = True) -> Path:
 
     Raises InputError when `folder` cannot be written to.
     """
-    target = folder / f"shapes_{VERSION}"
+    # Named after this very file, so that a change to the drawing is never answered with old data.
+    digest = hashlib.sha256(Path(__file__).read_bytes() + repr(SIZES).encode()).hexdigest()
+    target = folder / f"shapes_{digest[:12]}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / ".lock"):
@@ -184,15 +184,21 @@ def _turns(x: np.ndarray) -> np.ndarray:
     return np.cos(2 * np.pi * x)
 
 
+def _blotches(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Waves that never repeat together, of no common direction: the spots of a cow."""
+    waves = ((0.53, 0.31), (-0.37, 0.67), (0.11, -0.59), (0.71, -0.23))
+    return np.sum([_turns(a * u + b * v + a) for a, b in waves], axis=0) - np.float32(0.2)
+
+
 PATTERNS: tuple[Callable[[np.ndarray, np.ndarray, bool], np.ndarray], ...] = (
     lambda u, v, fine: _turns(v),  # lying stripes
     lambda u, v, fine: _turns(u),  # standing stripes
     lambda u, v, fine: _turns(0.7 * (u + v)),  # slanting stripes, mirrored at random
     lambda u, v, fine: 4.0 * _turns(u / 2) * _turns(v / 2),  # checks
     lambda u, v, fine: 1.2 * (_turns(u) + _turns(v)) - 0.9,  # dots
-    lambda u, v, fine: _turns(np.hypot(u, v)),  # rings
-    lambda u, v, fine: np.cos(np.arctan2(v, u) * (10 if fine else 5)),  # spokes
-    lambda u, v, fine: _turns(v + 0.8 * np.abs((0.5 * u) % 1 - 0.5)),  # zigzag
+    lambda u, v, fine: _turns(0.8 * np.hypot(u, v)),  # rings
+    lambda u, v, fine: np.cos(np.arctan2(v, u) * (8 if fine else 4)),  # spokes
+    lambda u, v, fine: _blotches(1.2 * u, 1.2 * v),
     lambda u, v, fine: np.maximum(_turns(u), _turns(v)) - 0.5,  # lattice
     lambda u, v, fine: 0.6 * np.exp(-0.15 * (u * u + v * v)) - 0.3,  # a glow without any edges
 )

@@ -396,7 +396,8 @@ class _Splits(dict[str, Sequence[Example]]):
 def _open_split(builder: VocSegmentation, split: str) -> Any:
     raw = tfds.decode.SkipDecoding()
     try:
-        records: Any = builder.as_data_source(split=split, decoders={"image": raw, "mask": raw})
+        open_records: Any = builder.as_data_source  # whose decorator hides the signature
+        records = open_records(split, decoders={"image": raw, "mask": raw})
         _ = records[0], records[len(records) - 1]  # opens the files, which is else done much later
         return records
     except (OSError, ValueError, RuntimeError, LookupError, AssertionError) as error:
