@@ -1,19 +1,32 @@
-"""Segment photographs: `python -m experiments.predict WORKDIR IMAGE|DIR ... --out DIR`."""
+"""Segment photographs: `python -m experiments.predict WORKDIR IMAGE|DIR|GLOB ... --out DIR`."""
 
 import argparse
+import csv
+import glob
+import os
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from experiments import door
-from fcn_jax import predict, report
+from fcn_jax import predict, report, workdir
 from fcn_jax.data import source
 from fcn_jax.types import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+
+EPILOG = """examples:
+  python -m experiments.predict runs/mine photo.jpg --out masks
+  python -m experiments.predict runs/mine holiday --recursive --out masks --areas masks/areas.csv
+  python -m experiments.predict runs/mine 'scans/*.tif' --scale native --probabilities --out masks
+
+Exit code 0: every image is segmented; 2: some are not, for the reasons given."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,57 +36,214 @@ def parser() -> argparse.ArgumentParser:
         description="Segment images of any size with a run's best checkpoint. For each image "
         "OUT/STEM.png is written (class numbers, in the palette, at the image's size) and "
         "OUT/STEM-overlay.jpg (the same over the photograph).",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("workdir", type=Path, help="folder of a run")
-    parser.add_argument("images", type=Path, nargs="+", help="image files, or folders of them")
+    parser.add_argument("images", nargs="+", help="image files, folders of them, or globs")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--recursive", action="store_true", help="search folders to the bottom")
+    parser.add_argument(
+        "--scale",
+        choices=predict.SCALES,
+        default="fit",
+        help="fit (default): squeeze the image to the size of the training, as validation does; "
+        "native: see every pixel, in overlapping tiles where the image is large",
+    )
+    parser.add_argument(
+        "--probabilities",
+        action="store_true",
+        help="also write OUT/STEM.npy: float16 [height, width, classes]",
+    )
+    parser.add_argument(
+        "--areas", type=Path, metavar="CSV", help="write each class's pixels and share, per file"
+    )
     return parser
+
+
+class Job(NamedTuple):
+    """One image, and what its results are called."""
+
+    path: Path
+    name: Path
+    """Below OUT, without suffix."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, predict, write; one bad file does not stop the others."""
     args = parser().parse_args(argv)
-    files = find_images(args.images)
+    jobs = name_jobs(find_images(args.images, args.recursive))
+    check_targets(jobs, args.out)
     door.setup_jax()
     restored = predict.load_checkpoint(args.workdir)
-    args.out.mkdir(parents=True, exist_ok=True)
+    rows: list[tuple] = []
     failed = 0
-    for path in tqdm(files, unit="img", disable=not sys.stderr.isatty()):
+    for job in tqdm(jobs, unit="img", disable=not sys.stderr.isatty()):
         try:
-            segment(restored, path, args.out)
+            mask = segment(restored, job, args)
+            rows += area_rows(str(job.path), mask, restored.class_names)
         except InputError as error:
             failed += 1
             tqdm.write(f"error: {error}", file=sys.stderr)
-    print(f"{len(files) - failed} of {len(files)} images segmented into {args.out}")
+    if args.areas:
+        write_areas(rows, args.areas)
+    print(
+        f"{len(jobs) - failed} of {len(jobs)} images segmented into {args.out} "
+        f"({predict.programs(restored)} programs compiled)"
+    )
     return 2 if failed else 0
 
 
-def segment(restored: predict.Checkpoint, path: Path, out: Path) -> None:
-    """Write the mask and the overlay of one image."""
-    image = source.read_photo(path)
-    mask = predict.predict(restored, image)
-    report.save_index_png(mask, restored.palette, out / f"{path.stem}.png")
-    blended = report.overlay(image, mask, restored.palette)
-    Image.fromarray(np.asarray(blended)).save(out / f"{path.stem}-overlay.jpg", quality=92)
+def segment(restored: predict.Checkpoint, job: Job, args: argparse.Namespace) -> np.ndarray:
+    """Write the results of one image; return its mask."""
+    image = source.read_photo(job.path)
+    target = args.out / job.name
+    make_folder(target.parent)
+    bands = predict.logit_bands(restored, image, args.scale)
+    if args.probabilities:
+        shape = (*image.shape[:2], len(restored.class_names))
+        with workdir.replacing(suffixed(target, ".npy")) as part:
+            mask = fill(bands, image.shape[:2], open_npy(part, shape))
+    else:
+        mask = fill(bands, image.shape[:2])
+    report.save_index_png(mask, restored.palette, suffixed(target, ".png"))
+    with workdir.replacing(suffixed(target, "-overlay.jpg")) as part:
+        Image.fromarray(blend(image, mask, restored.palette)).save(part, "JPEG", quality=92)
+    return mask
 
 
-def find_images(paths: list[Path]) -> list[Path]:
-    """The image files among the paths, folders searched one level deep, in order of name.
+def fill(
+    bands: Iterator[np.ndarray], size: tuple[int, int], table: np.ndarray | None = None
+) -> np.ndarray:
+    """The mask of the bands' logits, uint8 [H, W]; probabilities go to `table` [H, W, K]."""
+    mask, row = np.empty(size, np.uint8), 0
+    for band in bands:
+        end = row + len(band)
+        mask[row:end] = band.argmax(-1)
+        if table is not None:
+            table[row:end] = predict.softmax(band)
+        row = end
+    return mask
+
+
+def open_npy(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """A new .npy file as an array, on the disk: probabilities may be larger than the memory."""
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+
+
+def blend(image: np.ndarray, mask: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """The overlay, made some rows at a time: it is computed in floats."""
+    rows = max(1, 2**21 // image.shape[1])
+    starts = range(0, len(image), rows)
+    parts = [report.overlay(image[s : s + rows], mask[s : s + rows], palette) for s in starts]
+    return np.concatenate(parts)
+
+
+def suffixed(target: Path, suffix: str) -> Path:
+    """`with_suffix` would eat a part of a name with dots in it."""
+    return target.with_name(target.name + suffix)
+
+
+def make_folder(path: Path) -> None:
+    """As mkdir -p."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be made ({error.strerror}): choose another") from None
+
+
+# ---- which images, and what they become ----------------------------------------------------------
+
+
+def find_images(inputs: list[str], recursive: bool = False) -> list[tuple[Path, Path]]:
+    """(file, the folder it is named from) for each image, none twice, in a steady order.
 
     Raises:
-      InputError: for a path that does not exist, or if there is no image at all.
+      InputError: for an input that does not exist, or if there is no image at all.
     """
-    found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            found += sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-        elif path.exists():
-            found.append(path)
-        else:
-            raise InputError(f"{path}: no such file or folder: check the name")
+    found: dict[Path, tuple[Path, Path]] = {}
+    for text in inputs:
+        for path in _expand(text):
+            if path.is_dir():
+                inside = sorted(path.rglob("*") if recursive else path.iterdir())
+                pairs = [(p, path) for p in inside if p.suffix.lower() in SUFFIXES and p.is_file()]
+            else:
+                pairs = [(path, path.parent)]
+            for file, root in pairs:
+                found.setdefault(file.resolve(), (file, root))
     if not found:
-        raise InputError(f"{paths[0]}: no image there: {', '.join(SUFFIXES)} are read")
-    return found
+        raise InputError(f"{inputs[0]}: no image there: {', '.join(SUFFIXES)} are read")
+    return list(found.values())
+
+
+def _expand(text: str) -> list[Path]:
+    if os.path.exists(text):
+        return [Path(text)]
+    matches = sorted(glob.glob(text, recursive=True)) if glob.has_magic(text) else []
+    if not matches:
+        raise InputError(f"{text}: no such file or folder: check the name")
+    return [Path(match) for match in matches]
+
+
+def name_jobs(files: list[tuple[Path, Path]]) -> list[Job]:
+    """Give each image a name of its own, the shortest that tells it from all others.
+
+    The path below the input folder without suffix; where that is taken, with the suffix; then with
+    the folder's name before it; then with a number.
+    """
+    choices = []
+    for path, root in files:
+        below = path.relative_to(root)
+        full = Path(root.resolve().name) / below
+        choices.append([below.with_suffix(""), below, full.with_suffix(""), full])
+    chosen: list[Path | None] = [None] * len(files)
+    for level in range(4):
+        for stem, count in Counter(_key(c[level]) for c in choices).items():
+            if count == 1:
+                index = next(i for i, c in enumerate(choices) if _key(c[level]) == stem)
+                taken = {_key(name) for name in chosen if name is not None}
+                if chosen[index] is None and stem not in taken:
+                    chosen[index] = choices[index][level]
+    jobs = []
+    for i, name in enumerate(chosen):
+        numbered = choices[i][3].with_name(f"{choices[i][3].name}-{i + 1}")
+        jobs.append(Job(files[i][0], name or numbered))
+    return jobs
+
+
+def _key(name: Path) -> str:
+    return name.as_posix().lower()  # some file systems do not tell A from a
+
+
+def check_targets(jobs: list[Job], out: Path) -> None:
+    """Refuse to write over an image that is read."""
+    inputs = {job.path.resolve() for job in jobs}
+    for job in jobs:
+        for suffix in (".png", "-overlay.jpg"):
+            target = suffixed(out / job.name, suffix)
+            if target.resolve() in inputs:
+                raise InputError(f"{target} is an input, and would be overwritten: change --out")
+
+
+# ---- areas ---------------------------------------------------------------------------------------
+
+
+def area_rows(file: str, mask: np.ndarray, class_names: tuple[str, ...]) -> list[tuple]:
+    """(file, class id, class, pixels, share of the image) for every class."""
+    counts = np.bincount(mask.ravel(), minlength=len(class_names)).tolist()
+    return [
+        (file, i, name, counts[i], f"{counts[i] / mask.size:.6f}")
+        for i, name in enumerate(class_names)
+    ]
+
+
+def write_areas(rows: list[tuple], path: Path) -> None:
+    """Write the table, in one piece."""
+    make_folder(path.parent)
+    with workdir.replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("file", "class_id", "class", "pixels", "share"))
+        writer.writerows(rows)
 
 
 if __name__ == "__main__":

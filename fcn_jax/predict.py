@@ -1,5 +1,6 @@
 """From a checkpoint and any image to a mask of the image's own size."""
 
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,9 +12,17 @@ import numpy as np
 from PIL import Image
 
 from fcn_jax import checkpoint as checkpoints
+from fcn_jax import tiling
 from fcn_jax.data import batches
 from fcn_jax.models import create_model
 from fcn_jax.types import InputError
+
+SCALES = ("fit", "native")
+"""`fit`: the image is squeezed to the size the network was trained at, which is what validation
+does, so objects have the scale the network knows. `native`: every pixel of the image is seen."""
+
+BAND_BYTES = 2**28
+"""Logits held at a time; a band of rows of the image, more only where one row of tiles needs it."""
 
 DTYPES = {"f32": jnp.float32, "tf32": jnp.float32, "bf16": jnp.bfloat16}
 
@@ -59,46 +68,146 @@ def load_checkpoint(path: Path | str, which: str = "best") -> Checkpoint:
     )
 
 
-@lru_cache(maxsize=8)
-def _forward(model: nn.Module):
-    """One jitted program a network, shared by all calls."""
-    return jax.jit(
-        lambda variables, image: model.apply(variables, batches.normalize(image), train=False)
-    )
+class TTA(NamedTuple):
+    """Test-time augmentation: the probabilities of several views of an image are averaged."""
+
+    flip: bool = False
+    """Also the mirror image of each view."""
+    factors: tuple[float, ...] = (1.0,)
+    """Sizes of the views, relative to `scale`'s."""
 
 
-def predict_logits(checkpoint: Checkpoint, image: np.ndarray) -> np.ndarray:
-    """Logits of one image, float32 [h, w, K] at the size the network was trained at.
-
-    The image is squeezed to that size first, exactly as validation does, so the objects have the
-    scale the network knows.
-
-    Args:
-      checkpoint: from `load_checkpoint`.
-      image: uint8 [H, W, 3], RGB.
-    """
-    image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise InputError(
-            f"image is {image.dtype} {list(image.shape)}: give uint8 [height, width, 3], RGB"
-        )
-    small = batches.resize_image(image, checkpoint.image_size)
-    logits = _forward(checkpoint.model)(checkpoint.variables, small[None])
-    return np.asarray(logits[0])
-
-
-def predict(checkpoint: Checkpoint, image: np.ndarray) -> np.ndarray:
+def predict(
+    checkpoint: Checkpoint, image: np.ndarray, scale: str = "fit", tta: TTA | None = None
+) -> np.ndarray:
     """The most likely class of every pixel.
 
     Args:
       checkpoint: from `load_checkpoint`.
       image: uint8 [H, W, 3], RGB, of any size.
+      scale: one of `SCALES`.
+      tta: views to average; None for the image alone. Their probabilities are held whole.
 
     Returns:
       uint8 [H, W].
     """
-    logits = predict_logits(checkpoint, image)
-    return resize_logits(logits, image.shape[:2]).argmax(-1).astype(np.uint8)
+    if tta is not None and tta != TTA():
+        return probabilities(checkpoint, image, scale, tta).argmax(-1).astype(np.uint8)
+    mask = np.empty(np.shape(image)[:2], np.uint8)
+    row = 0
+    for band in logit_bands(checkpoint, image, scale):
+        mask[row : row + len(band)] = band.argmax(-1)
+        row += len(band)
+    return mask
+
+
+def logit_bands(
+    checkpoint: Checkpoint, image: np.ndarray, scale: str = "fit"
+) -> Iterator[np.ndarray]:
+    """Logits at the image's own size, from the top, a band of rows at a time.
+
+    So an image of any size is predicted in bounded memory.
+
+    Yields float32 [rows, W, K]; the rows add up to H.
+    """
+    image = _checked(image)
+    if scale == "fit":
+        yield from resized_bands(predict_logits(checkpoint, image), image.shape[:2])
+    elif scale == "native":
+        run, variables = _forward(checkpoint.model)[0], checkpoint.variables
+        tile = _tile(image.shape[1], len(checkpoint.class_names))
+        overlap = min(tiling.OVERLAP, tile // 4)
+        yield from tiling.bands(lambda part: run(variables, part), image, tile, overlap)
+    else:
+        raise InputError(f"scale {scale!r}: choose one of {', '.join(SCALES)}")
+
+
+def _tile(width: int, classes: int) -> int:
+    """The largest usual tile whose row of logits stays within the budget, for very many classes."""
+    sides = [side for side in tiling.SIDES if 256 <= side <= tiling.TILE]
+    fitting = [side for side in sides if side * width * classes * 4 <= 2 * BAND_BYTES]
+    return max(fitting, default=sides[0])
+
+
+def probabilities(
+    checkpoint: Checkpoint, image: np.ndarray, scale: str = "fit", tta: TTA | None = None
+) -> np.ndarray:
+    """Softmax over the classes at the image's own size, averaged over the views: [H, W, K].
+
+    float32, held whole: 4 H W K bytes, and as much again while it is made.
+    """
+    tta, image = tta or TTA(), _checked(image)
+    views = [(factor, flip) for factor in tta.factors for flip in (False, True)[: 1 + tta.flip]]
+    total = np.zeros((*image.shape[:2], len(checkpoint.class_names)), np.float32)
+    for factor, flip in views:
+        row = 0
+        for band in _view(checkpoint, image[:, ::-1] if flip else image, scale, factor):
+            values = softmax(band)
+            total[row : row + len(band)] += values[:, ::-1] if flip else values
+            row += len(band)
+    return total / np.float32(len(views))
+
+
+def _view(
+    checkpoint: Checkpoint, image: np.ndarray, scale: str, factor: float
+) -> Iterator[np.ndarray]:
+    """Bands of logits, at the size of `image`, of a view `factor` times as large."""
+    if factor == 1.0:
+        return logit_bands(checkpoint, np.ascontiguousarray(image), scale)
+    if scale == "fit":
+        height, width = (max(32, 32 * round(n * factor / 32)) for n in checkpoint.image_size)
+        checkpoint = checkpoint._replace(image_size=(height, width))
+        return logit_bands(checkpoint, np.ascontiguousarray(image), scale)
+    height, width = (max(1, round(n * factor)) for n in image.shape[:2])
+    sized = batches.resize_image(np.ascontiguousarray(image), (height, width))
+    logits = np.concatenate(list(logit_bands(checkpoint, sized, scale)))
+    return resized_bands(logits, image.shape[:2])
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities along the last axis, of the same type."""
+    values = np.exp(logits - logits.max(-1, keepdims=True))
+    return values / values.sum(-1, keepdims=True)
+
+
+def predict_logits(checkpoint: Checkpoint, image: np.ndarray) -> np.ndarray:
+    """Logits of one image at the size the network was trained at: float32 [h, w, K].
+
+    The image is squeezed to that size first, exactly as validation does.
+
+    Args:
+      checkpoint: from `load_checkpoint`.
+      image: uint8 [H, W, 3], RGB.
+    """
+    small = batches.resize_image(_checked(image), checkpoint.image_size)
+    return np.asarray(_forward(checkpoint.model)[0](checkpoint.variables, small[None])[0])
+
+
+def programs(checkpoint: Checkpoint) -> int:
+    """How many programs prediction has compiled for this network: one a shape."""
+    return len(_forward(checkpoint.model)[1])
+
+
+@lru_cache(maxsize=8)
+def _forward(model: nn.Module):
+    """One jitted program a network, shared by all calls, and the shapes it was traced for."""
+    shapes: set[tuple[int, ...]] = set()
+
+    @jax.jit
+    def run(variables, image):
+        shapes.add(image.shape)  # runs while tracing only
+        return model.apply(variables, batches.normalize(image), train=False)
+
+    return run, shapes
+
+
+def _checked(image: np.ndarray) -> np.ndarray:
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise InputError(
+            f"image is {image.dtype} {list(image.shape)}: give uint8 [height, width, 3], RGB"
+        )
+    return image
 
 
 def resize_logits(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -106,8 +215,18 @@ def resize_logits(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
     On the host, because every image has a size of its own and each would be compiled for.
     """
-    channels = [
-        np.asarray(Image.fromarray(c).resize(size[::-1], Image.Resampling.BILINEAR))
-        for c in np.moveaxis(logits, -1, 0)
-    ]
-    return np.stack(channels, -1)
+    return np.concatenate(list(resized_bands(logits, size)))
+
+
+def resized_bands(logits: np.ndarray, size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """`resize_logits` from the top, a band of rows at a time: float32 [rows, W, K]."""
+    (height, width), (h, w, k) = size, logits.shape
+    rows = max(1, BAND_BYTES // (4 * width * k))
+    channels = [Image.fromarray(c) for c in np.ascontiguousarray(np.moveaxis(logits, -1, 0))]
+    for top in range(0, height, rows):
+        bottom = min(height, top + rows)
+        # The filter reads beyond the box where it has to: bands join without a seam.
+        box = (0, top * h / height, w, bottom * h / height)
+        size = (width, bottom - top)
+        parts = [c.resize(size, Image.Resampling.BILINEAR, box) for c in channels]
+        yield np.stack([np.asarray(part) for part in parts], -1)

@@ -3,9 +3,11 @@
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fcn_jax import predict
 from fcn_jax.config import Config, replace
 from fcn_jax.data.classes import voc_palette
 from fcn_jax.data.voc import Dataset
@@ -63,3 +65,10 @@ def config(**changes) -> Config:
         "patience": 0,
     }
     return replace(Config(), **{**small, **changes})
+
+
+def checkpoint(image_size: tuple[int, int] = (32, 32), seed: int = 0):
+    """The tiny network with random weights, ready to predict; no file is needed."""
+    net = TinyNet()
+    variables = net.init(jax.random.key(seed), jnp.zeros((1, 8, 8, 3)))
+    return predict.Checkpoint(net, dict(variables), CLASSES, voc_palette(3), image_size, {})

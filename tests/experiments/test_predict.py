@@ -1,0 +1,121 @@
+"""The door `predict`: which images, which names, what is written, what is survived."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import predict as door
+from fcn_jax import predict
+from fcn_jax.types import InputError
+from tests import fakes
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """a/x.jpg, a/x.png (with alpha), b/x.jpg (grey), b/deep/y.png, b/note.txt."""
+    rng = np.random.default_rng(0)
+    for name, shape in (
+        ("a/x.jpg", (20, 30, 3)),
+        ("a/x.png", (21, 31, 4)),
+        ("b/x.jpg", (22, 32)),
+        ("b/deep/y.png", (23, 33, 3)),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, shape, np.uint8)).save(tmp_path / name)
+    (tmp_path / "b/note.txt").write_text("no picture")
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _network(monkeypatch):
+    restored = fakes.checkpoint()
+    monkeypatch.setattr(predict, "load_checkpoint", lambda workdir: restored)
+    monkeypatch.setattr(door.door, "setup_jax", lambda: None)
+
+
+def run(folder, *flags):
+    return door.main(["run", *map(str, flags), "--out", str(folder / "out")])
+
+
+def read(path):
+    """Pixels of an image file, which is closed again."""
+    with Image.open(path) as picture:
+        return np.array(picture)
+
+
+def written(folder):
+    out = folder / "out"
+    return sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
+
+
+def test_masks_and_overlays_have_the_size_of_the_image(folder, capsys):
+    assert run(folder, folder / "a/x.jpg") == 0
+    assert written(folder) == ["x-overlay.jpg", "x.png"]
+    with Image.open(folder / "out/x.png") as mask:
+        assert (mask.mode, mask.size) == ("P", (30, 20))
+        expected = predict.predict(fakes.checkpoint(), read(folder / "a/x.jpg"))
+        np.testing.assert_array_equal(np.asarray(mask), expected)
+    assert "1 of 1 images segmented" in capsys.readouterr().out
+
+
+def test_equal_stems_never_share_a_name(folder):
+    assert run(folder, folder / "a", folder / "b", "--recursive") == 0
+    masks = [name for name in written(folder) if name.endswith(".png")]
+    assert masks == ["a/x.jpg.png", "b/x.png", "deep/y.png", "x.png.png"]
+    assert read(folder / "out/b/x.png").shape == (22, 32)
+    assert read(folder / "out/a/x.jpg.png").shape == (20, 30)
+
+
+def test_names_differ_whatever_is_given():
+    files = [(Path(p), Path(p).parent) for p in ("a/x.jpg", "b/x.jpg", "c/a/x.jpg", "a/X.JPG")]
+    names = [job.name.as_posix().lower() for job in door.name_jobs(files)]
+    assert len(set(names)) == 4
+
+
+def test_folders_globs_and_repeats(folder):
+    found = door.find_images([str(folder / "a/*"), str(folder / "a/x.jpg"), str(folder / "b")])
+    assert [f.name for f, _ in found] == ["x.jpg", "x.png", "x.jpg"]
+    with pytest.raises(InputError, match=r"\*\.gif: no such file"):
+        door.find_images([str(folder / "*.gif")])
+    with pytest.raises(InputError, match="no image there"):
+        door.find_images([str(folder)])
+
+
+def test_one_bad_file_does_not_stop_the_rest(folder, capsys):
+    (folder / "a/w.jpg").write_bytes(b"\xff\xd8\xff")
+    assert run(folder, folder / "a", folder / "b/note.txt") == 2
+    assert len(written(folder)) == 4
+    captured = capsys.readouterr()
+    assert "w.jpg is no readable picture" in captured.err
+    assert "note.txt is no readable picture" in captured.err
+    assert "2 of 4 images segmented" in captured.out
+
+
+def test_probabilities_and_areas(folder):
+    table = folder / "tables/areas.csv"
+    assert run(folder, folder / "b/x.jpg", "--probabilities", "--areas", table) == 0
+    values = np.load(folder / "out/x.npy")
+    assert (values.dtype, values.shape) == (np.float16, (22, 32, 3))
+    np.testing.assert_allclose(values.astype(np.float32).sum(-1), 1, atol=2e-3)
+    mask = read(folder / "out/x.png")
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert [r["class"] for r in rows] == list(fakes.CLASSES)
+    assert [int(r["pixels"]) for r in rows] == [int((mask == i).sum()) for i in range(3)]
+    assert sum(float(r["share"]) for r in rows) == pytest.approx(1, abs=1e-5)
+
+
+def test_an_image_is_turned_as_viewers_show_it(folder):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.fromarray(read(folder / "a/x.jpg")).save(folder / "turned.jpg", exif=exif)
+    assert run(folder, folder / "turned.jpg", "--scale", "native") == 0
+    assert read(folder / "out/turned.png").shape == (30, 20)
+
+
+def test_inputs_are_never_overwritten(folder):
+    Image.new("RGB", (9, 9)).save(folder / "a/z.png")
+    with pytest.raises(InputError, match="is an input, and would be overwritten"):
+        door.main(["run", str(folder / "a/z.png"), "--out", str(folder / "a")])
