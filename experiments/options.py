@@ -1,6 +1,7 @@
 """The flags that describe a run, and how they change an experiment's configuration."""
 
 import argparse
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ class Flag(NamedTuple):
     field: str
     type: Any
     help: str
-    choices: tuple[str, ...] | None = None
+    choices: Collection[str] | None = None
 
 
 def _pair(text: str) -> tuple[float, float]:
@@ -45,7 +46,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("--void-as-background", "data.void_as_background", _switch, "the paper's reading of void", ("yes", "no")),
     ),
     "network": (
-        Flag("--arch", "model.arch", str, "the network", tuple(MODELS)),
+        Flag("--arch", "model.arch", str, "the network", MODELS),
         Flag("--init", "model.init", str, "initial weights", ("xavier", "he")),
         Flag("--pretrained", "model.pretrained", str, "imagenet, or the file of a checkpoint"),
         Flag("--freeze-backbone", "model.freeze_backbone", _switch, "keep a pretrained backbone as it is", ("yes", "no")),
