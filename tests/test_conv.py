@@ -99,7 +99,7 @@ def transposed_windows(draw):
     return x_shape, (*taps, x_shape[3], draw(small)), options
 
 
-@pytest.fixture(params=[2**23, 1], ids=["chunks of images", "chunks of rows"])
+@pytest.fixture(params=[2**21, 1], ids=["chunks of images", "chunks of rows"])
 def patch_bytes(request, monkeypatch):
     monkeypatch.setattr(conv, "PATCH_BYTES", request.param)
 
