@@ -134,8 +134,8 @@ def jax_contender(job: dict[str, Any]) -> Contender:
 
 
 def _model(job: dict[str, Any]):
+    from fcn_jax.inference import DTYPES
     from fcn_jax.models import create_model
-    from fcn_jax.predict import DTYPES
 
     options: dict[str, Any] = {"freeze_backbone": False} if job["arch"] == "resnet50_fcn" else {}
     return create_model(job["arch"], CLASSES, dtype=DTYPES[job["precision"]], **options)
@@ -172,7 +172,7 @@ def ours(job: dict[str, Any]):
 def stock(job: dict[str, Any]):
     """(state, step) of plain Flax and optax."""
     from experiments import benchmark_stock
-    from fcn_jax.predict import DTYPES
+    from fcn_jax.inference import DTYPES
 
     dtype = DTYPES[job["precision"]]
     size = tuple(job["image_size"])

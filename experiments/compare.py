@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from experiments import door, evaluate, options
-from fcn_jax import comparison, predict, workdir
+from fcn_jax import comparison, inference, workdir
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     """Parse, group by seed, write."""
     args = parser().parse_args(argv)
     door.setup_jax()
-    dataset = evaluate.open_dataset(predict.load_checkpoint(args.workdirs[0]), args)
+    dataset = evaluate.open_dataset(inference.load_checkpoint(args.workdirs[0]), args)
     entries = group(args.workdirs)
     command = shlex.join(
         ["python", "-m", "experiments.compare", *(argv if argv is not None else sys.argv[1:])]

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from experiments import door, options
-from fcn_jax import evaluation, predict, present, report, workdir
+from fcn_jax import evaluation, inference, present, report, workdir
 from fcn_jax.data import voc
 from fcn_jax.types import InputError
 
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.split not in ("train", "val", "test"):
         raise InputError(f"--split {args.split}: choose val, test or train")
     door.setup_jax()
-    restored = predict.load_checkpoint(args.workdir)
+    restored = inference.load_checkpoint(args.workdir)
     dataset = open_dataset(restored, args)
     result = evaluation.evaluate_checkpoint(restored, dataset, args.split)
     path = evaluation.save(result, args.workdir)
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def open_dataset(restored: predict.Checkpoint, args: argparse.Namespace) -> voc.Dataset:
+def open_dataset(restored: inference.Checkpoint, args: argparse.Namespace) -> voc.Dataset:
     """The data set a checkpoint was trained on, found where it was found then."""
     origin = {k: Path(v) for k, v in restored.meta.get("origin", {}).items()}
     name = args.dataset or restored.meta["config"]["data"]["dataset"]

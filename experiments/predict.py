@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from experiments import door
-from fcn_jax import predict, report, workdir
+from fcn_jax import inference, report, workdir
 from fcn_jax.data import source
 from fcn_jax.types import InputError
 
@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--recursive", action="store_true", help="search folders to the bottom")
     parser.add_argument(
         "--scale",
-        choices=predict.SCALES,
+        choices=inference.SCALES,
         default="fit",
         help="fit (default): squeeze the image to the size of the training, as validation does; "
         "native: see every pixel, in overlapping tiles where the image is large",
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     jobs = name_jobs(find_images(args.images, args.recursive))
     check_targets(jobs, args.out)
     door.setup_jax()
-    restored = predict.load_checkpoint(args.workdir)
+    restored = inference.load_checkpoint(args.workdir)
     rows: list[tuple] = []
     failed = 0
     for job in tqdm(jobs, unit="img", disable=not sys.stderr.isatty()):
@@ -89,17 +89,17 @@ def main(argv: list[str] | None = None) -> int:
         write_areas(rows, args.areas)
     print(
         f"{len(jobs) - failed} of {len(jobs)} images segmented into {args.out} "
-        f"({predict.programs(restored)} programs compiled)"
+        f"({inference.programs(restored)} programs compiled)"
     )
     return 2 if failed else 0
 
 
-def segment(restored: predict.Checkpoint, job: Job, args: argparse.Namespace) -> np.ndarray:
+def segment(restored: inference.Checkpoint, job: Job, args: argparse.Namespace) -> np.ndarray:
     """Write the results of one image; return its mask."""
     image = source.read_photo(job.path)
     target = args.out / job.name
     make_folder(target.parent)
-    bands = predict.logit_bands(restored, image, args.scale)
+    bands = inference.logit_bands(restored, image, args.scale)
     if args.probabilities:
         shape = (*image.shape[:2], len(restored.class_names))
         with workdir.replacing(suffixed(target, ".npy")) as part:
@@ -121,7 +121,7 @@ def fill(
         end = row + len(band)
         mask[row:end] = band.argmax(-1)
         if table is not None:
-            table[row:end] = predict.softmax(band)
+            table[row:end] = inference.softmax(band)
         row = end
     return mask
 

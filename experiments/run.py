@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from experiments import door, options
-from fcn_jax import loop, present, report, workdir
+from fcn_jax import allocator, loop, present, report, workdir
 from fcn_jax.data import voc
 from fcn_jax.types import InputError
 
@@ -40,6 +40,12 @@ def parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--save-steps", type=int, default=0, metavar="N", help="also save every N steps in an epoch"
     )
+    where.add_argument(
+        "--cpu-malloc",
+        action="store_true",
+        help="on a CPU, keep freed memory for the next step: up to a quarter faster, "
+        "up to twice the memory",
+    )
     where.add_argument("--quiet", action="store_true", help="print nothing but the result")
     return parser
 
@@ -48,6 +54,8 @@ def main(argv: list[str] | None = None) -> int:
     """Parse, train, draw."""
     args = parser().parse_args(argv)
     config = options.to_config(args)
+    if args.cpu_malloc and not allocator.keep_freed_memory():
+        print("note: --cpu-malloc does nothing here: the C library is not glibc", file=sys.stderr)
     door.setup_jax()
     folder = args.workdir or Path("runs") / default_name(config)
     if args.resume and not (folder / workdir.CONFIG).exists():

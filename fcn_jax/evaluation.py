@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fcn_jax import config as configs
-from fcn_jax import metrics, predict, steps, workdir
+from fcn_jax import inference, metrics, steps, workdir
 from fcn_jax.config import MATMUL_PRECISION
 from fcn_jax.data import batches, voc
 from fcn_jax.types import Batch, InputError
@@ -123,7 +123,7 @@ def load(folder: Path, split: str = "val") -> tuple[dict[str, Any], np.ndarray, 
 
 
 def evaluate_checkpoint(
-    restored: predict.Checkpoint, dataset: voc.Dataset, split: str = "val"
+    restored: inference.Checkpoint, dataset: voc.Dataset, split: str = "val"
 ) -> Evaluation:
     """Evaluate a saved network on a split, exactly as its training validated it.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fcn_jax import evaluation, predict, report, workdir
+from fcn_jax import evaluation, inference, report, workdir
 from fcn_jax.data import voc
 
 
@@ -28,10 +28,10 @@ def panels_of(
     folder: Path, dataset: voc.Dataset, ids: Sequence[str], split: str = "val"
 ) -> list[report.Panel]:
     """These images of a split as a run's best checkpoint sees them; titles are the bare ids."""
-    restored = predict.load_checkpoint(folder)
+    restored = inference.load_checkpoint(folder)
     examples = map(_by_id(dataset, split, restored.meta), ids)
     return [
-        report.Panel(e.id, e.image, e.mask, predict.predict(restored, e.image)) for e in examples
+        report.Panel(e.id, e.image, e.mask, inference.predict(restored, e.image)) for e in examples
     ]
 
 

@@ -12,8 +12,8 @@ from fcn_jax import evaluation, losses, optim, steps
 from fcn_jax.config import Config
 from fcn_jax.data import batches, voc
 from fcn_jax.data.augment import AugmentConfig
+from fcn_jax.inference import DTYPES
 from fcn_jax.models import create_model
-from fcn_jax.predict import DTYPES
 from fcn_jax.types import Batch, Example, InputError, TrainState
 
 CHUNK = 16

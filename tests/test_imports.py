@@ -13,7 +13,7 @@ FLOORS = [
      "torch_weights", "pretrained", "report", "bootstrap", "progress", "allocator",
      "tiling"],
     ["steps"],
-    ["predict"],
+    ["inference"],
     ["config"],
     ["workdir", "evaluation", "session", "present", "comparison"],
     ["loop"],

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from fcn_jax import checkpoint, evaluation, loop, predict, progress, session, workdir
+from fcn_jax import checkpoint, evaluation, inference, loop, progress, session, workdir
 from fcn_jax.types import VOID, InputError
 from tests import fakes
 
@@ -61,15 +61,15 @@ def test_the_counts_sum_to_the_labelled_pixels(straight):
 
 
 def test_evaluating_the_checkpoint_gives_the_result_exactly(straight):
-    restored = predict.load_checkpoint(straight)
+    restored = inference.load_checkpoint(straight)
     again = evaluation.evaluate_checkpoint(restored, fakes.dataset())
     assert again.summary == workdir.read_json(straight / "result.json")["val"]
 
 
 def test_predictions_have_the_images_own_size(straight):
-    restored = predict.load_checkpoint(straight)
+    restored = inference.load_checkpoint(straight)
     example = fakes.example(50, 61, 83)
-    mask = predict.predict(restored, example.image)
+    mask = inference.predict(restored, example.image)
     chex.assert_shape(mask, (61, 83))
     assert mask.dtype == np.uint8
     known = example.mask != VOID
@@ -151,7 +151,7 @@ def test_overfit_validates_on_the_training_images(tmp_path):
     config = fakes.config(**{"data.overfit": 4, "epochs": 1})
     loop.train(config, fakes.dataset(), tmp_path, QUIET)
     assert evaluation.load(tmp_path)[2] == tuple(e.id for e in fakes.dataset().splits["train"])[:4]
-    restored = predict.load_checkpoint(tmp_path)
+    restored = inference.load_checkpoint(tmp_path)
     again = evaluation.evaluate_checkpoint(restored, fakes.dataset())
     assert again.summary == workdir.read_json(tmp_path / "result.json")["val"]
 
@@ -176,7 +176,7 @@ def test_changed_data_is_refused(straight, tmp_path):
 
 
 def test_other_classes_are_refused(straight):
-    restored = predict.load_checkpoint(straight)._replace(class_names=("sky", "road"))
+    restored = inference.load_checkpoint(straight)._replace(class_names=("sky", "road"))
     with pytest.raises(InputError, match="the network 2"):
         evaluation.evaluate_checkpoint(restored, fakes.dataset())
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from experiments import predict as door
-from fcn_jax import predict
+from fcn_jax import inference
 from fcn_jax.types import InputError
 from tests import fakes
 
@@ -32,7 +32,7 @@ def folder(tmp_path):
 @pytest.fixture(autouse=True)
 def _network(monkeypatch):
     restored = fakes.checkpoint()
-    monkeypatch.setattr(predict, "load_checkpoint", lambda workdir: restored)
+    monkeypatch.setattr(inference, "load_checkpoint", lambda workdir: restored)
     monkeypatch.setattr(door.door, "setup_jax", lambda: None)
 
 
@@ -56,7 +56,7 @@ def test_masks_and_overlays_have_the_size_of_the_image(folder, capsys):
     assert written(folder) == ["x-overlay.jpg", "x.png"]
     with Image.open(folder / "out/x.png") as mask:
         assert (mask.mode, mask.size) == ("P", (30, 20))
-        expected = predict.predict(fakes.checkpoint(), read(folder / "a/x.jpg"))
+        expected = inference.predict(fakes.checkpoint(), read(folder / "a/x.jpg"))
         np.testing.assert_array_equal(np.asarray(mask), expected)
     assert "1 of 1 images segmented" in capsys.readouterr().out
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcn_jax import predict
+from fcn_jax import inference
 from fcn_jax.data import batches
 from fcn_jax.types import InputError
 from tests import fakes
@@ -32,7 +32,7 @@ def test_fit_is_what_validation_sees(checkpoint):
     small = straight(checkpoint, batches.resize_image(image, (32, 32)))
     planes = [Image.fromarray(small[..., k]) for k in range(3)]
     planes = [np.asarray(p.resize((70, 40), Image.Resampling.BILINEAR)) for p in planes]
-    mask = predict.predict(checkpoint, image)
+    mask = inference.predict(checkpoint, image)
     assert mask.dtype == np.uint8
     np.testing.assert_array_equal(mask, np.stack(planes, -1).argmax(-1))
 
@@ -40,7 +40,7 @@ def test_fit_is_what_validation_sees(checkpoint):
 @pytest.mark.parametrize("size", [(64, 96), (1, 1), (33, 50), (130, 32)])
 def test_native_sees_every_pixel(checkpoint, size):
     image = photo(*size)
-    [logits] = predict.logit_bands(checkpoint, image, "native")
+    [logits] = inference.logit_bands(checkpoint, image, "native")
     assert logits.shape == (*size, 3)
     if size == (64, 96):  # of a bucket's size: nothing is padded
         np.testing.assert_allclose(logits, straight(checkpoint, image), rtol=1e-4, atol=1e-4)
@@ -51,9 +51,9 @@ def test_native_sees_every_pixel(checkpoint, size):
 
 
 def test_tiles_agree_with_the_whole_but_at_their_edges(checkpoint, monkeypatch):
-    monkeypatch.setattr(predict.tiling, "TILE", 256)
+    monkeypatch.setattr(inference.tiling, "TILE", 256)
     image = photo(300, 290)
-    logits = np.concatenate(list(predict.logit_bands(checkpoint, image, "native")))
+    logits = np.concatenate(list(inference.logit_bands(checkpoint, image, "native")))
     whole = straight(checkpoint, image)
     # An edge pixel of a window weighs little, so that no seam shows.
     assert np.abs(logits - whole)[:-1, :-1].max() < 0.02 * np.abs(whole).max()
@@ -61,43 +61,44 @@ def test_tiles_agree_with_the_whole_but_at_their_edges(checkpoint, monkeypatch):
 
 def test_bands_of_resized_logits_join_without_a_seam(monkeypatch):
     logits = np.random.default_rng(0).normal(size=(14, 17, 3)).astype(np.float32)
-    whole = predict.resize_logits(logits, (200, 90))
-    monkeypatch.setattr(predict, "BAND_BYTES", 4 * 90 * 3 * 7)
-    bands = list(predict.resized_bands(logits, (200, 90)))
+    whole = inference.resize_logits(logits, (200, 90))
+    monkeypatch.setattr(inference, "BAND_BYTES", 4 * 90 * 3 * 7)
+    bands = list(inference.resized_bands(logits, (200, 90)))
     assert {len(b) for b in bands} == {7, 4}
     np.testing.assert_allclose(np.concatenate(bands), whole, atol=1e-4)
 
 
 def test_few_programs_for_many_sizes():
     checkpoint = fakes.checkpoint()
-    predict._forward.cache_clear()
+    inference._forward.cache_clear()
     for i, size in enumerate([(40, 60), (64, 50), (33, 64), (57, 41), (64, 64)]):
-        predict.predict(checkpoint, photo(*size, seed=i), "native")
-    assert predict.programs(checkpoint) == 1
-    predict.predict(checkpoint, photo(70, 90))
-    predict.predict(checkpoint, photo(90, 70))
-    assert predict.programs(checkpoint) == 2
+        inference.predict(checkpoint, photo(*size, seed=i), "native")
+    assert inference.programs(checkpoint) == 1
+    inference.predict(checkpoint, photo(70, 90))
+    inference.predict(checkpoint, photo(90, 70))
+    assert inference.programs(checkpoint) == 2
 
 
-@pytest.mark.parametrize("scale", predict.SCALES)
+@pytest.mark.parametrize("scale", inference.SCALES)
 def test_probabilities_average_the_views(checkpoint, scale):
     image = photo(32, 64)
-    plain = predict.probabilities(checkpoint, image, scale)
+    plain = inference.probabilities(checkpoint, image, scale)
     np.testing.assert_allclose(plain.sum(-1), 1, rtol=1e-5)
-    mirrored = predict.probabilities(checkpoint, image[:, ::-1].copy(), scale)[:, ::-1]
-    both = predict.probabilities(checkpoint, image, scale, predict.TTA(flip=True))
+    mirrored = inference.probabilities(checkpoint, image[:, ::-1].copy(), scale)[:, ::-1]
+    both = inference.probabilities(checkpoint, image, scale, inference.TTA(flip=True))
     np.testing.assert_allclose(both, (plain + mirrored) / 2, atol=1e-6)
-    three = predict.probabilities(checkpoint, image, scale, predict.TTA(factors=(0.5, 1.0, 2.0)))
+    several = inference.TTA(factors=(0.5, 1.0, 2.0))
+    three = inference.probabilities(checkpoint, image, scale, several)
     assert three.shape == (32, 64, 3)
     assert np.abs(three - plain).max() > 1e-4
-    mask = predict.predict(checkpoint, image, scale, predict.TTA(flip=True))
+    mask = inference.predict(checkpoint, image, scale, inference.TTA(flip=True))
     np.testing.assert_array_equal(mask, both.argmax(-1))
 
 
 def test_a_row_of_tiles_stays_within_the_budget():
-    assert predict._tile(6000, 21) == 768
-    assert predict._tile(8000, 150) == 256
-    assert predict._tile(4000, 60) == 512
+    assert inference._tile(6000, 21) == 768
+    assert inference._tile(8000, 150) == 256
+    assert inference._tile(4000, 60) == 512
 
 
 @pytest.mark.parametrize(
@@ -106,14 +107,14 @@ def test_a_row_of_tiles_stays_within_the_budget():
 )
 def test_what_is_no_image(checkpoint, image):
     with pytest.raises(InputError, match="give uint8"):
-        predict.predict(checkpoint, image)
+        inference.predict(checkpoint, image)
 
 
 def test_an_unknown_scale(checkpoint):
     with pytest.raises(InputError, match="scale 'big': choose one of fit, native"):
-        predict.predict(checkpoint, photo(8, 8), "big")
+        inference.predict(checkpoint, photo(8, 8), "big")
 
 
 def test_the_checkpoint_is_not_traced_anew_for_equal_networks(checkpoint):
-    assert predict._forward(fakes.TinyNet()) is predict._forward(fakes.TinyNet())
+    assert inference._forward(fakes.TinyNet()) is inference._forward(fakes.TinyNet())
     assert jax.tree.leaves(checkpoint.variables)
