@@ -1,6 +1,6 @@
 """Evaluation of a network on a split: one program and exact counts, in training and after."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from fcn_jax import config as configs
 from fcn_jax import inference, metrics, steps, workdir
 from fcn_jax.config import MATMUL_PRECISION
 from fcn_jax.data import batches, voc
-from fcn_jax.types import Batch, InputError
+from fcn_jax.types import Batch, Example, InputError
 
 EvalProgram = Callable[[dict, Batch, np.ndarray], steps.EvalSums]
 
@@ -33,6 +33,8 @@ class Evaluation(NamedTuple):
     """The same of the truth itself: the ceiling of each metric."""
     collapsed: bool
     """Whether the network predicts background (nearly) everywhere."""
+    method: dict[str, Any] | None = None
+    """How it was judged, where that was not as in training: resolution, scale, views."""
 
 
 def make_program(
@@ -70,6 +72,11 @@ def evaluate(
     counts = sums.counts.astype(np.int64)
     weight = sums.weight.astype(np.float64).sum()
     loss = float(sums.loss.astype(np.float64).sum() / weight) if weight > 0 else None
+    return _judged(counts, ids, class_names, split, loss)
+
+
+def _judged(counts, ids, class_names, split, loss=None, method=None) -> Evaluation:
+    """Everything that follows from the counts."""
     summarize = partial(metrics.summary, class_names=class_names)
     return Evaluation(
         split,
@@ -79,7 +86,40 @@ def evaluate(
         summarize(metrics.all_background(counts)),
         summarize(metrics.perfect(counts)),
         is_collapsed(counts),
+        method,
     )
+
+
+def evaluate_native(
+    restored: inference.Checkpoint,
+    examples: Iterable[Example],
+    split: str = "val",
+    scale: str = "fit",
+    tta: inference.TTA | None = None,
+    tick: Callable[[], object] = lambda: None,
+) -> Evaluation:
+    """Evaluate at each label's own size: what `predict` makes of the image, counted exactly.
+
+    Args:
+      restored: the network.
+      examples: of the split, at full resolution; read one after another.
+      split: its name.
+      scale: `fit` or `native`, what the network sees; see `inference.SCALES`.
+      tta: views whose probabilities are averaged.
+      tick: called after each image.
+
+    There is no loss: it belongs to the size of the training.
+    """
+    tta = tta or inference.TTA()
+    counts, ids = [], []
+    for example in examples:
+        mask = inference.predict(restored, example.image, scale, tta)
+        counts.append(metrics.image_counts(example.mask, mask, len(restored.class_names)))
+        ids.append(example.id)
+        tick()
+    method = {"resolution": "native", "scale": scale, "flip": tta.flip}
+    method["factors"] = list(tta.factors)
+    return _judged(np.stack(counts), ids, restored.class_names, split, None, method)
 
 
 def is_collapsed(counts: np.ndarray) -> bool:
@@ -96,12 +136,15 @@ def image_scores(counts: np.ndarray) -> list[float | None]:
 def save(evaluation: Evaluation, folder: Path) -> Path:
     """Write eval-<split>.json, and eval-<split>.npz with the counts of each image.
 
+    What was judged in another way than in training goes to eval-<split>-native instead.
     The JSON holds the summary rows, the confusion matrix [K, K] and each image's miou.
     """
-    path = folder / f"eval-{evaluation.split}.json"
+    suffix = "-native" if evaluation.method else ""
+    path = folder / f"eval-{evaluation.split}{suffix}.json"
     scores = image_scores(evaluation.counts)
     data = {
         "split": evaluation.split,
+        "method": evaluation.method,
         "summary": evaluation.summary,
         "trivial": evaluation.trivial,
         "perfect": evaluation.perfect,
@@ -123,28 +166,21 @@ def load(folder: Path, split: str = "val") -> tuple[dict[str, Any], np.ndarray, 
 
 
 def evaluate_checkpoint(
-    restored: inference.Checkpoint, dataset: voc.Dataset, split: str = "val"
+    restored: inference.Checkpoint,
+    dataset: voc.Dataset,
+    split: str = "val",
+    batch_size: int | None = None,
 ) -> Evaluation:
     """Evaluate a saved network on a split, exactly as its training validated it.
 
-    The size, batch, precision, loss and reading of void are the checkpoint's own.
+    The size, precision, loss and reading of void are the checkpoint's own, and so is the batch size
+    unless one is given.
 
     Raises:
       InputError: if the data set has other classes than the network, or no such split.
     """
-    if tuple(dataset.class_names) != restored.class_names:
-        raise InputError(
-            f"data set {dataset.name} has {len(dataset.class_names)} classes "
-            f"({', '.join(dataset.class_names[:3])}, ...), the network "
-            f"{len(restored.class_names)} ({', '.join(restored.class_names[:3])}, ...): "
-            "give the data set it was trained on"
-        )
     config = configs.from_dict(restored.meta["config"], "checkpoint")
-    source, limit = split, None
-    if split == "val" and config.data.overfit:  # such a run is validated on its training images
-        source, limit = "train", config.data.overfit
-    examples = dataset.splits[source]
-    examples = [examples[i] for i in range(len(examples))][:limit]
+    examples = list(split_examples(restored, dataset, split))
     program = make_program(
         restored.model,
         len(restored.class_names),
@@ -158,6 +194,27 @@ def evaluate_checkpoint(
             jax.device_put(batches.resized(examples, restored.image_size)),
             [e.id for e in examples],
             restored.class_names,
-            config.data.batch_size,
+            batch_size or config.data.batch_size,
             split,
         )
+
+
+def split_examples(
+    restored: inference.Checkpoint, dataset: voc.Dataset, split: str
+) -> Sequence[Example]:
+    """The examples a network is judged on.
+
+    Raises:
+      InputError: if the data set has other classes than the network, or no such split.
+    """
+    if tuple(dataset.class_names) != restored.class_names:
+        raise InputError(
+            f"data set {dataset.name} has {len(dataset.class_names)} classes "
+            f"({', '.join(dataset.class_names[:3])}, ...), the network "
+            f"{len(restored.class_names)} ({', '.join(restored.class_names[:3])}, ...): "
+            "give the data set it was trained on"
+        )
+    config = configs.from_dict(restored.meta["config"], "checkpoint")
+    if split == "val" and config.data.overfit:  # such a run is validated on its training images
+        return dataset.splits["train"][: config.data.overfit]
+    return dataset.splits[split]
