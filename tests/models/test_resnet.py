@@ -1,0 +1,61 @@
+"""The ResNets: against torchvision, and what dilation must keep."""
+
+import jax
+import numpy as np
+import pytest
+
+from fcn_jax.models.resnet import DEPTHS, Depth, ResNet
+from fcn_jax.torch_weights import load_torch_weights
+from fcn_jax.types import InputError
+from tests.models.variables import random_variables
+
+
+def test_pyramid_sizes():
+    image = jax.ShapeDtypeStruct((1, 65, 97, 3), np.float32)
+    for stride, last in ((32, (3, 4)), (16, (5, 7)), (8, (9, 13))):
+        features, _ = jax.eval_shape(
+            ResNet("resnet18", stride, width=4).init_with_output, jax.random.key(0), image
+        )
+        assert [f.shape[3] for f in features] == [4, 8, 16, 32]
+        assert features[0].shape[1:3] == (17, 25)
+        assert features[-1].shape[1:3] == last
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_features_are_torchvisions(depth):
+    torch = pytest.importorskip("torch")
+    from tests.models import torch_reference as reference
+
+    module = reference.randomise(getattr(reference.torchvision_models(), depth)())
+    images = reference.pictures(1, 64, 97)
+    ours = jax.jit(ResNet(depth).apply)(load_torch_weights(depth, module.state_dict()), images)
+    with torch.no_grad():
+        x = torch.from_numpy(reference.nchw(images))
+        x = module.maxpool(torch.relu(module.bn1(module.conv1(x))))
+        for i, features in enumerate(ours, 1):
+            x = getattr(module, f"layer{i}")(x)
+            assert 1 < x.abs().max() < 1000
+            # 100 layers deep, PyTorch's float32 is as far from its float64 as we are.
+            error = np.linalg.norm(reference.nchw(features) - x.numpy()) / np.linalg.norm(x)
+            assert error < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [Depth((1, 1, 2, 2), False), Depth((1, 1, 2, 2), True)])
+def test_dilation_adds_pixels_and_changes_none(depth, monkeypatch):
+    monkeypatch.setitem(DEPTHS, "tiny", depth)
+    images = jax.random.normal(jax.random.key(1), (1, 64, 96, 3))
+    variables = random_variables(ResNet("tiny", width=4))
+    plain, dilated = (
+        jax.jit(ResNet("tiny", stride, width=4).apply)(variables, images)[2:] for stride in (32, 8)
+    )
+    for before, after, step in zip(plain, dilated, (2, 4), strict=True):
+        assert after.shape[1:3] == (8, 12)
+        scale = np.abs(before).max()
+        np.testing.assert_allclose(after[:, ::step, ::step] / scale, before / scale, atol=1e-5)
+
+
+def test_unknown_output_stride():
+    with pytest.raises(InputError, match="output stride 4: choose 8, 16 or 32"):
+        ResNet("resnet18", 4).init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))

@@ -1,0 +1,324 @@
+"""The paper's networks in PyTorch, written from its tables, and comparisons with ours.
+
+The attribute names are those of the released networks, so `state_dict()` has the released keys.
+Sizes that the released networks cannot take (or change) follow the docstrings of ours: pooling
+rounds up, and what is too large is cropped below and to the right.
+"""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from torch import nn
+
+from fcn_jax import losses, optim
+from fcn_jax.models import create_model
+from fcn_jax.torch_weights import load_torch_weights, to_torch
+
+
+class FCN(nn.Module):
+    def __init__(self, classes=21, width=32):
+        super().__init__()
+        down = [3, *(width * 2**i for i in range(5))]
+        up = [down[-1], *down[:1:-1], classes]
+        for i in range(5):
+            setattr(self, f"conv{i + 1}", nn.Conv2d(down[i], down[i + 1], 3, 2, 1))
+            setattr(self, f"bnd{i + 1}", nn.BatchNorm2d(down[i + 1]))
+            setattr(self, f"deconv{i + 1}", nn.ConvTranspose2d(up[i], up[i + 1], 3, 2, 1, 1))
+            setattr(self, f"bn{i + 1}", nn.BatchNorm2d(up[i + 1]))
+        self.classifier = nn.Conv2d(classes, classes, 1)
+
+    def forward(self, x):
+        height, width = x.shape[2:]
+        for conv, bn in (("conv", "bnd"), ("deconv", "bn")):
+            for i in range(1, 6):
+                x = getattr(self, f"{bn}{i}")(torch.relu(getattr(self, f"{conv}{i}")(x)))
+        return self.classifier(x)[:, :, :height, :width]
+
+
+class SimplifiedUNet(nn.Module):
+    def __init__(self, classes=21, width=64):
+        super().__init__()
+        c = [3, width, 2 * width, 4 * width, 8 * width]
+        for i in (1, 2, 3):
+            setattr(self, f"enc_conv{i}", nn.Conv2d(c[i - 1], c[i], 3, padding=1))
+            setattr(self, f"dec_upconv{i}", nn.ConvTranspose2d(c[5 - i], c[4 - i], 2, 2))
+            setattr(self, f"dec_conv{i}", nn.Conv2d(c[4 - i], c[4 - i], 3, padding=1))
+        self.bottleneck_conv = nn.Conv2d(c[3], c[4], 3, padding=1)
+        self.final_conv = nn.Conv2d(c[1], classes, 1)
+        self.pool = nn.MaxPool2d(2, ceil_mode=True)
+
+    def forward(self, x):
+        height, width = x.shape[2:]
+        for i in (1, 2, 3):
+            x = self.pool(torch.relu(getattr(self, f"enc_conv{i}")(x)))
+        x = torch.relu(self.bottleneck_conv(x))
+        for i in (1, 2, 3):
+            x = torch.relu(getattr(self, f"dec_upconv{i}")(x))
+            x = torch.relu(getattr(self, f"dec_conv{i}")(x))
+        return self.final_conv(x)[:, :, :height, :width]
+
+
+class UNet(nn.Module):
+    """`shared`: the released network, with one normalisation in a stage."""
+
+    def __init__(self, classes=21, width=64, shared=False):
+        super().__init__()
+        c = [3, *(width * 2**i for i in range(5))]
+        stages = []
+        for i in range(1, 5):
+            stages.append((c[i - 1], c[i], f"conv{i}1", f"conv{i}", f"bn{i}1", f"bn{i}"))
+        norms = ("bn_bottleneck1", "bn_bottleneck2")
+        stages.append((c[4], c[5], "bottleneck1", "bottleneck2", *norms))
+        for i in range(1, 5):
+            out = c[5 - i]
+            names = (f"up_conv{i}1", f"up_conv{i}")
+            stages.append((2 * out, out, *names, *(f"bn_{name}" for name in names)))
+            setattr(self, f"up_pool{i}", nn.ConvTranspose2d(2 * out, out, 2, 2))
+        self.stages = []
+        for inputs, out, first, second, bn1, bn2 in stages:
+            setattr(self, first, nn.Conv2d(inputs, out, 3, padding=1))
+            setattr(self, second, nn.Conv2d(out, out, 3, padding=1))
+            if shared:
+                bn1 = bn2 = "bn_bottleneck1" if out == c[5] else bn2
+            for bn in {bn1, bn2}:
+                setattr(self, bn, nn.BatchNorm2d(out))
+            self.stages.append((first, bn1, second, bn2))
+        self.classifier = nn.Conv2d(c[1], classes, 1)
+        self.pool = nn.MaxPool2d(2, ceil_mode=True)
+
+    def stage(self, index, x):
+        first, bn1, second, bn2 = (getattr(self, name) for name in self.stages[index])
+        return torch.relu(bn2(second(torch.relu(bn1(first(x))))))
+
+    def forward(self, x):
+        skips = []
+        for i in range(4):
+            skips.append(self.stage(i, x))
+            x = self.pool(skips[-1])
+        x = self.stage(4, x)
+        for i in range(4):
+            skip = skips[3 - i]
+            x = getattr(self, f"up_pool{i + 1}")(x)[:, :, : skip.shape[2], : skip.shape[3]]
+            x = self.stage(5 + i, torch.cat([x, skip], 1))
+        return self.classifier(x)
+
+
+class ResNet50FCN(nn.Module):
+    """Table 2 on torchvision's ResNet, whose statistics stay frozen."""
+
+    def __init__(self, resnet, classes=21, channels=2048, width=64, frozen=True):
+        super().__init__()
+        self.backbone = nn.Sequential(*list(resnet.children())[:-2])
+        self.frozen = frozen
+        c = [channels, 16 * width, 8 * width, 4 * width, 2 * width, width, width]
+        self.conv1, self.conv2 = nn.Conv2d(c[0], c[1], 1), nn.Conv2d(c[1], c[2], 1)
+        for i in range(1, 5):
+            setattr(self, f"deconv{i}", nn.ConvTranspose2d(c[i + 1], c[i + 2], 3, 2, 1, 1))
+        self.bn1, self.bn2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
+        self.classifier = nn.Conv2d(width, classes, 1)
+
+    def forward(self, x):
+        size = x.shape[2:]
+        self.backbone.train(self.training and not self.frozen)
+        x = self.backbone(x)
+        if self.frozen:
+            x = x.detach()
+        x = torch.relu(self.conv2(torch.relu(self.conv1(x))))
+        x = torch.relu(self.deconv2(torch.relu(self.deconv1(x))))
+        x = self.bn1(torch.relu(self.deconv3(x)))
+        x = self.classifier(self.bn2(torch.relu(self.deconv4(x))))
+        return nn.functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def torchvision_models():
+    """`torchvision.models`, also where torchvision's compiled operators do not fit this torch.
+
+    Importing torchvision needs two of them to be known by name; no model here calls one.
+    """
+    try:
+        import torchvision
+    except RuntimeError:
+        for name in [n for n in sys.modules if n.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        for name in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{name}", "(Tensor a, Tensor b, float c) -> Tensor")
+        import torchvision
+    return torchvision.models
+
+
+# ---- random weights and pictures -----------------------------------------------------------------
+
+
+def randomise(module, seed=0, size=128):
+    """Random weights of every kind, and statistics that fit them: signals keep their size."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for layer in module.modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                fan = layer.weight[0].numel() if isinstance(layer, nn.Conv2d) else layer.in_channels
+                layer.weight.normal_(0.0, (2.0 / fan) ** 0.5, generator=generator)
+                if layer.bias is not None:
+                    layer.bias.normal_(0.0, 0.1, generator=generator)
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.weight.uniform_(0.4, 1.2, generator=generator)
+                layer.bias.normal_(0.0, 0.1, generator=generator)
+                layer.momentum = None  # the mean over all calls: a shared one has two
+        module.train()(torch.from_numpy(nchw(pictures(4, size, size, seed))))
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 0.1
+            layer.running_var.clamp_(min=0.1)
+            layer.num_batches_tracked.zero_()
+    return module.eval()
+
+
+def pictures(n, height, width, seed=0):
+    """Normalised float32 [n, height, width, 3], smooth like photographs, with a little noise."""
+    rng = np.random.default_rng(seed)
+    coarse = torch.from_numpy(rng.normal(size=(n, 3, 5, 5)).astype(np.float32))
+    smooth = nn.functional.interpolate(coarse, size=(height, width), mode="bicubic").numpy()
+    noise = 0.1 * rng.normal(size=(n, height, width, 3)).astype(np.float32)
+    return smooth.transpose(0, 2, 3, 1) + noise
+
+
+def nchw(x):
+    return np.ascontiguousarray(np.asarray(x).transpose(0, 3, 1, 2))
+
+
+# ---- comparisons ---------------------------------------------------------------------------------
+
+
+def eval_error(arch, module, size, **options):
+    """Largest difference of the logits at that size, relative to the largest logit above 1."""
+    model = create_model(arch, **options)
+    variables = load_torch_weights(arch, module.state_dict(), **shapes(options))
+    images = pictures(1, *size)
+    with torch.no_grad():
+        theirs = module.eval()(torch.from_numpy(nchw(images))).numpy()
+    ours = jax.jit(model.apply)(variables, images)
+    assert ours.shape == (1, *size, theirs.shape[1])
+    assert ours.dtype == jnp.float32
+    largest = np.abs(theirs).max()
+    assert 0.1 < largest < 100  # or the difference would say nothing
+    return np.abs(nchw(ours) - theirs).max() / max(1.0, largest)
+
+
+def shapes(options):
+    """The options that change a network's shapes."""
+    return {k: v for k, v in options.items() if k in ("width", "backbone", "aux")}
+
+
+LR = 1e-4
+WEIGHTS = np.linspace(0.2, 1.8, 5, dtype=np.float32)
+
+
+def train_both(arch, module, size, steps=5, **options):
+    """Some steps of Adam with L2 on a weighted loss with void pixels, here and there.
+
+    Returns a dict of (ours, theirs): `logits`, `grads` and `stats` (name -> array) of the first
+    step, `losses` of all, and `moves`: what they did to the parameters, as one vector.
+    """
+    images, rng = pictures(3, *size, seed=1), np.random.default_rng(2)
+    labels = rng.integers(0, 5, (3, *size)).astype(np.uint8)
+    labels[rng.random(labels.shape) < 0.1] = 255
+    variables = load_torch_weights(arch, module.state_dict(), **shapes(options))
+    ours = _train_ours(arch, variables, images, labels, steps, options)
+    theirs = _train_theirs(module, images, labels, steps)
+    return {key: (ours[key], theirs[key]) for key in ours}
+
+
+def _train_ours(arch, variables, images, labels, steps, options):
+    model = create_model(arch, num_classes=5, **options)
+    scale = 0.0 if getattr(model, "freeze_backbone", False) else None
+    config = optim.OptimConfig(lr=LR, weight_decay=1e-2, backbone_scale=scale)
+    optimizer = optim.make_optimizer(config, steps)
+
+    def objective(params, stats):
+        logits, updated = model.apply(
+            {"params": params, "batch_stats": stats}, images, True, mutable=["batch_stats"]
+        )
+        total, weight = losses.softmax_cross_entropy(logits, labels, jnp.asarray(WEIGHTS))
+        return total / weight, (logits, updated.get("batch_stats", {}))
+
+    @jax.jit
+    def step(params, stats, state):
+        (loss, (logits, stats)), grads = jax.value_and_grad(objective, has_aux=True)(params, stats)
+        updates, state = optimizer.update(grads, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+        return params, stats, state, loss, logits, grads
+
+    params, stats, result = variables["params"], variables["batch_stats"], {"losses": []}
+    state = optimizer.init(params)
+    for i in range(steps):
+        params, stats, state, loss, logits, grads = step(params, stats, state)
+        result["losses"].append(float(loss))
+        if i == 0:
+            result["logits"] = nchw(logits)
+            result["grads"] = to_torch(arch, {"params": grads}, shared_bn=False)
+            result["stats"] = to_torch(arch, {"batch_stats": stats}, shared_bn=False)
+    before, after = (to_torch(arch, {"params": p}, False) for p in (variables["params"], params))
+    result["moves"] = np.concatenate([(after[k] - before[k]).ravel() for k in sorted(before)])
+    return result
+
+
+def _train_theirs(module, images, labels, steps):
+    trained = [
+        p
+        for name, p in module.named_parameters()
+        if not (getattr(module, "frozen", False) and name.startswith("backbone"))
+    ]
+    optimizer = torch.optim.Adam(trained, lr=LR, weight_decay=1e-2)
+    criterion = nn.CrossEntropyLoss(weight=torch.from_numpy(WEIGHTS), ignore_index=255)
+    images, labels = torch.from_numpy(nchw(images)), torch.from_numpy(labels).long()
+    result = {"losses": []}
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    module.train()
+    for i in range(steps):
+        optimizer.zero_grad()
+        logits = module(images)
+        loss = criterion(logits, labels)
+        loss.backward()
+        if i == 0:
+            result["logits"] = logits.detach().numpy()
+            result["grads"] = {
+                name: np.zeros(p.shape, np.float32) if p.grad is None else p.grad.numpy().copy()
+                for name, p in module.named_parameters()
+            }
+            result["stats"] = {name: value.numpy().copy() for name, value in module.named_buffers()}
+        optimizer.step()
+        result["losses"].append(loss.item())
+    after = {name: p.detach() for name, p in module.named_parameters()}
+    moves = [(after[name] - before[name]).numpy().ravel() for name in sorted(before)]
+    result["moves"] = np.concatenate(moves)
+    return result
+
+
+def check_training(result, logits=1e-5, grads=1e-2, moves=1e-1):
+    """Assert that the two trainings agree.
+
+    `grads` is relative, leaf by leaf, and `moves` of all parameters together. They are wide for a
+    reason: among a million activations some lie within rounding of a ReLU's kink (or of their
+    neighbour under a max-pool) and fall on different sides, and Adam divides a gradient by its own
+    size. A wrong formula is off by the whole. Without such a pixel both agree to 1e-5.
+    """
+    ours, theirs = result["logits"]
+    np.testing.assert_allclose(ours, theirs, atol=logits * max(1.0, np.abs(theirs).max()))
+    ours, theirs = result["stats"]
+    names = {name for name in theirs if name.endswith(("running_mean", "running_var"))}
+    assert names == {name for name in ours if not name.endswith("num_batches_tracked")}
+    for name in names:
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5, atol=1e-5, err_msg=name)
+    ours, theirs = result["grads"]
+    assert ours.keys() == theirs.keys()
+    whole = max(np.linalg.norm(g) for g in theirs.values())
+    for name, g in theirs.items():
+        # A bias before a normalisation has no gradient but rounding: hence the second scale.
+        scale = max(np.linalg.norm(g), 1e-3 * whole)
+        assert np.linalg.norm(ours[name] - g) <= grads * scale, name
+    np.testing.assert_allclose(*result["losses"], rtol=1e-3)
+    ours, theirs = result["moves"]
+    assert np.abs(theirs).max() > LR  # something was learnt
+    assert np.linalg.norm(ours - theirs) < moves * np.linalg.norm(theirs)
