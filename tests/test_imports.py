@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     ["types"],
     ["data", "models", "conv", "losses", "metrics", "optim", "checkpoint", "torch_files",
-     "torch_weights", "pretrained", "report", "bootstrap", "progress", "allocator",
+     "torch_weights", "pretrained", "pooling", "report", "bootstrap", "progress", "allocator",
      "tiling"],
     ["steps"],
     ["inference"],

@@ -85,3 +85,15 @@ def test_bfloat16():
     assert y.dtype == dx.dtype == jnp.bfloat16
     np.testing.assert_array_equal(y.ravel(), [5, 7, 13, 15])
     np.testing.assert_array_equal(np.flatnonzero(dx.ravel()), [5, 7, 13, 15])
+
+
+def test_max_pool_keeps_the_last_row_and_column():
+    x = jnp.arange(15.0).reshape(1, 3, 5, 1)
+    np.testing.assert_array_equal(
+        max_pool(x)[0, :, :, 0], [[6, 8, 9], [11, 13, 14]]
+    )  # fmt: skip
+
+
+def test_max_pool_of_negative_values_is_not_zero_at_the_border():
+    y = max_pool(-jnp.ones((1, 3, 3, 1)), size=3, stride=2, padding=1)
+    np.testing.assert_array_equal(y, -jnp.ones((1, 2, 2, 1)))

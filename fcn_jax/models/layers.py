@@ -224,68 +224,7 @@ _normalise = jax.custom_vjp(_plain_normalise, nondiff_argnums=(3,))
 _normalise.defvjp(_normalise_fwd, _normalise_bwd)
 
 
-# ---- pooling, cropping, resizing -----------------------------------------------------------------
-
-
-def max_pool(x: Array, size: int = 2, stride: int = 2, padding: int = 0) -> Array:
-    """[N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), C], the largest value in each window.
-
-    Rounding up, no row or column is lost. It is what `torch.nn.MaxPool2d` does with size 3, stride
-    2, padding 1, and with size 2, stride 2 and `ceil_mode=True` (which differs at odd sizes only).
-    The gradient goes to the first of equal values, as in PyTorch.
-    """
-    after = ((-(-n // stride) - 1) * stride + size - n - padding for n in x.shape[1:3])
-    below, right = after
-    return _max_pool(x, size, stride, ((padding, below), (padding, right)))
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _max_pool(x: Array, size: int, stride: int, pads: tuple[Pair, Pair]) -> Array:
-    views = _windows(x, size, stride, pads)
-    best = views[0]
-    for view in views[1:]:
-        best = jnp.maximum(best, view)
-    return best
-
-
-def _windows(x: Array, size: int, stride: int, pads: tuple[Pair, Pair]) -> list[Array]:
-    """One [N, H', W', C] view of x for each place in the window, in row order."""
-    low = jnp.array(-jnp.inf, x.dtype)
-    x = lax.pad(x, low, ((0, 0, 0), (*pads[0], 0), (*pads[1], 0), (0, 0, 0)))
-    ends = [n - size + 1 for n in x.shape[1:3]]
-    return [
-        x[:, i : ends[0] + i : stride, j : ends[1] + j : stride]
-        for i in range(size)
-        for j in range(size)
-    ]
-
-
-def _max_pool_fwd(x: Array, size: int, stride: int, pads: tuple[Pair, Pair]) -> tuple:
-    y = _max_pool(x, size, stride, pads)
-    return y, (x, y)
-
-
-def _max_pool_bwd(
-    size: int, stride: int, pads: tuple[Pair, Pair], saved: tuple, dy: Array
-) -> tuple[Array]:
-    """Each place's share, spread to the picture: elementwise, where XLA's own is a scatter."""
-    x, y = saved
-    zero = jnp.zeros((), dy.dtype)
-    spread = [stride - 1, stride - 1]
-    dx, free = jnp.zeros_like(x), jnp.ones(y.shape, bool)
-    for place, view in enumerate(_windows(x, size, stride, pads)):
-        first = free & (view == y)
-        free &= ~first
-        config = [(0, 0, 0)]
-        for axis, offset in enumerate(divmod(place, size)):
-            low = offset - pads[axis][0]
-            reach = low + (y.shape[1 + axis] - 1) * stride + 1
-            config.append((low, x.shape[1 + axis] - reach, spread[axis]))
-        dx += lax.pad(jnp.where(first, dy, zero), zero, (*config, (0, 0, 0)))
-    return (dx,)
-
-
-_max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
+# ---- cropping, resizing --------------------------------------------------------------------------
 
 
 def crop(x: Array, size: Sequence[int]) -> Array:

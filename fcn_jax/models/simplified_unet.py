@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from fcn_jax.models.layers import Conv, ConvTranspose, crop, max_pool
+from fcn_jax.models.layers import Conv, ConvTranspose, crop
+from fcn_jax.pooling import max_pool
 
 
 class SimplifiedUNet(nn.Module):

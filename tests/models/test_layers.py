@@ -156,33 +156,7 @@ def test_bfloat16_batch_norm_counts_in_float32():
     np.testing.assert_allclose(updated["batch_stats"]["mean"], [0.9 * 3 + 0.1 * 2], rtol=1e-6)
 
 
-# ---- pooling, cropping, resizing -----------------------------------------------------------------
-
-
-def test_max_pool_keeps_the_last_row_and_column():
-    x = jnp.arange(15.0).reshape(1, 3, 5, 1)
-    np.testing.assert_array_equal(
-        layers.max_pool(x)[0, :, :, 0], [[6, 8, 9], [11, 13, 14]]
-    )  # fmt: skip
-
-
-def test_max_pool_of_negative_values_is_not_zero_at_the_border():
-    y = layers.max_pool(-jnp.ones((1, 3, 3, 1)), size=3, stride=2, padding=1)
-    np.testing.assert_array_equal(y, -jnp.ones((1, 2, 2, 1)))
-
-
-@pytest.mark.parametrize("hw", [(8, 8), (7, 9), (5, 6), (1, 3), (2, 2)])
-@pytest.mark.parametrize(("size", "stride", "padding"), [(2, 2, 0), (3, 2, 1)])
-def test_max_pool_is_pytorchs_with_ties(hw, size, stride, padding):
-    torch = pytest.importorskip("torch")
-    x = np.random.default_rng(0).integers(0, 4, (2, *hw, 3)).astype(np.float32)
-    theirs_x = torch.from_numpy(nchw(x)).requires_grad_()
-    theirs = torch.nn.functional.max_pool2d(theirs_x, size, stride, padding, ceil_mode=padding == 0)
-    ours, pullback = jax.vjp(lambda x: layers.max_pool(x, size, stride, padding), jnp.asarray(x))
-    np.testing.assert_array_equal(nchw(ours), theirs.detach().numpy())
-    dy = normal(*ours.shape)
-    theirs.backward(torch.from_numpy(nchw(dy)))
-    np.testing.assert_allclose(nchw(pullback(jnp.asarray(dy))[0]), theirs_x.grad, atol=1e-6)
+# ---- cropping, resizing --------------------------------------------------------------------------
 
 
 def test_crops():
