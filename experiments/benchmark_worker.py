@@ -146,13 +146,13 @@ def ours(job: dict[str, Any]):
     import jax
     import jax.numpy as jnp
 
-    from fcn_jax import optim, steps
+    from fcn_jax import optim, starting, steps
     from fcn_jax.data import batches
     from fcn_jax.types import Batch
 
     model, size, key = _model(job), tuple(job["image_size"]), jax.random.key(0)
     optimizer = optim.make_optimizer(optim.OptimConfig(), 1000)
-    state = steps.init_state(model, optimizer, key, size)
+    state = steps.init_state(optimizer, starting.fresh(model, key, size))
     sizes = jnp.tile(jnp.array([size], jnp.int32), (job["batch_size"], 1))
     if job["mode"] == "train":
         train = steps.make_train_step(model, optimizer, image_size=size)

@@ -7,15 +7,12 @@ from typing import Any, NamedTuple
 
 from experiments import door, paper, tuned
 from fcn_jax import config as configs
-from fcn_jax import losses
+from fcn_jax import losses, starting
 from fcn_jax.config import Config
 from fcn_jax.models import MODELS
 from fcn_jax.types import InputError
 
 EXPERIMENTS = {**tuned.EXPERIMENTS, **paper.EXPERIMENTS}
-
-BACKBONED = ("resnet50_fcn", "fcn_resnet50")
-"""Networks with params["backbone"], which has a learning rate of its own."""
 
 
 class Flag(NamedTuple):
@@ -48,8 +45,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
     "network": (
         Flag("--arch", "model.arch", str, "the network", MODELS),
         Flag("--init", "model.init", str, "initial weights", ("xavier", "he")),
-        Flag("--pretrained", "model.pretrained", str, "imagenet, or the file of a checkpoint"),
-        Flag("--freeze-backbone", "model.freeze_backbone", _switch, "keep a pretrained backbone as it is", ("yes", "no")),
+        Flag("--pretrained", "model.pretrained", str, "imagenet, imagenet-v2, a .pth or .safetensors file, or the folder of a run"),
         Flag("--remat", "model.remat", _switch, "recompute activations: less memory, more time", ("yes", "no")),
     ),
     "training": (
@@ -64,7 +60,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("--weight-decay", "optim.weight_decay", float, "strength of the decay"),
         Flag("--schedule", "optim.schedule", str, "of the learning rate", ("constant", "cosine_annealing", "cosine")),
         Flag("--warmup", "optim.warmup", int, "steps of linear warm-up"),
-        Flag("--backbone-scale", "optim.backbone_scale", float, "backbone's share of the learning rate"),
+        Flag("--backbone-scale", "optim.backbone_scale", float, "backbone's share of the learning rate; 0: frozen (default where it is pretrained)"),
         Flag("--clip-norm", "optim.clip_norm", float, "largest global norm of a gradient"),
         Flag("--ema", "optim.ema", float, "decay of the averaged parameters, such as 0.99"),
         Flag("--flip", "augment.flip", float, "probability of a horizontal flip"),
@@ -135,10 +131,23 @@ def to_config(args: argparse.Namespace) -> Config:
                 changes[flag.field] = _parse(flag, text)
     config = configs.replace(base, **changes)
     _check(config)
-    backboned = config.model.arch in BACKBONED
-    if backboned and config.optim.backbone_scale is None:
-        config = configs.replace(config, **{"optim.backbone_scale": 0.0})
-    return config
+    return _with_backbone(config)
+
+
+def _with_backbone(config: Config) -> Config:
+    """Give the backbone its learning rate: 0 where it is pretrained, as the paper, else the same."""
+    scale, arch = config.optim.backbone_scale, config.model.arch
+    if arch not in starting.BACKBONES:
+        if scale is not None:
+            with_one = " or ".join(starting.BACKBONES)
+            raise InputError(f"--backbone-scale {scale}: {arch} has no backbone: use {with_one}")
+        return config
+    if scale is None:
+        frozen = arch == "resnet50_fcn" and config.model.pretrained is not None
+        scale = 0.0 if frozen else 1.0
+    if scale == 0 and arch != "resnet50_fcn":
+        raise InputError(f"--backbone-scale 0: only resnet50_fcn can freeze it: give {arch} 0.1")
+    return configs.replace(config, **{"optim.backbone_scale": scale})
 
 
 def _parse(flag: Flag, text: str):

@@ -96,7 +96,11 @@ def adapted(name: str, seed: int, args: argparse.Namespace) -> tuple[Config, str
         changes["model.pretrained"] = args.pretrained
     config = configs.replace(base, **{k: v for k, v in changes.items() if v is not None})
     if args.pretrained == "none":
-        config = configs.replace(config, **{"model.pretrained": None})
+        # A frozen backbone of random weights would be of no use.
+        untrained = {"model.pretrained": None}
+        if base.model.pretrained:
+            untrained["optim.backbone_scale"] = 1.0
+        config = configs.replace(config, **untrained)
     changed = configs.differences(configs.replace(base, seed=seed), config)
     return config, "; ".join(changed)
 

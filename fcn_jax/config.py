@@ -45,9 +45,7 @@ class ModelConfig:
     init: str = "xavier"
     """`xavier` (the paper's) or `he`."""
     pretrained: str | None = None
-    """`imagenet`, the file of a checkpoint, or None."""
-    freeze_backbone: bool = True
-    """Only for networks with a backbone: its weights and statistics stay as loaded."""
+    """See `starting.variables`; None: fresh weights."""
     remat: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from fcn_jax import evaluation, losses, optim, steps
+from fcn_jax import evaluation, losses, optim, starting, steps
 from fcn_jax.config import Config
 from fcn_jax.data import batches, voc
 from fcn_jax.data.augment import AugmentConfig
@@ -96,8 +96,9 @@ def build(config: Config, dataset: voc.Dataset, devices: int | None = None) -> S
 
     def initial() -> TrainState:
         key = _key(config, "init")
-        variables = _pretrained(config, model, key, num_classes)
-        state = steps.init_state(model, optimizer, key, size, variables, config.optim.ema > 0)
+        source = config.model.pretrained
+        variables = starting.variables(config.model.arch, model, key, size, source)
+        state = steps.init_state(optimizer, variables, config.optim.ema > 0)
         return replicate(state)
 
     canvases = batches.full_resolution(train) if augmented else batches.resized(train, size)
@@ -171,8 +172,9 @@ def _model_spec(config: Config, num_classes: int) -> dict[str, Any]:
         "precision": config.precision,
         "init": config.model.init,
     }
-    if config.optim.backbone_scale is not None:
-        spec["freeze_backbone"] = config.model.freeze_backbone
+    if config.model.arch == "resnet50_fcn":
+        # A rate of zero means frozen: no gradient, and no drift of the batch statistics either.
+        spec["freeze_backbone"] = config.optim.backbone_scale == 0
     if config.model.remat:
         spec["remat"] = True
     return spec
@@ -182,13 +184,6 @@ def _create(spec: dict[str, Any]):
     spec = dict(spec)
     dtype = DTYPES[spec.pop("precision")]
     return create_model(spec.pop("name"), spec.pop("num_classes"), dtype=dtype, **spec)
-
-
-def _pretrained(config: Config, model, key, num_classes: int):
-    """Variables to start from, or None for fresh ones."""
-    if config.model.pretrained is None:
-        return None
-    raise InputError("pretrained weights are not wired in yet")
 
 
 def _mesh(batch_size: int, devices: int | None) -> Mesh:

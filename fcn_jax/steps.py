@@ -31,22 +31,17 @@ class EvalSums(NamedTuple):
     """float32 [B]: what the loss is to be divided by."""
 
 
-def init_state(model, optimizer, key, image_size, variables=None, ema: bool = False) -> TrainState:
-    """State before the first step: fresh variables, or the given ones (pretrained).
+def init_state(
+    optimizer: optax.GradientTransformation, variables: dict, ema: bool = False
+) -> TrainState:
+    """State before the first step.
 
     Args:
-      model: Flax module.
-      optimizer: optax transformation.
-      key: PRNG key of the initial parameters.
-      image_size: (height, width), to trace shapes with.
-      variables: {"params", "batch_stats"} to start from instead.
+      optimizer: its state is made for the parameters.
+      variables: {"params", "batch_stats"} to start from.
       ema: whether a moving average of the variables is kept.
     """
-    if variables is None:
-        image = jnp.zeros((1, *image_size, 3), jnp.float32)
-        variables = jax.jit(partial(model.init, train=False))(key, image)
-    params = variables["params"]
-    stats = variables.get("batch_stats", {})
+    params, stats = variables["params"], variables.get("batch_stats", {})
     average = jax.tree.map(jnp.copy, (params, stats)) if ema else None
     return TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer.init(params), average)
 

@@ -15,7 +15,7 @@ FLOORS = [
     ["steps"],
     ["inference"],
     ["config"],
-    ["workdir", "evaluation", "session", "present", "comparison"],
+    ["workdir", "evaluation", "session", "present", "comparison", "starting"],
     ["loop"],
 ]  # fmt: skip
 

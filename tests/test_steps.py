@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fcn_jax import models, optim, steps
+from fcn_jax import models, optim, starting, steps
 from fcn_jax.data import batches
 from fcn_jax.data.augment import AugmentConfig
 from fcn_jax.types import VOID, Batch
@@ -23,7 +23,8 @@ KEY = jax.random.key(0)
 def _setup(augmentation=None, arch=None, **kwargs):
     model = fakes.TinyNet() if arch is None else models.create_model(arch, 3)
     optimizer = optim.make_optimizer(optim.OptimConfig(lr=1e-2), 10)
-    state = steps.init_state(model, optimizer, KEY, SIZE, ema=kwargs.get("ema", 0.0) > 0)
+    variables = starting.fresh(model, KEY, SIZE)
+    state = steps.init_state(optimizer, variables, ema=kwargs.get("ema", 0.0) > 0)
     step = steps.make_train_step(
         model, optimizer, image_size=SIZE, augmentation=augmentation, **kwargs
     )
@@ -151,7 +152,7 @@ def test_eight_devices_give_the_losses_of_one():
         os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
         import jax, numpy as np
         from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-        from fcn_jax import optim, steps
+        from fcn_jax import optim, starting, steps
         from fcn_jax.data import batches
         from tests import fakes
         key, size, n = jax.random.key(0), (32, 32), 8
@@ -162,7 +163,7 @@ def test_eight_devices_give_the_losses_of_one():
             mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
             model = fakes.TinyNet()
             optimizer = optim.make_optimizer(optim.OptimConfig(lr=1e-2), 10)
-            state = steps.init_state(model, optimizer, key, size)
+            state = steps.init_state(optimizer, starting.fresh(model, key, size))
             state, data = jax.device_put((state, canvases), NamedSharding(mesh, P()))
             step = steps.make_train_step(model, optimizer, image_size=size)
             run = steps.scan_train(step, NamedSharding(mesh, P("data")) if devices > 1 else None)
