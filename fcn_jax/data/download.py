@@ -36,7 +36,7 @@ def sha256_of(path: Path) -> str:
 def fetch(
     filename: str,
     mirrors: Sequence[str],
-    size: int,
+    size: int | None,
     sha256: str,
     folder: Path,
     progress: bool = True,
@@ -45,7 +45,8 @@ def fetch(
     """Return FOLDER/FILENAME, downloading it first unless it is there and right.
 
     The mirrors are tried in order. Bytes gather in FILENAME.part, from which a later mirror or a
-    later call goes on; the final name appears only once `size` (bytes) and `sha256` agree.
+    later call goes on; the final name appears only once `size` (bytes; None where it is not known)
+    and `sha256` (in hex, or its first digits) agree.
 
     Raises:
         InputError: no mirror gave the file; one line with a reason for each, and where to put the
@@ -54,32 +55,45 @@ def fetch(
     target = folder / filename
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if target.is_file() and target.stat().st_size == size and sha256_of(target) == sha256:
+        right_size = target.is_file() and size in (None, target.stat().st_size)
+        if right_size and sha256_of(target).startswith(sha256):
             return target
         free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
     except OSError as error:
         raise InputError(f"{folder} cannot be used ({error.strerror}): choose another") from None
     reasons = [] if not target.exists() else [f"{target} is there, but its checksum is wrong"]
-    if free < size:
+    if size is not None and free < size:
         raise InputError(f"{folder} has {free} bytes free, {filename} needs {size}: free some")
     part = folder / f"{filename}.part"
     for url in mirrors:
         try:
-            _download(url, part, size, progress, timeout)
-            _verify(part, size, sha256)
+            expected = _size_at(url, timeout) if size is None else size
+            _download(url, part, expected, progress, timeout)
+            _verify(part, expected, sha256)
         except (requests.RequestException, OSError, _WrongFileError) as error:
             reasons.append(f"{url}: {_one_line(error)}")
         else:
             os.replace(part, target)
             return target
+    facts = f"sha256 {sha256}" if size is None else f"{size} bytes, sha256 {sha256}"
     raise InputError(
         f"{filename} could not be downloaded ({'; '.join(reasons)}): get it by hand "
-        f"({size} bytes, sha256 {sha256}) and put it into {folder}"
+        f"({facts}) and put it into {folder}"
     )
 
 
 class _WrongFileError(Exception):
     """The server answered, but not with the file."""
+
+
+def _size_at(url: str, timeout: tuple[float, float]) -> int:
+    """How many bytes the server says the file has."""
+    with requests.head(url, timeout=timeout, allow_redirects=True) as response:
+        length = response.headers.get("Content-Length", "")
+        kind = response.headers.get("Content-Type", "unknown")
+        if response.status_code != 200 or not length.isdigit() or kind.startswith("text/html"):
+            raise _WrongFileError(f"HTTP status {response.status_code}, {kind}, no size")
+        return int(length)
 
 
 def _download(
@@ -127,7 +141,7 @@ def _verify(part: Path, size: int, sha256: str) -> None:
     if found < size:
         raise _WrongFileError(f"the body ended after {found} of {size} bytes")
     digest = sha256_of(part) if found == size else "not taken"
-    if digest != sha256:
+    if not digest.startswith(sha256):
         part.unlink()
         raise _WrongFileError(f"wrong file: {found} bytes, sha256 {digest}")
 
