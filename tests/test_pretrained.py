@@ -1,0 +1,61 @@
+"""Published weights: the table, the cache, and what is said without a network."""
+
+import hashlib
+
+import pytest
+
+from fcn_jax import pretrained
+from fcn_jax.types import InputError
+
+
+@pytest.fixture
+def published(monkeypatch):
+    """A file of our own in the table, whose name has the digits of its content."""
+    body = b"some weights"
+    name = f"tiny-{hashlib.sha256(body).hexdigest()[:8]}.pth"
+    monkeypatch.setitem(pretrained.FILES, "tiny", {"V1": name, "V2": "tiny-00000000.pth"})
+    monkeypatch.setattr(pretrained, "URL", "http://127.0.0.1:9/")  # nothing listens there
+    return name, body
+
+
+def test_a_right_file_in_the_cache_needs_no_network(published, tmp_path):
+    name, body = published
+    (tmp_path / name).write_bytes(body)
+    assert pretrained.pretrained("tiny", tmp_path, progress=False) == tmp_path / name
+
+
+@pytest.mark.parametrize("present", [False, True])
+def test_offline_the_line_says_what_to_get_and_where_to_put_it(published, tmp_path, present):
+    name, _ = published
+    if present:
+        (tmp_path / name).write_bytes(b"other weights")
+    with pytest.raises(InputError) as error:
+        pretrained.pretrained("tiny", tmp_path, progress=False)
+    line = str(error.value)
+    assert "\n" not in line
+    for word in (f"http://127.0.0.1:9/{name}", str(tmp_path), name[5:13], "--pretrained PATH"):
+        assert word in line
+    assert ("checksum is wrong" in line) == present
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "words"),
+    [
+        ("vgg", None, "'vgg'.*resnet18.*fcn_resnet50"),
+        ("resnet50", "IMAGENET1K_V3", "'IMAGENET1K_V3'.*IMAGENET1K_V1, IMAGENET1K_V2"),
+    ],
+)
+def test_unknown_names(tmp_path, name, weights, words):
+    with pytest.raises(InputError, match=words):
+        pretrained.pretrained(name, tmp_path, weights)
+
+
+def test_the_table_is_torchvisions():
+    pytest.importorskip("torch")
+    from tests.models.torch_reference import torchvision_models
+
+    models = torchvision_models()
+    for name, files in pretrained.FILES.items():
+        for weights, filename in files.items():
+            theirs = models.get_model_weights(name)[weights]
+            assert theirs.url == pretrained.URL + filename or theirs.url.endswith("/" + filename)
