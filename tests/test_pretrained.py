@@ -1,6 +1,9 @@
 """Published weights: the table, the cache, and what is said without a network."""
 
+import functools
 import hashlib
+import http.server
+import threading
 
 import pytest
 
@@ -22,6 +25,36 @@ def test_a_right_file_in_the_cache_needs_no_network(published, tmp_path):
     name, body = published
     (tmp_path / name).write_bytes(body)
     assert pretrained.pretrained("tiny", tmp_path, progress=False) == tmp_path / name
+
+
+@pytest.fixture
+def server(published, tmp_path, monkeypatch):
+    """Serves a folder with the published file, and a wrong one for V2."""
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / published[0]).write_bytes(published[1])
+    (tmp_path / "served" / "tiny-00000000.pth").write_bytes(published[1])
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    handler = functools.partial(Quiet, directory=str(tmp_path / "served"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        monkeypatch.setattr(pretrained, "URL", f"http://127.0.0.1:{server.server_port}/")
+        yield
+        server.shutdown()
+        thread.join()
+
+
+def test_the_digits_in_the_name_decide(server, published, tmp_path):
+    path = pretrained.pretrained("tiny", tmp_path / "cache", progress=False)
+    assert path == tmp_path / "cache" / published[0]
+    assert path.read_bytes() == published[1]
+    with pytest.raises(InputError, match="wrong file: 12 bytes"):
+        pretrained.pretrained("tiny", tmp_path / "cache", "V2", progress=False)
+    assert not (tmp_path / "cache" / "tiny-00000000.pth").exists()
 
 
 @pytest.mark.parametrize("present", [False, True])
