@@ -1,8 +1,9 @@
 """Draws `shapes`: a VOC-shaped data set that needs no network, only a seed.
 
-Its 21 classes bear VOC's names, but what tells them apart is pattern and outline: ten patterns,
-each once coarse inside round outlines and once fine inside angular ones. Colours are random for
-every object and every background, so a classifier that sees single pixels learns nothing.
+Its 21 classes bear VOC's names, but what tells them apart is form: ten patterns of
+different coarseness and proportions, each mostly light inside round outlines and mostly dark inside
+angular ones. Colours are random for every object and every background, so a classifier that sees
+single pixels learns next to nothing. Mirrored, every class is still itself.
 """
 
 import hashlib
@@ -94,7 +95,7 @@ def draw_scene(rng: np.random.Generator, first_class: int) -> tuple[Image.Image,
     canvas = ImageDraw.Draw(mask)
     count = int(rng.choice((1, 2, 3), p=(0.45, 0.45, 0.1)))
     classes = [first_class, *rng.integers(1, len(VOC_CLASSES), count - 1).tolist()]
-    for class_id, place in zip(classes, _places(rng, width, height, count), strict=True):
+    for class_id, place in zip(classes, _places(rng, count), strict=True):
         _draw_object(rng, pixels, canvas, class_id, place)
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), mask
 
@@ -103,14 +104,15 @@ def draw_scene(rng: np.random.Generator, first_class: int) -> tuple[Image.Image,
 
 
 class Place(NamedTuple):
-    """Where an object lies: centre and half extents in pixels."""
+    """Where an object lies, in fractions of the picture's width and height.
+
+    Fractions, and not pixels: networks see the pictures squeezed to a square, and there every
+    object of a class has the same proportions.
+    """
 
     x: float
     y: float
-    rx: float
-    ry: float
-    unit: float
-    """The picture's scale, the geometric mean of its sides: periods are fractions of it."""
+    radius: float
 
 
 def _size(rng: np.random.Generator) -> tuple[int, int]:
@@ -120,25 +122,20 @@ def _size(rng: np.random.Generator) -> tuple[int, int]:
     return (long, short) if rng.random() < 0.7 else (short, long)
 
 
-def _places(rng: np.random.Generator, width: int, height: int, count: int) -> Iterator[Place]:
-    """Places that overlap little: the picture is halved along its longer side for two or more."""
-    unit = float(np.sqrt(width * height))
-    radius = {1: (0.25, 0.34), 2: (0.2, 0.25), 3: (0.16, 0.2)}[count]
-    corners = rng.permutation(4)[:count] if count > 2 else rng.permutation(2)
+def _places(rng: np.random.Generator, count: int) -> Iterator[Place]:
+    """Places that overlap little: one in the middle, two side by side, three in the corners."""
+    low, high = {1: (0.25, 0.34), 2: (0.2, 0.24), 3: (0.17, 0.2)}[count]
+    order, lying = rng.permutation(4), rng.random() < 0.5
     for i in range(count):
-        rx, ry = unit * rng.uniform(*radius, size=2)
         if count == 1:
-            fx, fy = rng.uniform(0.35, 0.65, 2)
+            x, y = rng.uniform(0.38, 0.62, 2)
         elif count == 2:
-            along, across = (
-                0.27 + 0.46 * corners[i] + rng.uniform(-0.04, 0.04),
-                rng.uniform(0.3, 0.7),
-            )
-            fx, fy = (along, across) if width >= height else (across, along)
+            along, across = 0.27 + 0.46 * (order[0] % 2 != i), rng.uniform(0.3, 0.7)
+            x, y = (along, across) if lying else (across, along)
         else:
-            fx, fy = 0.28 + 0.44 * (corners[i] % 2), 0.28 + 0.44 * (corners[i] // 2)
-            fx, fy = np.array((fx, fy)) + rng.uniform(-0.04, 0.04, 2)
-        yield Place(fx * width, fy * height, rx, ry, unit)
+            x, y = 0.27 + 0.46 * (order[i] % 2), 0.27 + 0.46 * (order[i] // 2)
+        dx, dy = rng.uniform(-0.03, 0.03, 2)
+        yield Place(float(x + dx), float(y + dy), rng.uniform(low, high))
 
 
 # ------------------------------------------------------------------------------- background
@@ -184,30 +181,33 @@ def _turns(x: np.ndarray) -> np.ndarray:
     return np.cos(2 * np.pi * x)
 
 
-def _blotches(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Waves that never repeat together, of no common direction: the spots of a cow."""
-    waves = ((0.53, 0.31), (-0.37, 0.67), (0.11, -0.59), (0.71, -0.23))
-    return np.sum([_turns(a * u + b * v + a) for a, b in waves], axis=0) - np.float32(0.2)
-
-
-PATTERNS: tuple[Callable[[np.ndarray, np.ndarray, bool], np.ndarray], ...] = (
-    lambda u, v, fine: _turns(v),  # lying stripes
-    lambda u, v, fine: _turns(u),  # standing stripes
-    lambda u, v, fine: _turns(0.7 * (u + v)),  # slanting stripes, mirrored at random
-    lambda u, v, fine: 4.0 * _turns(u / 2) * _turns(v / 2),  # checks
-    lambda u, v, fine: 1.2 * (_turns(u) + _turns(v)) - 0.9,  # dots
-    lambda u, v, fine: _turns(0.8 * np.hypot(u, v)),  # rings
-    lambda u, v, fine: np.cos(np.arctan2(v, u) * (8 if fine else 4)),  # spokes
-    lambda u, v, fine: _blotches(1.2 * u, 1.2 * v),
-    lambda u, v, fine: np.maximum(_turns(u), _turns(v)) - 0.5,  # lattice
-    lambda u, v, fine: 0.6 * np.exp(-0.15 * (u * u + v * v)) - 0.3,  # a glow without any edges
-)
+Field = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Height, about -1..1, over coordinates counted in periods from the object's centre."""
 
 
-def _soft_threshold(height: np.ndarray, fine: bool) -> np.ndarray:
-    """How light each pixel is, 0..1: coarse patterns mostly light, fine ones mostly dark."""
-    return (0.5 + 1.5 * height + (-0.6 if fine else 0.6)).clip(0, 1)
+class Look(NamedTuple):
+    """What two classes have in common: one in light paint and round, one dark and angular."""
+
+    field: Field
+    period: float
+    """As a fraction of the picture's sides; at 96x96 the finest has 10 pixels."""
+    stretch: float
+    """Width by height of the outline."""
+
+
+LOOKS = (
+    Look(lambda u, v: _turns(v) + 0 * u, 0.19, 1.6),  # lying stripes
+    Look(lambda u, v: _turns(u) + 0 * v, 0.11, 0.6),  # standing stripes
+    Look(lambda u, v: _turns(0.7 * (u + v)), 0.14, 1.0),  # slanting stripes, mirrored at random
+    Look(lambda u, v: 4.0 * _turns(u / 2) * _turns(v / 2), 0.11, 1.0),  # checks
+    Look(lambda u, v: 1.2 * (_turns(u) + _turns(v)) - 0.9, 0.11, 1.6),  # dots
+    Look(lambda u, v: _turns(np.hypot(u, v)), 0.19, 1.0),  # rings
+    Look(lambda u, v: np.cos(6 * np.arctan2(v, u)), 0.19, 0.6),  # spokes
+    Look(lambda u, v: np.maximum(_turns(u), _turns(v)) - 0.5, 0.17, 0.6),  # lattice
+    Look(lambda u, v: -0.6 * v + 0 * u, 0.19, 1.6),  # light from above, no edges
+    Look(lambda u, v: np.exp(-0.6 * (u * u + v * v)) - 0.5, 0.19, 1.0),  # light in the middle
+)
+"""Of the classes 1 and 2, 3 and 4, ..."""
 
 
 def _outline(rng: np.random.Generator, angular: bool) -> np.ndarray:
@@ -232,29 +232,38 @@ def _draw_object(
     place: Place,
 ) -> None:
     """Paint one object into `pixels`, its id and void border into the mask behind `canvas`."""
-    pattern, angular = PATTERNS[(class_id - 1) // 2], class_id % 2 == 0
-    points = _outline(rng, angular) * (place.rx, place.ry) + (place.x, place.y)
+    look, angular = LOOKS[(class_id - 1) // 2], class_id % 2 == 0
+    sides = np.array(pixels.shape[1::-1])
+    centre = sides * (place.x, place.y)
+    wide = np.sqrt(look.stretch)
+    radii = sides * (place.radius * wide, place.radius / wide)
+    points = _outline(rng, angular) * radii + centre
     corners = [(float(x), float(y)) for x, y in points]
     canvas.polygon(corners, fill=class_id)
     canvas.line([*corners, *corners[:2]], fill=VOID, width=BORDER, joint="curve")
 
-    height, width = pixels.shape[:2]
     x0, y0 = np.floor(points.min(0)).astype(int).clip(0)
-    x1, y1 = np.minimum(np.ceil(points.max(0)).astype(int) + 1, (width, height))
+    x1, y1 = np.minimum(np.ceil(points.max(0)).astype(int) + 1, sides)
     inside = Image.new("L", (int(x1 - x0), int(y1 - y0)))
     ImageDraw.Draw(inside).polygon([(x - x0, y - y0) for x, y in corners], fill=255)
-
-    period = place.unit * (0.1 if angular else 0.19) * rng.uniform(0.9, 1.1)
-    mirror = rng.choice((-1.0, 1.0))
-    turn = rng.uniform(-0.15, 0.15)
-    cos, sin = np.float32(np.cos(turn) / period), np.float32(np.sin(turn) / period)
-    x = (np.arange(x0, x1, dtype=np.float32) - np.float32(place.x))[None] * np.float32(mirror)
-    y = (np.arange(y0, y1, dtype=np.float32) - np.float32(place.y))[:, None]
-    height = pattern(cos * x - sin * y, sin * x + cos * y, angular)
-    weight = _soft_threshold(height, angular)[..., None]
-    light = _colour(rng, 170, 230)
-    dark = light * rng.uniform(0.12, 0.3) + rng.uniform(0, 40, 3).astype(np.float32)
-    shade = 1.08 - 0.16 * (y / np.float32(2 * place.ry) + 0.5)[..., None]
-    painted = (dark + weight * (light - dark)) * shade
     region = pixels[y0:y1, x0:x1]
+    x = (np.arange(x0, x1, dtype=np.float32) - np.float32(centre[0]))[None]
+    y = (np.arange(y0, y1, dtype=np.float32) - np.float32(centre[1]))[:, None]
+    painted = _paint(rng, look, angular, x / np.float32(sides[0]), y / np.float32(sides[1]))
     np.copyto(region, painted, where=np.asarray(inside)[..., None] > 0)
+
+
+def _paint(
+    rng: np.random.Generator, look: Look, dark: bool, x: np.ndarray, y: np.ndarray
+) -> np.ndarray:
+    """The pattern in two tones of a random colour, float32 [h, w, 3], at x [1, w] and y [h, 1]."""
+    period = look.period * rng.uniform(0.9, 1.1)
+    turn = rng.uniform(-0.12, 0.12)
+    cos, sin = np.float32(np.cos(turn) / period), np.float32(np.sin(turn) / period)
+    x = x * np.float32(rng.choice((-1.0, 1.0)))  # mirrored, or not
+    relief = look.field(cos * x - sin * y, sin * x + cos * y)
+    lightness = (0.5 + 1.5 * relief + (-0.6 if dark else 0.6)).clip(0, 1)[..., None]  # soft edges
+    light = _colour(rng, 170, 230)
+    shadow = light * rng.uniform(0.12, 0.3) + rng.uniform(0, 40, 3).astype(np.float32)
+    shade = np.float32(1) - y[..., None] * np.float32(0.3)
+    return (shadow + lightness * (light - shadow)) * shade
