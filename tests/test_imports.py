@@ -11,11 +11,11 @@ FLOORS = [
     ["types"],
     ["data", "models", "conv", "losses", "metrics", "optim", "checkpoint", "torch_files",
      "torch_weights", "pretrained", "pooling", "report", "bootstrap", "progress", "allocator",
-     "tiling"],
+     "tiling", "onnx_graph"],
     ["steps"],
     ["inference"],
     ["config"],
-    ["workdir", "evaluation", "session", "present", "comparison", "starting"],
+    ["workdir", "evaluation", "session", "present", "comparison", "starting", "export"],
     ["loop"],
 ]  # fmt: skip
 
