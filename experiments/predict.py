@@ -3,10 +3,11 @@
 import argparse
 import csv
 import glob
+import itertools
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ from tqdm import tqdm
 from experiments import door
 from fcn_jax import inference, report, workdir
 from fcn_jax.data import source
+from fcn_jax.data.classes import VOC_CLASSES, voc_palette
+from fcn_jax.models import create_model
 from fcn_jax.types import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
@@ -24,6 +27,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 EPILOG = """examples:
   python -m experiments.predict runs/mine photo.jpg --out masks
   python -m experiments.predict runs/mine holiday --recursive --out masks --areas masks/areas.csv
+  python -m experiments.predict --pretrained fcn_resnet50 photo.jpg --out masks
   python -m experiments.predict runs/mine 'scans/*.tif' --scale native --probabilities --out masks
 
 Exit code 0: every image is segmented; 2: some are not, for the reasons given."""
@@ -39,16 +43,28 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("workdir", type=Path, help="folder of a run")
-    parser.add_argument("images", nargs="+", help="image files, folders of them, or globs")
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="WORKDIR IMAGE",
+        help="folder of a run (not with --pretrained), then image files, folders of them, or globs",
+    )
+    parser.add_argument(
+        "--pretrained",
+        metavar="NAME",
+        help="use torchvision's published weights instead of a run: fcn_resnet50 (VOC's classes)",
+    )
+    parser.add_argument(
+        "--weights", type=Path, metavar="FILE", help="with --pretrained: the weights, on this disk"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--recursive", action="store_true", help="search folders to the bottom")
     parser.add_argument(
         "--scale",
         choices=inference.SCALES,
-        default="fit",
         help="fit (default): squeeze the image to the size of the training, as validation does; "
-        "native: see every pixel, in overlapping tiles where the image is large",
+        "native (default with --pretrained): see every pixel, in overlapping tiles where the "
+        "image is large",
     )
     parser.add_argument(
         "--probabilities",
@@ -72,15 +88,26 @@ class Job(NamedTuple):
 def main(argv: list[str] | None = None) -> int:
     """Parse, predict, write; one bad file does not stop the others."""
     args = parser().parse_args(argv)
-    jobs = name_jobs(find_images(args.images, args.recursive))
+    args.scale = args.scale or ("native" if args.pretrained else "fit")
+    if args.weights and not args.pretrained:
+        raise InputError("--weights: goes with --pretrained NAME: name the network too")
+    images = args.inputs if args.pretrained else args.inputs[1:]
+    if not images:
+        raise InputError(f"{args.inputs[0]}: name the images after the folder of the run")
+    jobs = name_jobs(find_images(images, args.recursive))
     check_targets(jobs, args.out)
     door.setup_jax()
-    restored = inference.load_checkpoint(args.workdir)
+    if args.pretrained:
+        restored = published(args.pretrained, args.weights)
+    else:
+        restored = inference.load_checkpoint(args.inputs[0])
     rows: list[tuple] = []
     failed = 0
-    for job in tqdm(jobs, unit="img", disable=not sys.stderr.isatty()):
+    bar = tqdm(jobs, unit="img", disable=not sys.stderr.isatty())
+    for job in bar:
+        windows = itertools.count(1)
         try:
-            mask = segment(restored, job, args)
+            mask = segment(restored, job, args, lambda n=windows: bar.set_postfix(tiles=next(n)))
             rows += area_rows(str(job.path), mask, restored.class_names)
         except InputError as error:
             failed += 1
@@ -94,12 +121,32 @@ def main(argv: list[str] | None = None) -> int:
     return 2 if failed else 0
 
 
-def segment(restored: inference.Checkpoint, job: Job, args: argparse.Namespace) -> np.ndarray:
-    """Write the results of one image; return its mask."""
+def published(name: str, weights: Path | None) -> inference.Checkpoint:
+    """torchvision's network as a checkpoint; its pictures were some 520 pixels high."""
+    from fcn_jax import starting, torch_weights
+
+    try:
+        path = weights or starting.published(name)
+    except InputError as error:
+        raise InputError(str(error).replace("--pretrained PATH", "--weights FILE")) from None
+    variables = torch_weights.load_torch_weights(name, path)
+    variables = {k: variables[k] for k in ("params", "batch_stats")}
+    model = create_model(name, len(VOC_CLASSES), aux="aux_head" in variables["params"])
+    palette = voc_palette(len(VOC_CLASSES))
+    return inference.Checkpoint(model, variables, VOC_CLASSES, palette, (520, 520), {})
+
+
+def segment(
+    restored: inference.Checkpoint,
+    job: Job,
+    args: argparse.Namespace,
+    tick: Callable[[], object] = lambda: None,
+) -> np.ndarray:
+    """Write the results of one image; return its mask. `tick` is called after each tile."""
     image = source.read_photo(job.path)
     target = args.out / job.name
     make_folder(target.parent)
-    bands = inference.logit_bands(restored, image, args.scale)
+    bands = inference.logit_bands(restored, image, args.scale, tick)
     if args.probabilities:
         shape = (*image.shape[:2], len(restored.class_names))
         with workdir.replacing(suffixed(target, ".npy")) as part:

@@ -1,6 +1,6 @@
 """From a checkpoint and any image to a mask of the image's own size."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -102,11 +102,14 @@ def predict(
 
 
 def logit_bands(
-    checkpoint: Checkpoint, image: np.ndarray, scale: str = "fit"
+    checkpoint: Checkpoint,
+    image: np.ndarray,
+    scale: str = "fit",
+    tick: Callable[[], object] = lambda: None,
 ) -> Iterator[np.ndarray]:
     """Logits at the image's own size, from the top, a band of rows at a time.
 
-    So an image of any size is predicted in bounded memory.
+    So an image of any size is predicted in bounded memory. `tick` is called after each tile.
 
     Yields float32 [rows, W, K]; the rows add up to H.
     """
@@ -117,7 +120,13 @@ def logit_bands(
         run, variables = _forward(checkpoint.model)[0], checkpoint.variables
         tile = _tile(image.shape[1], len(checkpoint.class_names))
         overlap = min(tiling.OVERLAP, tile // 4)
-        yield from tiling.bands(lambda part: run(variables, part), image, tile, overlap)
+
+        def forward(part: np.ndarray) -> np.ndarray:
+            logits = np.asarray(run(variables, part))
+            tick()
+            return logits
+
+        yield from tiling.bands(forward, image, tile, overlap)
     else:
         raise InputError(f"scale {scale!r}: choose one of {', '.join(SCALES)}")
 

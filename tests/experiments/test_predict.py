@@ -119,3 +119,33 @@ def test_inputs_are_never_overwritten(folder):
     Image.new("RGB", (9, 9)).save(folder / "a/z.png")
     with pytest.raises(InputError, match="is an input, and would be overwritten"):
         door.main(["run", str(folder / "a/z.png"), "--out", str(folder / "a")])
+
+
+def test_published_weights_need_no_run(folder, monkeypatch, capsys):
+    asked = []
+
+    def fake(name, weights):
+        asked.append((name, weights))
+        return fakes.checkpoint()
+
+    monkeypatch.setattr(door, "published", fake)
+    flags = ["--pretrained", "fcn_resnet50", "--out", str(folder / "out")]
+    assert door.main([str(folder / "a/x.jpg"), *flags]) == 0
+    assert asked == [("fcn_resnet50", None)]
+    assert written(folder) == ["x-overlay.jpg", "x.png"]
+
+
+def test_published_weights_that_cannot_be_had(folder, monkeypatch):
+    def offline(name):
+        raise InputError("no network: put the file there")
+
+    monkeypatch.setattr("fcn_jax.starting.published", offline)
+    with pytest.raises(InputError, match="put the file there"):
+        door.published("fcn_resnet50", None)
+
+
+def test_flags_that_lack_something(folder):
+    with pytest.raises(InputError, match="goes with --pretrained"):
+        run(folder, folder / "a/x.jpg", "--weights", "w.pth")
+    with pytest.raises(InputError, match="name the images after the folder"):
+        run(folder)
