@@ -9,6 +9,7 @@ No declared size is believed: a tensor is a view into bytes that the file really
 
 import mmap
 import pickletools
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from io import BytesIO
@@ -257,10 +258,13 @@ def _interpret(file: Any) -> Any:
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     try:
-        for opcode, argument, _ in pickletools.genops(file):
-            if opcode.name == "STOP":
-                return stack.pop()
-            _step(opcode.name, argument, stack, memo)
+        with warnings.catch_warnings():
+            # pickletools warns about escapes in damaged strings; what matters is refused anyway.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            for opcode, argument, _ in pickletools.genops(file):
+                if opcode.name == "STOP":
+                    return stack.pop()
+                _step(opcode.name, argument, stack, memo)
     except _RefusedError:
         raise
     except (*_DAMAGE, LookupError, TypeError, AttributeError) as error:
