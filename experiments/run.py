@@ -6,7 +6,7 @@ from pathlib import Path
 
 from experiments import door, options
 from fcn_jax import allocator, loop, present, report, workdir
-from fcn_jax.data import voc
+from fcn_jax.data import feed, voc
 from fcn_jax.types import InputError
 
 EPILOG = """examples:
@@ -46,6 +46,13 @@ def parser() -> argparse.ArgumentParser:
         help="on a CPU, keep freed memory for the next step: up to a quarter faster, "
         "up to twice the memory",
     )
+    where.add_argument(
+        "--cache",
+        choices=feed.MODES,
+        default="auto",
+        help="where pictures are kept: device, host (gathered while the step before runs), none "
+        "(decoded every time); auto takes the first that fits",
+    )
     where.add_argument("--quiet", action="store_true", help="print nothing but the result")
     return parser
 
@@ -67,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     origin = {k: str(v.resolve()) for k in ("archives", "data_dir") if (v := getattr(args, k))}
     runtime = loop.Runtime(
-        args.devices, args.save_every, args.save_steps, show=not args.quiet, origin=origin
+        args.devices, args.save_every, args.save_steps, args.cache, not args.quiet, origin
     )
     command = "python -m experiments.run " + " ".join(argv if argv is not None else sys.argv[1:])
     try:

@@ -12,8 +12,11 @@ import numpy as np
 from fcn_jax import config as configs
 from fcn_jax import inference, metrics, steps, workdir
 from fcn_jax.config import MATMUL_PRECISION
-from fcn_jax.data import batches, voc
+from fcn_jax.data import batches, feed, voc
 from fcn_jax.types import Batch, Example, InputError
+
+IN_FLIGHT = 8
+"""Batches dispatched and not yet fetched, at most."""
 
 EvalProgram = Callable[[dict, Batch, np.ndarray], steps.EvalSums]
 
@@ -55,20 +58,24 @@ def make_program(
 def evaluate(
     program: EvalProgram,
     variables: dict,
-    canvases: Batch,
+    canvases: feed.Feed,
     ids: Sequence[str],
     class_names: Sequence[str],
     batch_size: int,
     split: str = "val",
 ) -> Evaluation:
-    """Evaluate on all images of `canvases`.
+    """Evaluate on all images that `canvases` feeds.
 
-    Every batch is dispatched before the first result is fetched, so that the device never waits.
-    Filler rows of the last batch are dropped; what remains counts each pixel exactly once.
+    Results are fetched some batches late, so that the device never waits. Filler rows of the last
+    batch are dropped; what remains counts each pixel exactly once.
     """
     n = len(ids)
-    pending = [program(variables, canvases, rows) for rows in batches.eval_rows(n, batch_size)]
-    sums = jax.tree.map(lambda *parts: np.concatenate([np.asarray(p) for p in parts])[:n], *pending)
+    parts: list[Any] = []
+    for i, (part, rows) in enumerate(canvases(batches.eval_rows(n, batch_size))):
+        parts.append(program(variables, part, rows))
+        if i >= IN_FLIGHT:
+            parts[i - IN_FLIGHT] = jax.tree.map(np.asarray, parts[i - IN_FLIGHT])
+    sums = jax.tree.map(lambda *p: np.concatenate([np.asarray(x) for x in p])[:n], *parts)
     counts = sums.counts.astype(np.int64)
     weight = sums.weight.astype(np.float64).sum()
     loss = float(sums.loss.astype(np.float64).sum() / weight) if weight > 0 else None
@@ -191,7 +198,7 @@ def evaluate_checkpoint(
         return evaluate(
             program,
             restored.variables,
-            jax.device_put(batches.resized(examples, restored.image_size)),
+            feed.cached(jax.device_put(batches.resized(examples, restored.image_size))),
             [e.id for e in examples],
             restored.class_names,
             batch_size or config.data.batch_size,

@@ -38,6 +38,8 @@ class Runtime:
     """Epochs between saves of the latest state; a new best is always saved."""
     save_steps: int = 0
     """Steps between saves within an epoch; 0: none."""
+    cache: str = "auto"
+    """Where the canvases are kept: see `data.feed`."""
     show: bool = True
     origin: dict[str, Any] = field(default_factory=dict)
     """How the data was found (archives, data_dir), so that `evaluate` finds it again."""
@@ -97,7 +99,7 @@ def train(
             if runtime.show:
                 print(f"{folder} holds this run, finished: nothing to train", file=sys.stderr)
             return workdir.read_json(folder / workdir.RESULT)
-        made = session.build(config, dataset, runtime.devices)
+        made = session.build(config, dataset, runtime.devices, runtime.cache)
         made.meta["origin"] = runtime.origin
         made.meta["config"] = configs.to_dict(config)
         _check_data(folder, made)
@@ -166,23 +168,30 @@ class _Run:
         made, done = self.made, self.done
         rows, key = made.rows(done.epoch), made.train_key()
         first = done.step - done.epoch * made.steps_per_epoch
-        for start in range(first, made.steps_per_epoch, made.chunk):
-            chunk = rows[start : start + made.chunk]
-            filled = np.zeros((made.chunk, self.batch_size), np.int32)
-            filled[: len(chunk)] = chunk
-            self.state, values = made.train(
-                self.state, made.train_canvases, filled, len(chunk), key
-            )
-            self.settle()  # the chunk before, while this one runs
-            self.pending.append((chunk, values))
-            done.step += len(chunk)
-            mean = done.loss_sum / start if start else None
-            self.bar.stepped(len(chunk) * self.batch_size, done.epoch + 1, mean)
-            if interrupted():
-                self.stop()
-            if self.runtime.save_steps and done.step % self.runtime.save_steps < len(chunk):
-                self.save()
+        starts = range(first, made.steps_per_epoch, made.chunk)
+        chunks = [rows[start : start + made.chunk] for start in starts]
+        with contextlib.closing(made.train_feed(self.filled(c) for c in chunks)) as fed:
+            for start, chunk, (canvases, taken) in zip(starts, chunks, fed, strict=True):
+                self.train_chunk(start, chunk, canvases, taken, key, interrupted)
         self.settle()
+
+    def filled(self, chunk: np.ndarray) -> np.ndarray:
+        """The rows of a chunk at its static length; what is too much is not trained on."""
+        return np.resize(chunk, (self.made.chunk, self.batch_size))
+
+    def train_chunk(self, start, chunk, canvases, taken, key, interrupted) -> None:
+        """Some steps as one program; `taken` are the chunk's rows as `canvases` numbers them."""
+        done = self.done
+        self.state, values = self.made.train(self.state, canvases, taken, len(chunk), key)
+        self.settle()  # the chunk before, while this one runs
+        self.pending.append((chunk, values))
+        done.step += len(chunk)
+        mean = done.loss_sum / start if start else None
+        self.bar.stepped(len(chunk) * self.batch_size, done.epoch + 1, mean)
+        if interrupted():
+            self.stop()
+        if self.runtime.save_steps and done.step % self.runtime.save_steps < len(chunk):
+            self.save()
 
     def settle(self) -> None:
         """Read the losses of the last chunk; from here on `done` and `state` agree."""
@@ -215,7 +224,7 @@ class _Run:
         result = evaluation.evaluate(
             made.evaluate,
             {"params": params, "batch_stats": stats},
-            made.val_canvases,
+            made.val_feed,
             made.val_ids,
             made.class_names,
             self.batch_size,
@@ -276,7 +285,7 @@ def _finish(made: session.Session, done: Progress, folder: Path) -> dict[str, An
     result = evaluation.evaluate(
         made.evaluate,
         made.replicate(variables),
-        made.val_canvases,
+        made.val_feed,
         made.val_ids,
         made.class_names,
         made.config.data.batch_size,

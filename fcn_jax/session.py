@@ -1,5 +1,6 @@
 """A configuration made concrete: the data on the devices, the network, the compiled programs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +11,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fcn_jax import evaluation, losses, optim, starting, steps
 from fcn_jax.config import Config
-from fcn_jax.data import batches, voc
+from fcn_jax.data import batches, feed, voc
 from fcn_jax.data.augment import AugmentConfig
 from fcn_jax.inference import DTYPES
 from fcn_jax.models import create_model
-from fcn_jax.types import Batch, Example, InputError, TrainState
+from fcn_jax.types import Example, InputError, TrainState
 
 CHUNK = 16
 """Training steps in one program on an accelerator: the host then has nothing to do for long
@@ -29,8 +30,8 @@ class Session:
     schedule: optim.Schedule
     steps_per_epoch: int
     chunk: int
-    train_canvases: Batch
-    val_canvases: Batch
+    train_feed: feed.Feed
+    val_feed: feed.Feed
     train_ids: tuple[str, ...]
     val_ids: tuple[str, ...]
     class_names: tuple[str, ...]
@@ -55,13 +56,16 @@ class Session:
         return _key(self.config, "steps")
 
 
-def build(config: Config, dataset: voc.Dataset, devices: int | None = None) -> Session:
+def build(
+    config: Config, dataset: voc.Dataset, devices: int | None = None, cache: str = "auto"
+) -> Session:
     """Make a session.
 
     Args:
       config: the run.
       dataset: what its `data.dataset` names, loaded.
       devices: how many of the local devices to use; None for as many as divide the batch.
+      cache: where the canvases are kept, one of `feed.MODES`; the batches are the same.
 
     Raises:
       InputError: for a split that is missing or smaller than a batch, or bad pretrained weights.
@@ -71,13 +75,18 @@ def build(config: Config, dataset: voc.Dataset, devices: int | None = None) -> S
     num_classes = len(dataset.class_names)
     augmented = config.augment != AugmentConfig()
     size = config.data.image_size
-    weights = _class_weights(config, train, num_classes)
     model_spec = _model_spec(config, num_classes)
     model = _create(model_spec)
     mesh = _mesh(batch_size, devices)
     replicated, sharded = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
     spread = sharded if mesh.size > 1 else None
 
+    def replicate(tree):
+        return jax.device_put(tree, replicated)
+
+    trained = feed.open_split(train, None if augmented else size, num_classes, replicate, cache)
+    judged = feed.open_split(val, size, num_classes, replicate, cache)
+    weights = _class_weights(config, trained.counts)
     total_steps = config.epochs * (count // batch_size)
     optimizer = optim.make_optimizer(config.optim, total_steps)
     train_step = steps.make_train_step(
@@ -91,9 +100,6 @@ def build(config: Config, dataset: voc.Dataset, devices: int | None = None) -> S
         ema=config.optim.ema,
     )
 
-    def replicate(tree):
-        return jax.device_put(tree, replicated)
-
     def initial() -> TrainState:
         key = _key(config, "init")
         source = config.model.pretrained
@@ -101,16 +107,15 @@ def build(config: Config, dataset: voc.Dataset, devices: int | None = None) -> S
         state = steps.init_state(optimizer, variables, config.optim.ema > 0)
         return replicate(state)
 
-    canvases = batches.full_resolution(train) if augmented else batches.resized(train, size)
     return Session(
         config=config,
         schedule=optim.make_schedule(config.optim, total_steps),
         steps_per_epoch=count // batch_size,
         chunk=1 if jax.default_backend() == "cpu" else CHUNK,
-        train_canvases=replicate(canvases),
-        val_canvases=replicate(batches.resized(val, size)),
-        train_ids=tuple(e.id for e in train),
-        val_ids=tuple(e.id for e in val),
+        train_feed=trained.feed,
+        val_feed=judged.feed,
+        train_ids=trained.ids,
+        val_ids=judged.ids,
         class_names=dataset.class_names,
         train=steps.scan_train(train_step, spread),
         evaluate=evaluation.make_program(
@@ -134,29 +139,28 @@ def _key(config: Config, purpose: str) -> jax.Array:
     return jax.random.fold_in(jax.random.key(config.seed), number)
 
 
-def _examples(config: Config, dataset: voc.Dataset) -> tuple[list[Example], list[Example]]:
-    """The training and validation examples, decoded."""
+def _examples(config: Config, dataset: voc.Dataset) -> tuple[Sequence[Example], Sequence[Example]]:
+    """The training and validation examples, decoded on access."""
     train_split, batch_size = dataset.splits["train"], config.data.batch_size
     n = config.data.overfit
     if n > len(train_split):
         raise InputError(
             f"--overfit {n}: the train split has {len(train_split)} images: ask for fewer"
         )
-    train = [train_split[i] for i in range(n or len(train_split))]
+    train = train_split[:n] if n else train_split
     if batch_size > len(train):
         raise InputError(
             f"--batch-size {batch_size}: training has {len(train)} images: "
             f"use at most --batch-size {len(train)}"
         )
-    val = train if n else list(dataset.splits["val"])
+    val = train if n else dataset.splits["val"]
     return train, val
 
 
-def _class_weights(config: Config, train: list[Example], num_classes: int) -> list[float] | None:
-    """Weights from the training masks, void read as the run reads it."""
+def _class_weights(config: Config, counts: np.ndarray) -> list[float] | None:
+    """Weights from the training masks' pixels [K+1], void read as the run reads it."""
     if config.loss.class_weights == "none":
         return None
-    counts = batches.class_counts(train, num_classes)
     pixels = counts[:-1].copy()
     if config.data.void_as_background:
         pixels[0] += counts[-1]

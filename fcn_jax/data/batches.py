@@ -46,10 +46,13 @@ def resized(examples: Iterable[Example], size: tuple[int, int]) -> Batch:
     return Batch(np.stack(images), np.stack(masks), sizes)
 
 
-def full_resolution(examples: Sequence[Example]) -> Batch:
-    """Canvases of the largest height and width, each example at its top left, void around it."""
+def full_resolution(examples: Sequence[Example], canvas: tuple[int, int] | None = None) -> Batch:
+    """Canvases of the largest height and width, each example at its top left, void around it.
+
+    `canvas`, (height, width), makes them larger than these examples need.
+    """
     shapes = np.asarray([e.mask.shape for e in examples], np.int32)
-    n, (h, w) = len(examples), shapes.max(0)
+    n, (h, w) = len(examples), canvas or shapes.max(0)
     images = np.zeros((n, h, w, 3), np.uint8)
     masks = np.full((n, h, w), VOID, np.uint8)
     for i, example in enumerate(examples):

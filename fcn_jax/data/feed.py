@@ -1,0 +1,173 @@
+"""Canvases on the device, on the host or decoded when wanted: the same batches in every mode.
+
+A feed takes the rows of the next steps and yields, for each, (canvases, rows) such that
+`batches.take` of them is the batch. From the device it hands out the whole split and the rows as
+they are; otherwise it gathers just the rows that are wanted, numbered anew, while the step before
+runs. The programs, and what they see, are the same.
+
+The read-ahead is one thread: decoding releases the interpreter, and one batch ahead is all that a
+device can use. (A loader with processes would have to be told the same rows, pays for copying every
+picture between processes, and adds a dependency.)
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from fcn_jax.data import batches
+from fcn_jax.types import VOID, Batch, Example, InputError
+
+MODES = ("auto", "device", "host", "none")
+READ_AHEAD = 2
+"""Gathered batches that wait, at most."""
+
+Fed = Generator[tuple[Batch, np.ndarray], None, None]
+
+Feed = Callable[[Iterable[np.ndarray]], Fed]
+"""Rows of each step, of any shape -> (canvases on the device, rows of the same shape)."""
+
+Put = Callable[[Any], Any]
+"""A tree of host arrays -> the same on the devices."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split, ready to be fed."""
+
+    ids: tuple[str, ...]
+    counts: np.ndarray
+    """int64 [K+1]: pixels of each class and, last, of void, at full resolution."""
+    mode: str
+    """`device`, `host` or `none`."""
+    feed: Feed
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Bytes that canvases may take."""
+
+    device: int
+    host: int
+
+
+def budget() -> Budget:
+    """Half of the host's free memory, and 40 % of the device's (on a CPU: half of that half)."""
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):  # not on every system
+        free = 4 * 2**30
+    stats = jax.local_devices()[0].memory_stats() or {}
+    limit = stats.get("bytes_limit")
+    return Budget(int(0.4 * limit) if limit else free // 4, free // 2)
+
+
+def open_split(
+    examples: Sequence[Example],
+    size: tuple[int, int] | None,
+    num_classes: int,
+    put: Put,
+    mode: str = "auto",
+    limits: Budget | None = None,
+) -> Split:
+    """Read a split once, and keep what the mode and the memory allow.
+
+    Args:
+      examples: decoded on access.
+      size: of the canvases, to which pictures are squeezed; None for full resolution.
+      num_classes: K.
+      put: to the devices.
+      mode: one of `MODES`; `auto` takes the first of device, host, none that fits `limits`.
+      limits: bytes; None to ask the machine.
+    """
+    if mode not in MODES:
+        raise InputError(f"--cache {mode}: choose one of {', '.join(MODES)}")
+    limits = limits or budget()
+    ids, shapes, counts, held = [], [], np.zeros(256, np.int64), 0
+    kept: list[Example] | None = None if mode == "none" else []
+    for i in range(len(examples)):
+        example = examples[i]
+        ids.append(example.id)
+        counts += np.bincount(example.mask.ravel(), minlength=256)
+        small = _sized(example, size)
+        shapes.append(small.mask.shape)
+        held += 4 * small.mask.size
+        if kept is not None:
+            kept.append(small)
+            if mode == "auto" and held > limits.host:
+                kept = None
+    height, width = np.asarray(shapes).max(0).tolist()
+    total = len(ids) * height * width * 4
+    if mode == "auto":
+        mode = "device" if total <= limits.device else "host" if total <= limits.host else "none"
+    mode = "none" if kept is None else mode
+
+    def read(rows: np.ndarray) -> Batch:
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            found = list(pool.map(lambda row: _sized(examples[int(row)], size), rows))
+        return batches.full_resolution(found, (height, width))
+
+    feed = streamed(read, len(ids), put)
+    if mode != "none" and kept is not None:
+        canvases = batches.full_resolution(kept)
+        feed = cached(put(canvases)) if mode == "device" else hosted(canvases, put)
+    numbers = np.append(counts[:num_classes], counts[VOID])
+    return Split(tuple(ids), numbers, mode, feed)
+
+
+def _sized(example: Example, size: tuple[int, int] | None) -> Example:
+    if size is None:
+        return example
+    image = batches.resize_image(example.image, size)
+    return Example(example.id, image, batches.resize_mask(example.mask, size))
+
+
+def cached(canvases: Batch) -> Feed:
+    """A feed of canvases that are on the device already."""
+    return lambda steps: ((canvases, rows) for rows in steps)
+
+
+def hosted(canvases: Batch, put: Put) -> Feed:
+    """A feed of canvases in the host's memory."""
+    take = lambda rows: Batch(*(part[rows] for part in canvases))
+    return streamed(take, len(canvases.mask), put)
+
+
+def streamed(read: Callable[[np.ndarray], Batch], count: int, put: Put) -> Feed:
+    """A feed that reads what each step wants, `READ_AHEAD` steps ahead, in a thread.
+
+    Args:
+      read: existing rows [n] -> their canvases, at least one row, all of one static size.
+      count: of the rows that exist; any other is filler, and stays so.
+      put: to the devices.
+    """
+
+    def gather(rows: np.ndarray) -> tuple[Batch, np.ndarray]:
+        wanted, places = np.unique(rows, return_inverse=True)
+        found = read(wanted[wanted < count])
+        # Filled up to a static length, so that one program serves every step; none of it is taken.
+        spare = rows.size - len(found.mask)
+        canvases = Batch(*(np.pad(a, ((0, spare), *((0, 0),) * (a.ndim - 1))) for a in found))
+        numbers = np.where(rows < count, places.reshape(rows.shape), rows.size)
+        return put(canvases), numbers.astype(np.int32)
+
+    def feed(steps: Iterable[np.ndarray]) -> Fed:
+        waiting: deque[Future] = deque()
+        with ThreadPoolExecutor(1, "read-ahead") as pool:
+            try:
+                for rows in steps:
+                    waiting.append(pool.submit(gather, rows))
+                    if len(waiting) > READ_AHEAD:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    return feed
