@@ -13,13 +13,11 @@ from typing import Any
 from fcn_jax.data.augment import AugmentConfig
 from fcn_jax.losses import LossConfig
 from fcn_jax.optim import OptimConfig
+from fcn_jax.types import MATMUL_PRECISION as MATMUL_PRECISION
 from fcn_jax.types import InputError
 
 SCHEMA = 1
 """Version of the JSON form; raised whenever a field changes its meaning."""
-
-MATMUL_PRECISION = {"f32": "highest", "tf32": "tensorfloat32", "bf16": "default"}
-"""What `--precision` means for float32 products: said outright, because GPUs default to TF32."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from fcn_jax import checkpoint as checkpoints
 from fcn_jax import tiling
 from fcn_jax.data import batches
 from fcn_jax.models import create_model
-from fcn_jax.types import InputError
+from fcn_jax.types import MATMUL_PRECISION, InputError
 
 SCALES = ("fit", "native")
 """`fit`: the image is squeezed to the size the network was trained at, which is what validation
@@ -117,12 +117,13 @@ def logit_bands(
     if scale == "fit":
         yield from resized_bands(predict_logits(checkpoint, image), image.shape[:2])
     elif scale == "native":
-        run, variables = _forward(checkpoint.model)[0], checkpoint.variables
+        run = _forward(checkpoint.model)[0]
         tile = _tile(image.shape[1], len(checkpoint.class_names))
         overlap = min(tiling.OVERLAP, tile // 4)
 
         def forward(part: np.ndarray) -> np.ndarray:
-            logits = np.asarray(run(variables, part))
+            with _precision(checkpoint):
+                logits = np.asarray(run(checkpoint.variables, part))
             tick()
             return logits
 
@@ -189,7 +190,14 @@ def predict_logits(checkpoint: Checkpoint, image: np.ndarray) -> np.ndarray:
       image: uint8 [H, W, 3], RGB.
     """
     small = batches.resize_image(_checked(image), checkpoint.image_size)
-    return np.asarray(_forward(checkpoint.model)[0](checkpoint.variables, small[None])[0])
+    with _precision(checkpoint):
+        return np.asarray(_forward(checkpoint.model)[0](checkpoint.variables, small[None])[0])
+
+
+def _precision(checkpoint: Checkpoint):
+    """Products as precise as they were in training; float32 where nothing is known."""
+    spec = checkpoint.meta.get("model", {})
+    return jax.default_matmul_precision(MATMUL_PRECISION[spec.get("precision", "f32")])
 
 
 def programs(checkpoint: Checkpoint) -> int:

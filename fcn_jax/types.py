@@ -7,6 +7,9 @@ import numpy as np
 VOID = 255
 """The mask value that is never counted: VOC's borders, canvas padding, filler rows of a batch."""
 
+MATMUL_PRECISION = {"f32": "highest", "tf32": "tensorfloat32", "bf16": "default"}
+"""What `--precision` means for float32 products: said outright, because GPUs default to TF32."""
+
 
 class InputError(ValueError):
     """Bad input from outside: a file, a flag, a value.
