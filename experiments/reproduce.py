@@ -4,6 +4,7 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from experiments import door, options, paper
 from fcn_jax import comparison, loop, present, workdir
@@ -97,7 +98,7 @@ def adapted(name: str, seed: int, args: argparse.Namespace) -> tuple[Config, str
     config = configs.replace(base, **{k: v for k, v in changes.items() if v is not None})
     if args.pretrained == "none":
         # A frozen backbone of random weights would be of no use.
-        untrained = {"model.pretrained": None}
+        untrained: dict[str, Any] = {"model.pretrained": None}
         if base.model.pretrained:
             untrained["optim.backbone_scale"] = 1.0
         config = configs.replace(config, **untrained)

@@ -35,8 +35,6 @@ _HOMES = {
 }
 _MODULES = ("losses", "metrics", "optim")
 
-__all__ = [*sorted(_HOMES), *_MODULES]
-
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
@@ -47,4 +45,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*sorted(_HOMES), *_MODULES]

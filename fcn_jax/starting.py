@@ -1,4 +1,4 @@
-"""What a network starts from: fresh weights, torchvision's, a released checkpoint, or another run."""
+"""What a network starts from: fresh weights, published ones, a checkpoint or another run."""
 
 import sys
 from pathlib import Path
