@@ -54,15 +54,9 @@ def speed_table() -> str:
     return benchmark.speed_table(sorted(RESULTS.glob("speed-*.json"))).strip()
 
 
-def paper_table() -> str:
-    """The table.md that `experiments.reproduce` wrote."""
-    return (RESULTS / "paper.md").read_text().strip()
-
-
 TABLES: dict[str, Callable[[], str]] = {
     "shapes": lambda: result_table("shapes"),
     "overfit": lambda: result_table("overfit"),
-    "paper": paper_table,
     "speed": speed_table,
 }
 
