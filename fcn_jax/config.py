@@ -16,8 +16,11 @@ from fcn_jax.optim import OptimConfig
 from fcn_jax.types import MATMUL_PRECISION as MATMUL_PRECISION
 from fcn_jax.types import InputError
 
-SCHEMA = 1
-"""Version of the JSON form; raised whenever a field changes its meaning."""
+SCHEMA = 2
+"""Version of the JSON form; raised whenever a field changes its meaning.
+
+2: model.freeze_backbone was removed; a rate scale of 0 freezes. The last that were written as 1 had
+no such field any more, and are read."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,13 @@ def from_dict(data: dict[str, Any], source: str = "config") -> Config:
     """
     data = dict(data)
     schema = data.pop("schema", None)
+    if schema == 1:
+        if "freeze_backbone" in data.get("model", {}):
+            raise InputError(
+                f"{source}: schema 1 has model.freeze_backbone, which was removed "
+                "(--backbone-scale 0 freezes): train again in another --workdir"
+            )
+        schema = SCHEMA
     if schema != SCHEMA:
         raise InputError(
             f"{source}: schema {schema!r}, this version reads {SCHEMA}: "

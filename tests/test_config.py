@@ -32,10 +32,16 @@ def test_differences_name_the_fields():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"schema": 99}, "schema 99, this version reads 1"),
+        ({"schema": 99}, "schema 99, this version reads 2"),
+        ({"schema": 1, "model": {"freeze_backbone": True}}, "model.freeze_backbone, which was"),
         ({"colour": 1}, "unknown field 'colour'"),
     ],
 )
 def test_a_config_of_another_version_is_refused(change, words):
     with pytest.raises(InputError, match=words):
         configs.from_dict({**configs.to_dict(configs.Config()), **change}, "config.json")
+
+
+def test_the_last_configs_of_schema_1_are_read():
+    data = configs.to_dict(configs.Config())
+    assert configs.from_dict({**data, "schema": 1}) == configs.Config()

@@ -12,7 +12,7 @@ from tests import fakes
 def test_a_claimed_folder_says_what_it_holds(tmp_path):
     with workdir.claim(tmp_path / "run", fakes.config()):
         stored = json.loads((tmp_path / "run/config.json").read_text())
-        assert stored["schema"] == 1
+        assert stored["schema"] == 2
         assert stored["model"]["arch"] == "tiny"
 
 
