@@ -27,6 +27,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from fcn_jax import hosts
 from fcn_jax.types import InputError, TrainState
 
 SPARE = 1.2
@@ -39,6 +40,12 @@ class DamagedError(Exception):
 
 class Checkpoints:
     """The checkpoints of one run, written by one process.
+
+    Where several processes make the run, all of them make this object and call its methods, on a
+    file system that they share: orbax writes from the primary, and meets the others before and
+    after. The meetings are collectives, so such a save is finished when `save` returns: from a
+    thread they would come between those of the training. All read, because orbax tells its meetings
+    apart by a number that every process counts for itself, reading included.
 
     Saves happen in the background, one at a time; `wait` (and the next `save`) raises what the one
     before it met. Numbers only grow; what a number stands for is the caller's `meta`.
@@ -69,11 +76,14 @@ class Checkpoints:
         variables, rest = _split(state)
         # Copies: a view of a CPU buffer would change under the writer once the state is donated.
         variables, rest = jax.tree.map(lambda x: np.array(x, copy=True), (variables, rest))
-        self._pending = self._writer.submit(self._write, variables, rest, meta, score)
+        if hosts.count() > 1:
+            self._write(variables, rest, meta, score)
+        else:
+            self._pending = self._writer.submit(self._write, variables, rest, meta, score)
 
     def _write(self, variables, rest, meta, score) -> None:
         size = sum(x.nbytes for x in jax.tree.leaves((variables, rest)))
-        free = shutil.disk_usage(self.directory).free
+        free = hosts.from_primary(lambda: shutil.disk_usage(self.directory).free)
         if free < SPARE * size:
             raise InputError(
                 f"{self.directory}: {free / 1e6:.0f} MB are free, a checkpoint needs "
@@ -127,27 +137,34 @@ class Checkpoints:
           InputError: if checkpoints exist and none of them is sound.
         """
         self.wait()
-        numbers = _numbers(self.directory)
+        numbers = hosts.from_primary(lambda: _numbers(self.directory))
         for number in reversed(numbers):
+            damage, found = "", None
             try:
-                variables, rest, meta = _read(self.directory / str(number), "variables", "train")
-                return _join(like, variables, rest), meta
+                found = _read(self.directory / str(number), "variables", "train")
             except DamagedError as error:
-                aside = self.directory.with_name(self.directory.name + "-damaged")
-                aside.mkdir(exist_ok=True)
-                shutil.move(self.directory / str(number), _unused(aside / str(number)))
-                warnings.warn(
-                    f"checkpoint {number} is damaged ({error}); moved to {aside}, "
-                    "going back to the one before",
-                    stacklevel=2,
-                )
-                self._orbax.reload()
+                damage = str(error)
+            if not hosts.agree(found is None) and found is not None:
+                variables, rest, meta = found
+                return _join(like, variables, rest), meta
+            hosts.from_primary(lambda n=number, words=damage: self._set_aside(n, words))
+            self._orbax.reload()
         if numbers:
             raise InputError(
                 f"{self.directory}: none of the checkpoints {', '.join(map(str, numbers))} "
                 "is sound: start again in another --workdir"
             )
         return None
+
+    def _set_aside(self, number: int, damage: str) -> None:
+        aside = self.directory.with_name(self.directory.name + "-damaged")
+        aside.mkdir(exist_ok=True)
+        shutil.move(self.directory / str(number), _unused(aside / str(number)))
+        warnings.warn(
+            f"checkpoint {number} is damaged ({damage}); moved to {aside}, "
+            "going back to the one before",
+            stacklevel=5,
+        )
 
 
 class _LatestAndBest:
@@ -248,12 +265,24 @@ def _read(path: Path, *parts: str) -> tuple:
 
 
 def _load(path: Path, *parts: str) -> dict[str, Any]:
-    stored = ocp.checkpointables_metadata(str(path)).metadata
-    # Plain NumPy targets: any number of devices, of any kind, may read the checkpoint.
-    abstract = {
-        name: jax.tree.map(lambda x: np.empty(x.shape, x.dtype), stored[name]) for name in parts
-    }
-    return ocp.load_checkpointables(str(path), abstract)
+    with _alone():
+        stored = ocp.checkpointables_metadata(str(path)).metadata
+        # Plain NumPy targets: any number of devices, of any kind, may read the checkpoint.
+        abstract = {
+            name: jax.tree.map(lambda x: np.empty(x.shape, x.dtype), stored[name]) for name in parts
+        }
+        return ocp.load_checkpointables(str(path), abstract)
+
+
+def _alone() -> ocp.Context:
+    """Orbax's settings, such that it reads without waiting for other processes."""
+    if hosts.count() == 1:
+        return ocp.Context()
+    me = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+    )
+    return ocp.Context(multiprocessing_options=options)
 
 
 def _innermost(error: BaseException) -> str:

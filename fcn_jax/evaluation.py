@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from fcn_jax import config as configs
 from fcn_jax import inference, metrics, steps, workdir
@@ -45,7 +46,7 @@ def make_program(
     num_classes: int,
     class_weights: Sequence[float] | None,
     void_as_background: bool,
-    sharding: jax.sharding.Sharding | None = None,
+    sharding: NamedSharding | None = None,
 ) -> EvalProgram:
     """Build the jitted `(variables, canvases, rows [B]) -> EvalSums` of one batch."""
     weights = None if class_weights is None else jnp.asarray(class_weights, jnp.float32)

@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fcn_jax import checkpoint, evaluation, progress, session, workdir
+from fcn_jax import checkpoint, evaluation, hosts, progress, session, workdir
 from fcn_jax import config as configs
 from fcn_jax.data import voc
 from fcn_jax.types import InputError
@@ -33,7 +33,7 @@ class Runtime:
     """Where and how a run is executed; nothing here changes its result."""
 
     devices: int | None = None
-    """How many local devices; None: as many as divide the batch."""
+    """How many of each process's devices; None: as many as divide the batch."""
     save_every: int = 1
     """Epochs between saves of the latest state; a new best is always saved."""
     save_steps: int = 0
@@ -80,7 +80,8 @@ def train(
     """Train, or go on with, the run of `folder`; return what result.json holds.
 
     Writes config.json, metrics.jsonl, checkpoints/, and at the end eval-val.json and result.json.
-    A run that has its result.json is not trained again.
+    A run that has its result.json is not trained again. Several processes (see `hosts`) call it
+    with the same arguments, on a file system that they share; all return the same.
 
     Args:
       config: the run.
@@ -94,23 +95,31 @@ def train(
     """
     runtime = runtime or Runtime()
     folder = Path(folder)
-    with workdir.claim(folder, config), _precision(config), _interrupts() as interrupted:
-        if (folder / workdir.RESULT).exists():
+    with _precision(config), _interrupts() as interrupted, contextlib.ExitStack() as held:
+        hosts.from_primary(lambda: held.enter_context(workdir.claim(folder, config)))
+        finished = hosts.from_primary(lambda: _finished(folder))
+        if finished is not None:
             if runtime.show:
                 print(f"{folder} holds this run, finished: nothing to train", file=sys.stderr)
-            return workdir.read_json(folder / workdir.RESULT)
+            return finished
         made = session.build(config, dataset, runtime.devices, runtime.cache)
         made.meta["origin"] = runtime.origin
         made.meta["config"] = configs.to_dict(config)
         _check_data(folder, made)
         checkpoints = checkpoint.Checkpoints(folder / workdir.CHECKPOINTS)
-        with contextlib.closing(checkpoints):
-            state, done = _start(made, checkpoints, runtime)
-            workdir.write_metrics(folder, done.history)
-            run = _Run(made, state, done, checkpoints, folder, runtime)
-            with contextlib.closing(run.bar):
-                _train(run, interrupted)
+        held.callback(checkpoints.close)
+        state, done = _start(made, checkpoints, runtime)
+        run = _Run(made, state, done, checkpoints, folder, runtime)
+        run.write_metrics()
+        with contextlib.closing(run.bar):
+            _train(run, interrupted)
+        checkpoints.wait()
         return _finish(made, done, folder)
+
+
+def _finished(folder: Path) -> dict[str, Any] | None:
+    path = folder / workdir.RESULT
+    return workdir.read_json(path) if path.exists() else None
 
 
 def _precision(config: configs.Config):
@@ -122,10 +131,13 @@ def _check_data(folder: Path, made: session.Session) -> None:
     path = folder / "data.json"
     ours = {"train": list(made.train_ids), "val": list(made.val_ids), "classes": made.class_names}
     ours = {k: list(v) for k, v in ours.items()}
-    if not path.exists():
-        workdir.write_json(path, ours)
-        return
-    theirs = workdir.read_json(path)
+
+    def began_with() -> dict[str, list[str]]:
+        if not path.exists():
+            workdir.write_json(path, ours)
+        return workdir.read_json(path)
+
+    theirs = hosts.from_primary(began_with)
     for name, values in ours.items():
         if theirs.get(name) != values:
             raise InputError(
@@ -211,7 +223,8 @@ class _Run:
         path = self.folder / "diverged.json"
         seed = self.made.config.seed
         record = {"step": step, "loss": repr(loss), "rows": rows.tolist(), "ids": ids, "seed": seed}
-        workdir.write_json(path, record)
+        if hosts.is_primary():
+            workdir.write_json(path, record)
         raise DivergedError(
             f"the loss or its gradient is not finite at step {step} (loss {loss}, see {path}): "
             "try a lower --lr, --clip-norm 1, or --precision f32; the last checkpoint is kept"
@@ -251,6 +264,11 @@ class _Run:
         meta = {**self.made.meta, "progress": dataclasses.asdict(self.done)}
         self.checkpoints.save(self.state, meta, score)
 
+    def write_metrics(self) -> None:
+        """Write metrics.jsonl."""
+        if hosts.is_primary():
+            workdir.write_metrics(self.folder, self.done.history)
+
     def stop(self) -> None:
         """Save and leave."""
         self.save()
@@ -260,7 +278,7 @@ class _Run:
 
 def _train(run: _Run, interrupted: Callable[[], bool]) -> None:
     """Epochs until the run is finished."""
-    done, config, folder = run.done, run.made.config, run.folder
+    done, config = run.done, run.made.config
     while not done.finished(config):
         began, first = time.perf_counter(), done.step
         run.train_epoch(interrupted)
@@ -272,7 +290,7 @@ def _train(run: _Run, interrupted: Callable[[], bool]) -> None:
         row["images_per_second"] = images / (trained - began)
         done.seconds += row["seconds"]
         run.bar.validated(row, better)
-        workdir.write_metrics(folder, done.history)
+        run.write_metrics()
         if better or done.epoch % run.runtime.save_every == 0 or done.finished(config):
             run.save(row["val"]["miou"])
         if interrupted() and not done.finished(config):
@@ -281,7 +299,7 @@ def _train(run: _Run, interrupted: Callable[[], bool]) -> None:
 
 def _finish(made: session.Session, done: Progress, folder: Path) -> dict[str, Any]:
     """Evaluate the best checkpoint, as read back from disk, and write the result."""
-    variables, meta = checkpoint.load(folder / workdir.CHECKPOINTS)
+    variables, meta = checkpoint.load(folder / workdir.CHECKPOINTS)  # by all, as orbax wants it
     result = evaluation.evaluate(
         made.evaluate,
         made.replicate(variables),
@@ -290,7 +308,6 @@ def _finish(made: session.Session, done: Progress, folder: Path) -> dict[str, An
         made.class_names,
         made.config.data.batch_size,
     )
-    evaluation.save(result, folder)
     speeds = [row["images_per_second"] for row in done.history]
     config = made.config
     data = {
@@ -309,8 +326,13 @@ def _finish(made: session.Session, done: Progress, folder: Path) -> dict[str, An
         "collapsed": result.collapsed,
         "environment": environment(),
     }
-    workdir.write_json(folder / workdir.RESULT, data)
-    return data
+
+    def write() -> dict[str, Any]:
+        evaluation.save(result, folder)
+        workdir.write_json(folder / workdir.RESULT, data)
+        return data
+
+    return hosts.from_primary(write)
 
 
 def environment() -> dict[str, Any]:
@@ -318,7 +340,8 @@ def environment() -> dict[str, Any]:
     device = jax.local_devices()[0]
     return {
         "device": device.device_kind,
-        "devices": jax.local_device_count(),
+        "devices": jax.device_count(),
+        "processes": hosts.count(),
         "cpu": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
@@ -328,7 +351,11 @@ def environment() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGINT or SIGTERM into a flag; a second one ends the process at once."""
+    """Turn the first SIGINT or SIGTERM into a flag; a second one ends the process at once.
+
+    The flag is that of all processes, which ask for it together: they have to stop after the same
+    step.
+    """
     asked: list[int] = []
 
     def handle(number, frame):
@@ -338,11 +365,11 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
         print("\nfinishing the step, then saving (again to stop at once)", file=sys.stderr)
 
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # only the main thread may handle signals
+        yield lambda: hosts.agree(False)  # only the main thread may handle signals
         return
     before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(asked)
+        yield lambda: hosts.agree(bool(asked))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,15 +1,17 @@
 """A configuration made concrete: the data on the devices, the network, the compiled programs."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
-from fcn_jax import evaluation, losses, optim, starting, steps
+from fcn_jax import evaluation, hosts, losses, optim, starting, steps
 from fcn_jax.config import Config
 from fcn_jax.data import batches, feed, voc
 from fcn_jax.data.augment import AugmentConfig
@@ -64,7 +66,7 @@ def build(
     Args:
       config: the run.
       dataset: what its `data.dataset` names, loaded.
-      devices: how many of the local devices to use; None for as many as divide the batch.
+      devices: how many of each process's devices to use; None for as many as divide the batch.
       cache: where the canvases are kept, one of `feed.MODES`; the batches are the same.
 
     Raises:
@@ -77,15 +79,19 @@ def build(
     size = config.data.image_size
     model_spec = _model_spec(config, num_classes)
     model = _create(model_spec)
-    mesh = _mesh(batch_size, devices)
-    replicated, sharded = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
-    spread = sharded if mesh.size > 1 else None
+    mesh = hosts.mesh(batch_size, devices)
+    spread = NamedSharding(mesh, PartitionSpec("data")) if mesh.size > 1 else None
+    replicate = partial(hosts.replicate, mesh=mesh)
+    share = None
+    if hosts.count() > 1:
+        share = feed.Share(hosts.own_part, partial(hosts.assemble, mesh=mesh))
 
-    def replicate(tree):
-        return jax.device_put(tree, replicated)
+    def open_split(examples: Sequence[Example], canvas: tuple[int, int] | None) -> feed.Split:
+        # All must come to the same mode, so the smallest machine decides.
+        limits = feed.Budget(*hosts.smallest(dataclasses.astuple(feed.budget())))
+        return feed.open_split(examples, canvas, num_classes, replicate, cache, limits, share)
 
-    trained = feed.open_split(train, None if augmented else size, num_classes, replicate, cache)
-    judged = feed.open_split(val, size, num_classes, replicate, cache)
+    trained, judged = open_split(train, None if augmented else size), open_split(val, size)
     weights = _class_weights(config, trained.counts)
     total_steps = config.epochs * (count // batch_size)
     optimizer = optim.make_optimizer(config.optim, total_steps)
@@ -105,7 +111,7 @@ def build(
         source = config.model.pretrained
         variables = starting.variables(config.model.arch, model, key, size, source)
         state = steps.init_state(optimizer, variables, config.optim.ema > 0)
-        return replicate(state)
+        return replicate(hosts.from_primary(lambda: state))
 
     return Session(
         config=config,
@@ -188,13 +194,3 @@ def _create(spec: dict[str, Any]):
     spec = dict(spec)
     dtype = DTYPES[spec.pop("precision")]
     return create_model(spec.pop("name"), spec.pop("num_classes"), dtype=dtype, **spec)
-
-
-def _mesh(batch_size: int, devices: int | None) -> Mesh:
-    """A one-dimensional mesh of as many local devices as divide the batch."""
-    local = jax.local_devices()
-    if devices is not None and devices > len(local):
-        raise InputError(f"--devices {devices}: this machine has {len(local)}: ask for fewer")
-    limit = devices or len(local)
-    count = max(n for n in range(1, limit + 1) if batch_size % n == 0)
-    return Mesh(np.asarray(local[:count]), ("data",))

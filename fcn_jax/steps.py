@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from fcn_jax import losses, metrics
 from fcn_jax.data import augment, batches
@@ -139,7 +140,7 @@ def make_eval_step(
     return eval_step
 
 
-def scan_train(train_step: TrainStep, sharding: jax.sharding.Sharding | None = None):
+def scan_train(train_step: TrainStep, sharding: NamedSharding | None = None):
     """Several steps as one jitted program: `(state, canvases, rows [S, B], count, key)`.
 
     The first `count` of the S rows are taken; as count is an argument, chunks of any length share
@@ -153,7 +154,7 @@ def scan_train(train_step: TrainStep, sharding: jax.sharding.Sharding | None = N
     def one(state, canvases, rows, key):
         return train_step(state, _batch(canvases, rows, sharding), key)
 
-    @partial(jax.jit, donate_argnums=0)
+    @partial(jax.jit, donate_argnums=0, out_shardings=_whole(sharding))
     def run(state, canvases, rows, count, key):
         if rows.shape[0] == 1:  # a loop would cost a copy of the state on CPU
             state, values = one(state, canvases, rows[0], key)
@@ -171,14 +172,20 @@ def scan_train(train_step: TrainStep, sharding: jax.sharding.Sharding | None = N
     return run
 
 
-def on_rows(eval_step, sharding: jax.sharding.Sharding | None = None):
+def on_rows(eval_step, sharding: NamedSharding | None = None):
     """One evaluation step on rows of canvases, jitted: `(variables, canvases, rows [B])`.
 
     Rows past the end are filler and count nothing.
     """
     return jax.jit(
-        lambda variables, canvases, rows: eval_step(variables, _batch(canvases, rows, sharding))
+        lambda variables, canvases, rows: eval_step(variables, _batch(canvases, rows, sharding)),
+        out_shardings=_whole(sharding),
     )
+
+
+def _whole(sharding: NamedSharding | None) -> NamedSharding | None:
+    """Results are whole on every device, so that every process can read them."""
+    return None if sharding is None else NamedSharding(sharding.mesh, PartitionSpec())
 
 
 def _batch(canvases: Batch, rows: jax.Array, sharding) -> Batch:

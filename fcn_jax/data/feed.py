@@ -5,6 +5,9 @@ A feed takes the rows of the next steps and yields, for each, (canvases, rows) s
 they are; otherwise it gathers just the rows that are wanted, numbered anew, while the step before
 runs. The programs, and what they see, are the same.
 
+With several processes each gathers the canvases of its own share of the batch only; a split that is
+on the device is whole on every device.
+
 The read-ahead is one thread: decoding releases the interpreter, and one batch ahead is all that a
 device can use. (A loader with processes would have to be told the same rows, pays for copying every
 picture between processes, and adds a dependency.)
@@ -15,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -34,6 +37,15 @@ Feed = Callable[[Iterable[np.ndarray]], Fed]
 
 Put = Callable[[Any], Any]
 """A tree of host arrays -> the same on the devices."""
+
+
+class Share(NamedTuple):
+    """One process's part of what is fed, where there are several."""
+
+    own: Callable[[int], slice]
+    """The length of an axis that is spread over the devices -> this process's part of it."""
+    assemble: Put
+    """A tree of this process's parts -> the whole, spread over all devices."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,7 @@ def open_split(
     put: Put,
     mode: str = "auto",
     limits: Budget | None = None,
+    share: Share | None = None,
 ) -> Split:
     """Read a split once, and keep what the mode and the memory allow.
 
@@ -83,7 +96,8 @@ def open_split(
       num_classes: K.
       put: to the devices.
       mode: one of `MODES`; `auto` takes the first of device, host, none that fits `limits`.
-      limits: bytes; None to ask the machine.
+      limits: bytes, the same on all processes; None to ask the machine.
+      share: of this process; None for all.
     """
     if mode not in MODES:
         raise InputError(f"--cache {mode}: choose one of {', '.join(MODES)}")
@@ -112,10 +126,10 @@ def open_split(
             found = list(pool.map(lambda row: _sized(examples[int(row)], size), rows))
         return batches.full_resolution(found, (height, width))
 
-    feed = streamed(read, len(ids), put)
+    feed = streamed(read, len(ids), put, share)
     if mode != "none" and kept is not None:
         canvases = batches.full_resolution(kept)
-        feed = cached(put(canvases)) if mode == "device" else hosted(canvases, put)
+        feed = cached(put(canvases)) if mode == "device" else hosted(canvases, put, share)
     numbers = np.append(counts[:num_classes], counts[VOID])
     return Split(tuple(ids), numbers, mode, feed)
 
@@ -132,22 +146,27 @@ def cached(canvases: Batch) -> Feed:
     return lambda steps: ((canvases, rows) for rows in steps)
 
 
-def hosted(canvases: Batch, put: Put) -> Feed:
+def hosted(canvases: Batch, put: Put, share: Share | None = None) -> Feed:
     """A feed of canvases in the host's memory."""
     take = lambda rows: Batch(*(part[rows] for part in canvases))
-    return streamed(take, len(canvases.mask), put)
+    return streamed(take, len(canvases.mask), put, share)
 
 
-def streamed(read: Callable[[np.ndarray], Batch], count: int, put: Put) -> Feed:
+def streamed(
+    read: Callable[[np.ndarray], Batch], count: int, put: Put, share: Share | None = None
+) -> Feed:
     """A feed that reads what each step wants, `READ_AHEAD` steps ahead, in a thread.
 
     Args:
       read: existing rows [n] -> their canvases, at least one row, all of one static size.
       count: of the rows that exist; any other is filler, and stays so.
       put: to the devices.
+      share: of this process; None for all.
     """
 
     def gather(rows: np.ndarray) -> tuple[Batch, np.ndarray]:
+        if share is not None:
+            return gather_share(rows, share)
         wanted, places = np.unique(rows, return_inverse=True)
         found = read(wanted[wanted < count])
         # Filled up to a static length, so that one program serves every step; none of it is taken.
@@ -155,6 +174,18 @@ def streamed(read: Callable[[np.ndarray], Batch], count: int, put: Put) -> Feed:
         canvases = Batch(*(np.pad(a, ((0, spare), *((0, 0),) * (a.ndim - 1))) for a in found))
         numbers = np.where(rows < count, places.reshape(rows.shape), rows.size)
         return put(canvases), numbers.astype(np.int32)
+
+    def gather_share(rows: np.ndarray, share: Share) -> tuple[Batch, np.ndarray]:
+        # Canvases follow the batch's axis, which is spread over the devices: what a device is to
+        # take lies on it, but for the filler.
+        order = np.arange(rows.size).reshape(rows.shape[::-1]).T
+        mine = rows.T.ravel()[share.own(rows.size)]
+        # At least one row, or there would be no canvas to make the filler of.
+        known = np.where(mine < count, mine, 0)
+        wanted, places = np.unique(known, return_inverse=True)
+        found = read(wanted)
+        canvases = Batch(*(np.asarray(part)[places] for part in found))
+        return share.assemble(canvases), np.where(rows < count, order, rows.size).astype(np.int32)
 
     def feed(steps: Iterable[np.ndarray]) -> Fed:
         waiting: deque[Future] = deque()

@@ -1,0 +1,191 @@
+"""Several processes that make one run: who writes, what is agreed, and which rows are whose.
+
+With one process every function here returns what it was given, and no collective is compiled. With
+several, each function that says "all" is collective: all processes call it, in the same order, from
+the main thread. The primary process alone reads and writes the run's folder, except that orbax
+wants to save from all: the folder has to be on a file system that they share.
+"""
+
+import os
+import pickle
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from fcn_jax.types import InputError
+
+T = TypeVar("T")
+
+CONNECT_SECONDS = 300
+"""How long a process waits for the others at the start."""
+
+
+@contextmanager
+def joined(
+    coordinator: str | None = None, process: int | None = None, count: int | None = None
+) -> Iterator[None]:
+    """Join the other processes; to be entered before anything runs on a device.
+
+    A process that fails inside ends at once, without waiting for the others at the exit, where they
+    would never arrive; the rest is then ended by jax, which notices that it has gone.
+
+    Args:
+      coordinator: host:port of process 0; None to find the cluster (Slurm, MPI, Cloud TPU, ...).
+      process: this one's number; None to find it.
+      count: of the processes; None to find it.
+
+    Raises:
+      InputError: if the others cannot be found or reached.
+    """
+    if coordinator is not None and process:
+        _await(coordinator)
+    try:
+        jax.distributed.initialize(
+            coordinator, count, process, initialization_timeout=CONNECT_SECONDS
+        )
+    except (ValueError, RuntimeError) as error:
+        what = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(
+            f"--distributed: the processes could not be joined ({what}): "
+            "give --coordinator HOST:PORT --process-id I --process-count N"
+        ) from error
+    try:
+        yield
+    except InputError as error:
+        _leave(f"error: {error}", 2)
+    except KeyboardInterrupt:
+        _leave("stopped", 130)
+    except Exception:
+        _leave(traceback.format_exc(), 1)
+
+
+def _await(coordinator: str) -> None:
+    """Return once process 0 answers: jax itself would abort where it does not."""
+    host, _, port = coordinator.rpartition(":")
+    end = time.monotonic() + CONNECT_SECONDS
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return
+        except (OSError, OverflowError) as error:
+            if time.monotonic() > end:
+                raise InputError(
+                    f"--coordinator {coordinator}: no answer in {CONNECT_SECONDS} s ({error}): "
+                    "start process 0 there, and let its port through"
+                ) from error
+        time.sleep(0.2)
+
+
+def _leave(text: str, code: int) -> None:
+    print(text, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def count() -> int:
+    """How many processes there are."""
+    return jax.process_count()
+
+
+def is_primary() -> bool:
+    """Whether this process writes and prints."""
+    return jax.process_index() == 0
+
+
+def agree(flag: bool) -> bool:
+    """All: whether the flag is set on any process."""
+    if count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
+def smallest(values: tuple[int, ...]) -> tuple[int, ...]:
+    """All: the smallest of each value over the processes."""
+    if count() == 1:
+        return values
+    # Two 32-bit halves: without x64 the devices have no 64-bit integers.
+    halves = np.asarray([divmod(int(v), 2**31) for v in values], np.int32)
+    found = np.asarray(multihost_utils.process_allgather(halves)).astype(np.int64)
+    return tuple((found[..., 0] * 2**31 + found[..., 1]).min(0).tolist())
+
+
+def from_primary(read: Callable[[], T]) -> T:
+    """All: what `read` returns, or the InputError it raises, on the primary; nobody else calls it.
+
+    The value must be picklable. Its bytes go through the devices' network.
+    """
+    if count() == 1:
+        return read()
+    answer: tuple[Any, InputError | None] = (None, None)
+    if is_primary():
+        try:
+            answer = (read(), None)
+        except InputError as error:
+            answer = (None, error)
+    data = np.frombuffer(pickle.dumps(answer), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.asarray(data.size, np.int32)))
+    data = data if is_primary() else np.zeros(size, np.uint8)
+    value, error = pickle.loads(np.asarray(multihost_utils.broadcast_one_to_all(data)).tobytes())
+    if error is not None:
+        raise error
+    return value
+
+
+def mesh(batch_size: int, devices: int | None) -> Mesh:
+    """A one-dimensional mesh, over all processes, of as many devices as divide the batch.
+
+    Every process has equally many in it, neighbours along the axis.
+
+    Args:
+      batch_size: of the global batch.
+      devices: at most so many of each process; None for no limit.
+
+    Raises:
+      InputError: if there are fewer devices, or the batch does not divide by the processes.
+    """
+    owned = [jax.local_devices(process) for process in range(count())]
+    fewest = min(len(found) for found in owned)
+    if devices is not None and devices > fewest:
+        raise InputError(f"--devices {devices}: this machine has {fewest}: ask for fewer")
+    limit = devices or fewest
+    fitting = [n for n in range(1, limit + 1) if batch_size % (n * count()) == 0]
+    if not fitting:
+        raise InputError(
+            f"--batch-size {batch_size}: there are {count()} processes: use a multiple of {count()}"
+        )
+    chosen = [device for found in owned for device in found[: max(fitting)]]
+    return Mesh(np.asarray(chosen), ("data",))
+
+
+def replicate(tree, mesh: Mesh):
+    """A tree of host arrays, the same on all processes -> global arrays, whole on every device."""
+    sharding = NamedSharding(mesh, PartitionSpec())
+    if count() == 1:
+        return jax.device_put(tree, sharding)
+    # device_put would compare the processes' values: a collective, which a thread must not start.
+    return jax.tree.map(lambda x: _placed(sharding, np.asarray(x), np.shape(x)), tree)
+
+
+def assemble(tree, mesh: Mesh):
+    """Each process's share [n / count, ...] of every array -> global arrays [n, ...], spread."""
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    return jax.tree.map(lambda x: _placed(sharding, x, (len(x) * count(), *np.shape(x)[1:])), tree)
+
+
+def _placed(sharding: NamedSharding, share: np.ndarray, shape: tuple[int, ...]) -> jax.Array:
+    return jax.make_array_from_process_local_data(sharding, share, shape)
+
+
+def own_part(length: int) -> slice:
+    """The part of this process of an axis that is spread over the mesh; `length` divides evenly."""
+    part = length // count()
+    return slice(jax.process_index() * part, (jax.process_index() + 1) * part)
