@@ -1,11 +1,14 @@
 """Train a network: `python -m experiments.run --arch fcn`."""
 
 import argparse
+import contextlib
+import re
 import sys
 from pathlib import Path
 
 from experiments import door, options
-from fcn_jax import allocator, loop, present, report, workdir
+from fcn_jax import allocator, hosts, loop, present, report, workdir
+from fcn_jax.config import Config
 from fcn_jax.data import feed, voc
 from fcn_jax.types import InputError
 
@@ -33,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--resume", action="store_true", help="insist that there is a run to go on with"
     )
-    where.add_argument("--devices", type=int, help="local devices to use (default: all)")
+    where.add_argument("--devices", type=int, help="devices of each process to use (default: all)")
     where.add_argument(
         "--save-every", type=int, default=1, metavar="N", help="epochs between saves"
     )
@@ -53,6 +56,15 @@ def parser() -> argparse.ArgumentParser:
         help="where pictures are kept: device, host (gathered while the step before runs), none "
         "(decoded every time); auto takes the first that fits",
     )
+    where.add_argument(
+        "--distributed",
+        action="store_true",
+        help="one of several processes, on hosts that share the run folder; the cluster (Slurm, "
+        "MPI, Cloud TPU, ...) is found by jax.distributed",
+    )
+    where.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, where not found")
+    where.add_argument("--process-id", type=int, metavar="I", help="of this process, from 0")
+    where.add_argument("--process-count", type=int, metavar="N", help="of all processes")
     where.add_argument("--quiet", action="store_true", help="print nothing but the result")
     return parser
 
@@ -64,23 +76,46 @@ def main(argv: list[str] | None = None) -> int:
     if args.cpu_malloc and not allocator.keep_freed_memory():
         print("note: --cpu-malloc does nothing here: the C library is not glibc", file=sys.stderr)
     door.setup_jax()
+    with _processes(args):
+        command = "python -m experiments.run " + " ".join(
+            argv if argv is not None else sys.argv[1:]
+        )
+        return _train(args, config, command)
+
+
+def _processes(args: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
+    """Join the other processes, if the flags say that there are some."""
+    named = (args.coordinator, args.process_id, args.process_count)
+    if named == (None, None, None):
+        return hosts.joined() if args.distributed else contextlib.nullcontext()
+    if None in named or not re.fullmatch(r".+:\d+", args.coordinator):
+        raise InputError(
+            "--coordinator HOST:PORT, --process-id I and --process-count N belong together: "
+            "give all three, or --distributed alone where the cluster can be found"
+        )
+    return hosts.joined(*named)
+
+
+def _train(args: argparse.Namespace, config: Config, command: str) -> int:
+    """What `main` does once the processes know each other."""
+    show = not args.quiet and hosts.is_primary()
     folder = args.workdir or Path("runs") / default_name(config)
     if args.resume and not (folder / workdir.CONFIG).exists():
         raise InputError(
             f"--resume: {folder} holds no run: name its --workdir, or leave --resume out"
         )
     dataset = voc.load(
-        config.data.dataset, archives=args.archives, data_dir=args.data_dir, progress=not args.quiet
+        config.data.dataset, archives=args.archives, data_dir=args.data_dir, progress=show
     )
     origin = {k: str(v.resolve()) for k in ("archives", "data_dir") if (v := getattr(args, k))}
-    runtime = loop.Runtime(
-        args.devices, args.save_every, args.save_steps, args.cache, not args.quiet, origin
-    )
-    command = "python -m experiments.run " + " ".join(argv if argv is not None else sys.argv[1:])
+    runtime = loop.Runtime(args.devices, args.save_every, args.save_steps, args.cache, show, origin)
     try:
         result = loop.train(config, dataset, folder, runtime)
     except loop.Interrupted as stopped:
-        print(f"{stopped}; to go on:\n  {command}", flush=True)
+        if hosts.is_primary():
+            print(f"{stopped}; to go on:\n  {command}", flush=True)
+        return 0
+    if not hosts.is_primary():
         return 0
     present.draw(folder, dataset, command)
     print(report.result_table(result, dataset.class_names))
