@@ -194,8 +194,8 @@ def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 
 def speed_table(files: Sequence[Path | str]) -> str:
-    """Markdown of results written with `--out`: for each file its machine, then its table."""
-    parts = []
+    """Markdown of results written with `--out`: a table for each machine and setting."""
+    parts: dict[str, list[dict[str, Any]]] = {}
     for file in files:
         data = json.loads(Path(file).read_text())
         about, settings = data["machine"], data["settings"]
@@ -209,8 +209,11 @@ def speed_table(files: Sequence[Path | str]) -> str:
         size = "x".join(str(n) for n in settings["image_size"])
         kept = ", freed memory kept (--cpu-malloc)" if settings["cpu_malloc"] else ""
         title = f"{where}; {versions}; {settings['precision']}, {size}{kept}"
-        parts.append(f"{title}\n\n{markdown(HEADER, list(rows(data['results'])))}\n")
-    return "\n".join(parts)
+        parts.setdefault(title, []).extend(data["results"])
+    tables = (
+        f"{title}\n\n{markdown(HEADER, list(rows(results)))}\n" for title, results in parts.items()
+    )
+    return "\n".join(tables)
 
 
 # ---- the door ------------------------------------------------------------------------------------

@@ -92,6 +92,7 @@ def load(
     Raises:
         InputError: one line on what is wrong with the data and how to set it right.
     """
+    progress = progress and sys.stderr.isatty()  # a log file would fill with half-drawn bars
     data_dir = (data_dir or default_data_dir()).expanduser().absolute()
     _make_folder(data_dir)
     if archives is not None and dataset != "voc2007":
