@@ -63,7 +63,8 @@ def main(argv: list[str] | None = None) -> int:
     result = judge(restored, dataset, args, tta)
     path = evaluation.save(result, args.workdir)
     data = workdir.read_json(path)
-    base = {"arch": restored.meta["model"]["name"], "dataset": dataset.name}
+    overfit = restored.meta["config"]["data"]["overfit"]
+    base = {"arch": restored.meta["model"]["name"], "dataset": dataset.name, "overfit": overfit}
     shown = present.split_result(data, base)
     print(report.result_table(shown, restored.class_names, args.split))
     print(f"\n{result.summary['pixels']} labelled pixels counted; written to {path}")

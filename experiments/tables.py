@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import benchmark
+from fcn_jax.report import tables
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -42,7 +43,8 @@ def result_table(name: str) -> str:
 def _how(result: dict[str, Any]) -> str:
     about = result["environment"]
     return (
-        f"{result['arch']} on {result['dataset']}, seed {result['seed']}, "
+        f"{result['arch']} on {result['dataset']} ({tables.judged_on(result, 'val')}), "
+        f"seed {result['seed']}, "
         f"{result['epochs_run']} epochs in {result['seconds']:.0f} s "
         f"({result['images_per_second']:.0f} training images/s) on {about['device']}, "
         f"{about['cores']} cores; jax {about['jax']}, flax {about['flax']}."

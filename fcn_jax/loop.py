@@ -314,6 +314,7 @@ def _finish(made: session.Session, done: Progress, folder: Path) -> dict[str, An
         "experiment": config.experiment,
         "arch": config.model.arch,
         "dataset": config.data.dataset,
+        "overfit": config.data.overfit,
         "seed": config.seed,
         "epochs_run": done.epoch,
         "best_epoch": meta["progress"]["epoch"],

@@ -192,7 +192,7 @@ def write_report(data: RunData, path: str | Path, *, split: str = "val") -> None
         path,
         title=plain(f"{result.get('arch', 'network')} on {result.get('dataset', 'data')}"),
         experiment=plain(result.get("experiment") or ""),
-        split=split,
+        split=tables.judged_on(result, split),
         head=head,
         collapsed=tables.COLLAPSED if result.get("collapsed") else "",
         scores=tables.score_rows(result, split),

@@ -58,9 +58,15 @@ def perfect_scores(
     return {**BY_DEFINITION, **{k: v for k, v in measured.items() if k != "loss"}}
 
 
+def judged_on(result: Mapping[str, Any], split: str) -> str:
+    """The split's name; of an overfit run, that it knows the images it is judged on."""
+    images = result.get("overfit")
+    return f"the {images} images it was trained on" if images and split == "val" else split
+
+
 def _heading(result: Mapping[str, Any], split: str) -> str:
-    what = f"{result.get('arch', 'network')} on {result.get('dataset', 'data')} ({split})"
-    parts = [plain(what)]
+    what = f"{result.get('arch', 'network')} on {result.get('dataset', 'data')}"
+    parts = [plain(f"{what} ({judged_on(result, split)})")]
     if is_number(result.get("best_epoch")):
         parts.append(f"best epoch {result['best_epoch']} of {result.get('epochs_run', '?')}")
     if is_number(result.get("seed")):

@@ -128,3 +128,9 @@ def test_json_is_strict_and_complete(result):
     assert (row["name"], row["mean"], row["trivial"], row["perfect"]) == ("a", 0.525, 0.1, 1.0)
     assert content["results"]["a"][0]["val"]["loss"] is None
     assert content["runs"][0]["seeds"] == "0"
+
+
+def test_a_run_judged_on_its_training_images_says_so(result):
+    heading = tables.result_table({**result, "overfit": 24}, NAMES).splitlines()[0]
+    assert "(the 24 images it was trained on)" in heading
+    assert "(val)" in tables.result_table({**result, "overfit": 0}, NAMES).splitlines()[0]
