@@ -205,17 +205,22 @@ def _lazy_archives(paths: Mapping[str, Path], check: bool) -> Callable[[], sourc
 
 
 def _download_archives(data_dir: Path, progress: bool) -> sources.Source:
-    paths = {
-        key: download.fetch(
-            artifact.filename,
-            artifact.mirrors,
-            artifact.size,
-            artifact.sha256,
-            data_dir / "downloads",
-            progress,
-        )
-        for key, artifact in ARCHIVES.items()
-    }
+    try:
+        paths = {
+            key: download.fetch(
+                artifact.filename,
+                artifact.mirrors,
+                artifact.size,
+                artifact.sha256,
+                data_dir / "downloads",
+                progress,
+            )
+            for key, artifact in ARCHIVES.items()
+        }
+    except InputError as error:
+        raise InputError(
+            f"{error}, or name its folder with --archives; --dataset shapes needs no download"
+        ) from None
     return _lazy_archives(paths, check=False)()
 
 
