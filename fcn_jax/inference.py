@@ -1,6 +1,6 @@
 """From a checkpoint and any image to a mask of the image's own size."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +42,13 @@ class Checkpoint(NamedTuple):
     """All else that was saved: config, progress, class weights."""
 
 
+def model_of(spec: Mapping[str, Any]) -> nn.Module:
+    """The network that a checkpoint's `model` describes: `create_model`'s arguments as JSON."""
+    options = dict(spec)
+    dtype = DTYPES[options.pop("precision")]
+    return create_model(options.pop("name"), options.pop("num_classes"), dtype=dtype, **options)
+
+
 def load_checkpoint(path: Path | str, which: str = "best") -> Checkpoint:
     """Load a run's network for use; no training flag and no optimizer is needed.
 
@@ -55,11 +62,8 @@ def load_checkpoint(path: Path | str, which: str = "best") -> Checkpoint:
     path = Path(path)
     inner = path / "checkpoints"
     variables, meta = checkpoints.load(inner if inner.is_dir() else path, which)
-    spec = dict(meta["model"])
-    dtype = DTYPES[spec.pop("precision")]
-    model = create_model(spec.pop("name"), spec.pop("num_classes"), dtype=dtype, **spec)
     return Checkpoint(
-        model,
+        model_of(meta["model"]),
         jax.tree.map(jnp.asarray, variables),
         tuple(meta["class_names"]),
         np.asarray(meta["palette"], np.uint8),

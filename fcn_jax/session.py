@@ -15,8 +15,7 @@ from fcn_jax import evaluation, hosts, losses, optim, starting, steps
 from fcn_jax.config import Config
 from fcn_jax.data import batches, feed, voc
 from fcn_jax.data.augment import AugmentConfig
-from fcn_jax.inference import DTYPES
-from fcn_jax.models import create_model
+from fcn_jax.inference import model_of
 from fcn_jax.types import Example, InputError, TrainState
 
 CHUNK = 16
@@ -78,7 +77,7 @@ def build(
     augmented = config.augment != AugmentConfig()
     size = config.data.image_size
     model_spec = _model_spec(config, num_classes)
-    model = _create(model_spec)
+    model = model_of(model_spec)
     mesh = hosts.mesh(batch_size, devices)
     spread = NamedSharding(mesh, PartitionSpec("data")) if mesh.size > 1 else None
     replicate = partial(hosts.replicate, mesh=mesh)
@@ -175,7 +174,7 @@ def _class_weights(config: Config, counts: np.ndarray) -> list[float] | None:
 
 
 def _model_spec(config: Config, num_classes: int) -> dict[str, Any]:
-    """What `create_model` is called with, as JSON: it travels with every checkpoint."""
+    """What `model_of` builds the network from, as JSON: it travels with every checkpoint."""
     spec = {
         "name": config.model.arch,
         "num_classes": num_classes,
@@ -188,9 +187,3 @@ def _model_spec(config: Config, num_classes: int) -> dict[str, Any]:
     if config.model.remat:
         spec["remat"] = True
     return spec
-
-
-def _create(spec: dict[str, Any]):
-    spec = dict(spec)
-    dtype = DTYPES[spec.pop("precision")]
-    return create_model(spec.pop("name"), spec.pop("num_classes"), dtype=dtype, **spec)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from fcn_jax import checkpoint, evaluation, inference, loop, progress, session, workdir
+from fcn_jax import checkpoint, evaluation, inference, loop, models, progress, session, workdir
 from fcn_jax.types import VOID, InputError
 from tests import fakes
 
@@ -35,7 +35,7 @@ def straight(tmp_path_factory):
     """One uninterrupted run, shared by the tests that compare with it."""
     folder = tmp_path_factory.mktemp("straight") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(loop.session.create_model.__globals__["MODELS"], "tiny", fakes.TinyNet)
+        patch.setitem(models.MODELS, "tiny", fakes.TinyNet)
         loop.train(fakes.config(), fakes.dataset(), folder, QUIET)
     return folder
 
