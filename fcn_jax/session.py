@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,70 +72,110 @@ def build(
       InputError: for a split that is missing or smaller than a batch, or bad pretrained weights.
     """
     train, val = _examples(config, dataset)
-    count, batch_size = len(train), config.data.batch_size
-    num_classes = len(dataset.class_names)
-    augmented = config.augment != AugmentConfig()
-    size = config.data.image_size
+    num_classes, size = len(dataset.class_names), config.data.image_size
+    placed = _placement(config.data.batch_size, devices)
+    open_split = partial(_open_split, num_classes=num_classes, cache=cache, placed=placed)
+    # Augmentation cuts from the pictures as they are; it makes the size itself.
+    trained = open_split(train, None if _augmentation(config) else size)
+    judged = open_split(val, size)
+    weights = _class_weights(config, trained.counts)
     model_spec = _model_spec(config, num_classes)
     model = model_of(model_spec)
-    mesh = hosts.mesh(batch_size, devices)
-    spread = NamedSharding(mesh, PartitionSpec("data")) if mesh.size > 1 else None
-    replicate = partial(hosts.replicate, mesh=mesh)
-    share = None
-    if hosts.count() > 1:
-        share = feed.Share(hosts.own_part, partial(hosts.assemble, mesh=mesh))
-
-    def open_split(examples: Sequence[Example], canvas: tuple[int, int] | None) -> feed.Split:
-        # All must come to the same mode, so the smallest machine decides.
-        limits = feed.Budget(*hosts.smallest(dataclasses.astuple(feed.budget())))
-        return feed.open_split(examples, canvas, num_classes, replicate, cache, limits, share)
-
-    trained, judged = open_split(train, None if augmented else size), open_split(val, size)
-    weights = _class_weights(config, trained.counts)
-    total_steps = config.epochs * (count // batch_size)
+    steps_per_epoch = len(train) // config.data.batch_size
+    total_steps = config.epochs * steps_per_epoch
     optimizer = optim.make_optimizer(config.optim, total_steps)
-    train_step = steps.make_train_step(
-        model,
-        optimizer,
-        image_size=size,
-        loss=config.loss,
-        class_weights=None if weights is None else jnp.asarray(weights, jnp.float32),
-        augmentation=config.augment if augmented else None,
-        void_as_background=config.data.void_as_background,
-        ema=config.optim.ema,
-    )
-
-    def initial() -> TrainState:
-        key = _key(config, "init")
-        source = config.model.pretrained
-        variables = starting.variables(config.model.arch, model, key, size, source)
-        state = steps.init_state(optimizer, variables, config.optim.ema > 0)
-        return replicate(hosts.from_primary(lambda: state))
-
     return Session(
         config=config,
         schedule=optim.make_schedule(config.optim, total_steps),
-        steps_per_epoch=count // batch_size,
+        steps_per_epoch=steps_per_epoch,
         chunk=1 if jax.default_backend() == "cpu" else CHUNK,
         train_feed=trained.feed,
         val_feed=judged.feed,
         train_ids=trained.ids,
         val_ids=judged.ids,
         class_names=dataset.class_names,
-        train=steps.scan_train(train_step, spread),
+        train=_train_program(config, model, optimizer, weights, placed.spread),
         evaluate=evaluation.make_program(
-            model, num_classes, weights, config.data.void_as_background, spread
+            model, num_classes, weights, config.data.void_as_background, placed.spread
         ),
-        initial=initial,
-        replicate=replicate,
-        meta={
-            "model": model_spec,
-            "image_size": list(size),
-            "class_names": list(dataset.class_names),
-            "palette": np.asarray(dataset.palette).tolist(),
-            "class_weights": weights,
-        },
+        initial=partial(_initial, config, model, optimizer, placed.replicate),
+        replicate=placed.replicate,
+        meta=_meta(config, dataset, model_spec, weights),
     )
+
+
+class _Placement(NamedTuple):
+    """Where arrays go."""
+
+    replicate: feed.Put
+    """A tree of host arrays -> the same, whole on every device."""
+    spread: NamedSharding | None
+    """Of an axis over the devices; None where there is one."""
+    share: feed.Share | None
+    """Of this process; None where there is one."""
+
+
+def _placement(batch_size: int, devices: int | None) -> _Placement:
+    mesh = hosts.mesh(batch_size, devices)
+    spread = NamedSharding(mesh, PartitionSpec("data")) if mesh.size > 1 else None
+    share = None
+    if hosts.count() > 1:
+        share = feed.Share(hosts.own_part, partial(hosts.assemble, mesh=mesh))
+    return _Placement(partial(hosts.replicate, mesh=mesh), spread, share)
+
+
+def _open_split(
+    examples: Sequence[Example],
+    canvas: tuple[int, int] | None,
+    num_classes: int,
+    cache: str,
+    placed: _Placement,
+) -> feed.Split:
+    # All must come to the same mode, so the smallest machine decides.
+    limits = feed.Budget(*hosts.smallest(dataclasses.astuple(feed.budget())))
+    return feed.open_split(
+        examples, canvas, num_classes, placed.replicate, cache, limits, placed.share
+    )
+
+
+def _augmentation(config: Config) -> AugmentConfig | None:
+    """None where it would change nothing."""
+    return config.augment if config.augment != AugmentConfig() else None
+
+
+def _train_program(config: Config, model, optimizer, weights: list[float] | None, spread):
+    step = steps.make_train_step(
+        model,
+        optimizer,
+        image_size=config.data.image_size,
+        loss=config.loss,
+        class_weights=None if weights is None else jnp.asarray(weights, jnp.float32),
+        augmentation=_augmentation(config),
+        void_as_background=config.data.void_as_background,
+        ema=config.optim.ema,
+    )
+    return steps.scan_train(step, spread)
+
+
+def _initial(config: Config, model, optimizer, replicate: feed.Put) -> TrainState:
+    """The state before the first step, on the devices."""
+    key, spec = _key(config, "init"), config.model
+    size = config.data.image_size
+    variables = starting.variables(spec.arch, model, key, size, spec.pretrained)
+    state = steps.init_state(optimizer, variables, config.optim.ema > 0)
+    return replicate(hosts.from_primary(lambda: state))
+
+
+def _meta(
+    config: Config, dataset: voc.Dataset, model_spec: dict[str, Any], weights: list[float] | None
+) -> dict[str, Any]:
+    return {
+        "model": model_spec,
+        "image_size": list(config.data.image_size),
+        "class_names": list(dataset.class_names),
+        "palette": np.asarray(dataset.palette).tolist(),
+        "class_weights": weights,
+    }
 
 
 def _key(config: Config, purpose: str) -> jax.Array:
