@@ -47,12 +47,16 @@ def init_state(
     return TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer.init(params), average)
 
 
-def _labels(batch: Batch, mask: jax.Array, void_as_background: bool) -> jax.Array:
-    """The paper counts void as background; filler rows (size 0) stay void all the same."""
+def _read_void(batch: Batch, void_as_background: bool) -> Batch:
+    """The paper counts void as background; what lies outside the real picture stays void.
+
+    So this comes before any augmentation, whose padding is void too.
+    """
     if not void_as_background:
-        return mask
-    real = (batch.size[:, 0] > 0)[:, None, None]
-    return jnp.where(real & (mask == VOID), jnp.uint8(0), mask)
+        return batch
+    rows, cols = (jnp.arange(n, dtype=jnp.int32)[None] for n in batch.mask.shape[1:])
+    inside = (rows < batch.size[:, :1])[:, :, None] & (cols < batch.size[:, 1:])[:, None, :]
+    return batch._replace(mask=jnp.where(inside & (batch.mask == VOID), jnp.uint8(0), batch.mask))
 
 
 def make_train_step(
@@ -97,11 +101,10 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch, key: jax.Array):
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-        if augmentation is None:
-            image, mask = batch.image, batch.mask
-        else:
-            image, mask = augment.augment(augment_key, batch, image_size, augmentation)
-        labels = _labels(batch, mask, void_as_background)
+        batch = _read_void(batch, void_as_background)
+        image, labels = batch.image, batch.mask
+        if augmentation is not None:
+            image, labels = augment.augment(augment_key, batch, image_size, augmentation)
         (value, stats), grads = jax.value_and_grad(objective, has_aux=True)(
             state.params, state.batch_stats, image, labels, dropout_key
         )
@@ -132,7 +135,7 @@ def make_eval_step(
     def eval_step(variables: dict, batch: Batch) -> EvalSums:
         logits = model.apply(variables, batches.normalize(batch.image), train=False)
         predictions = jnp.argmax(logits, -1).astype(jnp.uint8)
-        labels = _labels(batch, batch.mask, void_as_background)
+        labels = _read_void(batch, void_as_background).mask
         loss, weight = losses.softmax_cross_entropy(logits, labels, class_weights, axis=(1, 2))
         counts = metrics.confusion_counts(batch.mask, predictions, num_classes)
         return EvalSums(counts, loss, weight)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+from functools import partial
 
 import chex
 import jax
@@ -109,19 +110,24 @@ def test_a_batch_of_only_void_changes_nothing_but_statistics():
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(after.params))
 
 
-def test_void_counts_as_background_only_when_asked():
-    batch = _canvases(2)
-    as_background = Batch(
-        batch.image, np.where(batch.mask == VOID, 0, batch.mask).astype(np.uint8), batch.size
-    )
-    losses = {}
-    for folded in (False, True):
-        _, state, step = _setup(void_as_background=folded)
-        losses[folded] = float(jax.jit(step)(state, batch, KEY)[1]["loss"])
-    _, state, step = _setup()
-    by_hand = float(jax.jit(step)(state, as_background, KEY)[1]["loss"])
-    assert losses[True] == pytest.approx(by_hand, rel=1e-6)
-    assert losses[False] != pytest.approx(by_hand, rel=1e-6)
+PADDING = AugmentConfig(scale_jitter=(0.4, 0.6), rotation=30.0)
+
+
+@pytest.mark.parametrize("augmentation", [None, PADDING])
+def test_void_counts_as_background_only_when_asked_and_padding_never(augmentation):
+    examples = [fakes.example(i, 40 - i, 44 + i) for i in range(2)]
+    clean = [
+        e._replace(mask=np.where(e.mask == VOID, 0, e.mask).astype(np.uint8)) for e in examples
+    ]
+    form = partial(batches.resized, size=SIZE) if augmentation is None else batches.full_resolution
+
+    def loss(examples, folded):
+        _, state, step = _setup(augmentation, void_as_background=folded)
+        return float(jax.jit(step)(state, form(examples), KEY)[1]["loss"])
+
+    by_hand = loss(clean, folded=False)
+    assert loss(examples, folded=True) == pytest.approx(by_hand, rel=1e-6)
+    assert loss(examples, folded=False) != pytest.approx(by_hand, rel=1e-6)
 
 
 @pytest.mark.parametrize("void_as_background", [False, True])
