@@ -64,6 +64,9 @@ class Config:
     epochs: int = 100
     patience: int = 30
     """Stop after this many epochs without a better validation miou; 0: never."""
+    bn_batches: int = 0
+    """Before each validation batch norm's statistics are taken anew from so many batches of the
+    epoch (at most all), see `precise_bn`; 0: the running ones are used."""
     seed: int = 0
     precision: str = "f32"
     """`f32`: true float32; `tf32`: float32 with TF32 matrix units; `bf16`: bfloat16 activations

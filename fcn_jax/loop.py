@@ -22,10 +22,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from fcn_jax import checkpoint, evaluation, hosts, progress, session, workdir
+from fcn_jax import checkpoint, evaluation, hosts, precise_bn, progress, session, workdir
 from fcn_jax import config as configs
 from fcn_jax.data import voc
-from fcn_jax.types import InputError
+from fcn_jax.types import InputError, TrainState
 
 
 @dataclass(frozen=True)
@@ -233,6 +233,8 @@ class _Run:
     def validate(self) -> bool:
         """End the epoch: evaluate, add its row to the history, say whether it is the best."""
         made, done = self.made, self.done
+        if made.config.bn_batches:
+            self.state = self.with_precise_bn()
         params, stats = self.state.ema or (self.state.params, self.state.batch_stats)
         result = evaluation.evaluate(
             made.evaluate,
@@ -257,6 +259,19 @@ class _Run:
         if better:
             done.best_epoch, done.best_miou = done.epoch, miou
         return better
+
+    def with_precise_bn(self) -> TrainState:
+        """The state with new statistics beside the parameters that are judged.
+
+        Training goes on with it: it normalises by the batch, so nothing else depends on them.
+        """
+        made, state = self.made, self.state
+        rows = made.rows(self.done.epoch)[: made.config.bn_batches]
+        params, stats = state.ema or (state.params, state.batch_stats)
+        with contextlib.closing(made.train_feed(rows)) as fed:
+            stats = precise_bn.estimate(made.statistics, params, stats, fed)
+        judged = {"ema": (params, stats)} if state.ema else {"batch_stats": stats}
+        return state._replace(**judged)
 
     def save(self, score: float | None = None) -> None:
         """Write a checkpoint in the background."""

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from fcn_jax import evaluation, hosts, losses, optim, starting, steps
+from fcn_jax import evaluation, hosts, losses, optim, precise_bn, starting, steps
 from fcn_jax.config import Config
 from fcn_jax.data import batches, feed, voc
 from fcn_jax.data.augment import AugmentConfig
@@ -38,6 +38,7 @@ class Session:
     class_names: tuple[str, ...]
     train: Any
     """`steps.scan_train`'s program."""
+    statistics: precise_bn.Program
     evaluate: evaluation.EvalProgram
     initial: Any
     """() -> TrainState on the devices."""
@@ -95,6 +96,7 @@ def build(
         val_ids=judged.ids,
         class_names=dataset.class_names,
         train=_train_program(config, model, optimizer, weights, placed.spread),
+        statistics=precise_bn.make_program(model, size, placed.spread),
         evaluate=evaluation.make_program(
             model, num_classes, weights, config.data.void_as_background, placed.spread
         ),
