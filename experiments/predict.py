@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from experiments import door
-from fcn_jax import inference, report, workdir
+from fcn_jax import disk, inference, report
 from fcn_jax.data import source
 from fcn_jax.data.classes import VOC_CLASSES, voc_palette
 from fcn_jax.models import create_model
@@ -145,16 +145,16 @@ def segment(
     """Write the results of one image; return its mask. `tick` is called after each tile."""
     image = source.read_photo(job.path)
     target = args.out / job.name
-    make_folder(target.parent)
+    disk.make_folder(target.parent)
     bands = inference.logit_bands(restored, image, args.scale, tick)
     if args.probabilities:
         shape = (*image.shape[:2], len(restored.class_names))
-        with workdir.replacing(suffixed(target, ".npy")) as part:
+        with disk.replacing(suffixed(target, ".npy")) as part:
             mask = fill(bands, image.shape[:2], open_npy(part, shape))
     else:
         mask = fill(bands, image.shape[:2])
     report.save_index_png(mask, restored.palette, suffixed(target, ".png"))
-    with workdir.replacing(suffixed(target, "-overlay.jpg")) as part:
+    with disk.replacing(suffixed(target, "-overlay.jpg")) as part:
         Image.fromarray(blend(image, mask, restored.palette)).save(part, "JPEG", quality=92)
     return mask
 
@@ -189,14 +189,6 @@ def blend(image: np.ndarray, mask: np.ndarray, palette: np.ndarray) -> np.ndarra
 def suffixed(target: Path, suffix: str) -> Path:
     """`with_suffix` would eat a part of a name with dots in it."""
     return target.with_name(target.name + suffix)
-
-
-def make_folder(path: Path) -> None:
-    """As mkdir -p."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be made ({error.strerror}): choose another") from None
 
 
 # ---- which images, and what they become ----------------------------------------------------------
@@ -286,8 +278,8 @@ def area_rows(file: str, mask: np.ndarray, class_names: tuple[str, ...]) -> list
 
 def write_areas(rows: list[tuple], path: Path) -> None:
     """Write the table, in one piece."""
-    make_folder(path.parent)
-    with workdir.replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+    disk.make_folder(path.parent)
+    with disk.replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("file", "class_id", "class", "pixels", "share"))
         writer.writerows(rows)

@@ -27,11 +27,13 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from fcn_jax import hosts
+from fcn_jax import disk, hosts
 from fcn_jax.types import InputError, TrainState
 
 SPARE = 1.2
-"""Free disk space asked for before a save, as a multiple of the arrays' size."""
+"""Free disk space asked for before a save, as a multiple of the arrays' size ..."""
+OVERHEAD = 500_000
+"""... and bytes for all that is not arrays."""
 
 
 class DamagedError(Exception):
@@ -48,7 +50,8 @@ class Checkpoints:
     apart by a number that every process counts for itself, reading included.
 
     Saves happen in the background, one at a time; `wait` (and the next `save`) raises what the one
-    before it met. Numbers only grow; what a number stands for is the caller's `meta`.
+    before it met; after a save that failed there can be no other. Numbers only grow; what a number
+    stands for is the caller's `meta`.
     """
 
     def __init__(self, directory: Path | str):
@@ -63,6 +66,7 @@ class Checkpoints:
         )
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future | None = None
+        self._failed = False
 
     def save(self, state: TrainState, meta: dict[str, Any], score: float | None = None) -> None:
         """Copy the state to the host and write it in the background.
@@ -83,12 +87,8 @@ class Checkpoints:
 
     def _write(self, variables, rest, meta, score) -> None:
         size = sum(x.nbytes for x in jax.tree.leaves((variables, rest)))
-        free = hosts.from_primary(lambda: shutil.disk_usage(self.directory).free)
-        if free < SPARE * size:
-            raise InputError(
-                f"{self.directory}: {free / 1e6:.0f} MB are free, a checkpoint needs "
-                f"{SPARE * size / 1e6:.0f} MB: make room, then repeat the command to go on"
-            )
+        needed = int(SPARE * size) + OVERHEAD
+        hosts.from_primary(lambda: disk.require(self.directory, needed, "a checkpoint"))
         train = {f"{i:04d}": x for i, x in enumerate(jax.tree.leaves(rest))}
         parts = {"variables": variables, "train": train}
         number = (self._orbax.latest.step if self._orbax.latest else 0) + 1
@@ -102,11 +102,16 @@ class Checkpoints:
                 number, {**parts, "meta": {"json": _seal(meta)}}, force=True
             )
         except Exception as error:
-            if "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error):
-                raise InputError(
-                    f"{self.directory}: the disk is full: make room, then repeat the command"
-                ) from error
+            self._failed = True
+            self._remove_unfinished()  # or what room there is would go to nobody
+            if disk.is_full(error):
+                raise disk.full(self.directory, needed, "a checkpoint") from error
             raise
+
+    def _remove_unfinished(self) -> None:
+        if hosts.is_primary():
+            for path in self.directory.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(path, ignore_errors=True)
 
     def wait(self) -> None:
         """Return when nothing is being written; raise what the last save met."""
@@ -120,7 +125,9 @@ class Checkpoints:
             self.wait()
         finally:
             self._writer.shutdown()
-            self._orbax.close()
+            # After a save that failed orbax says so again, and has nothing left to close.
+            with contextlib.suppress(*[Exception] * self._failed):
+                self._orbax.close()
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest checkpoint that proves sound, or None where there is none at all.

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fcn_jax import bootstrap, evaluation, present, report, workdir
+from fcn_jax import bootstrap, disk, evaluation, present, report, workdir
 from fcn_jax.data import voc
 from fcn_jax.types import InputError
 
@@ -22,7 +22,12 @@ class Entry(NamedTuple):
 
 
 def write(
-    entries: Sequence[Entry], dataset: voc.Dataset, out: Path, title: str, command: str
+    entries: Sequence[Entry],
+    dataset: voc.Dataset,
+    out: Path,
+    title: str,
+    command: str,
+    compared: Sequence[tuple[str, str]] | None = None,
 ) -> None:
     """Write table.json, table.md and report.html to `out`.
 
@@ -32,17 +37,20 @@ def write(
       out: made if new.
       title: of the page.
       command: how to make the page again.
+      compared: which entries the bootstrap compares, by name; None for all with all.
 
     Raises:
       InputError: if a folder holds no finished run, or runs differ in their validation images.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    disk.make_folder(out)
     _check(entries)
     ids = shown_ids(entries[0].folders[0])
     runs: list[report.Run] = [_run(entry, dataset, ids) for entry in entries]
     perfect = runs[0]["result"][0]["perfect"]
-    workdir.write_text(out / "table.json", report.table_json(runs, perfect=perfect))
-    workdir.write_text(out / "table.md", report.table_markdown(runs, perfect=perfect))
+    tests = pairs(entries, compared)
+    table = report.table_json(runs, perfect=perfect, pairs=tests, command=command)
+    disk.write_text(out / "table.json", table)
+    disk.write_text(out / "table.md", report.table_markdown(runs, perfect=perfect))
     report.write_comparison(
         runs,
         out / "report.html",
@@ -50,7 +58,7 @@ def write(
         palette=dataset.palette,
         title=title,
         perfect=perfect,
-        pairs=pairs(entries),
+        pairs=tests,
         environment=runs[0]["result"][0]["environment"],
         command=command,
     )
@@ -95,10 +103,15 @@ def _run(entry: Entry, dataset: voc.Dataset, ids: Sequence[str]) -> report.Run:
     return run
 
 
-def pairs(entries: Sequence[Entry], samples: int = 10_000) -> list[dict[str, Any]]:
-    """Paired bootstrap over images of every entry against every later one, first seeds."""
+def pairs(
+    entries: Sequence[Entry],
+    compared: Sequence[tuple[str, str]] | None = None,
+    samples: int = 10_000,
+) -> list[dict[str, Any]]:
+    """Paired bootstrap over images of the entries named, or of all with all; first seeds."""
     counts = {e.name: evaluation.load(e.folders[0])[1] for e in entries}
+    compared = list(itertools.combinations(counts, 2)) if compared is None else compared
     return [
         {"a": a, "b": b, **bootstrap.paired_bootstrap(counts[a], counts[b], samples)._asdict()}
-        for a, b in itertools.combinations(counts, 2)
+        for a, b in compared
     ]

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from fcn_jax import config as configs
-from fcn_jax import inference, metrics, steps, workdir
+from fcn_jax import disk, inference, metrics, steps, workdir
 from fcn_jax.config import MATMUL_PRECISION
 from fcn_jax.data import batches, feed, voc
 from fcn_jax.types import Batch, Example, InputError
@@ -161,7 +161,7 @@ def save(evaluation: Evaluation, folder: Path) -> Path:
         "images": dict(zip(evaluation.ids, scores, strict=True)),
     }
     workdir.write_json(path, data)
-    with workdir.replacing(path.with_suffix(".npz")) as part, part.open("wb") as file:
+    with disk.replacing(path.with_suffix(".npz")) as part, part.open("wb") as file:
         np.savez_compressed(file, counts=evaluation.counts, ids=np.asarray(evaluation.ids))
     return path
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fcn_jax import inference, onnx_graph, workdir
+from fcn_jax import disk, inference, onnx_graph, workdir
 from fcn_jax.data import batches
 from fcn_jax.types import InputError
 
@@ -181,8 +181,7 @@ def save(
     exported: Exported, checkpoint: inference.Checkpoint, report: dict[str, Any], path: Path
 ) -> tuple[Path, Path]:
     """Write the program, and beside it PATH.json (description) and PATH.parity.json."""
-    with workdir.replacing(path) as part:
-        part.write_bytes(exported.data)
+    disk.write_bytes(path, exported.data)
     paths = (path.with_name(path.name + ".json"), path.with_name(path.name + ".parity.json"))
     size = list(exported.size) if exported.size else ANY
     workdir.write_json(paths[0], {**description(checkpoint), "size": size})

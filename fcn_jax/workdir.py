@@ -1,8 +1,7 @@
-"""The folder of a run: its files, who may write them, and that none is ever half written."""
+"""The folder of a run: its files, and who may write them."""
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import filelock
 
 from fcn_jax import config as configs
+from fcn_jax import disk
 from fcn_jax.types import InputError
 
 CONFIG = "config.json"
@@ -18,38 +18,15 @@ RESULT = "result.json"
 CHECKPOINTS = "checkpoints"
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a name to write to, and put it in place in one piece when all went well.
-
-    Readers see the old file or the new, never a part.
-    """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}): make room or choose another folder, "
-            "then repeat the command"
-        ) from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in one piece."""
-    with replacing(path) as part:
-        part.write_text(text)
-
-
 def write_json(path: Path, data: Any) -> None:
-    """`write_text` with indented JSON. NaN must have been made None before."""
-    write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+    """Write indented JSON in one piece. NaN must have been made None before."""
+    disk.write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
 def write_metrics(workdir: Path, rows: list[dict]) -> None:
     """Write metrics.jsonl, one line an epoch."""
-    write_text(workdir / METRICS, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    disk.write_text(workdir / METRICS, text)
 
 
 def read_json(path: Path) -> Any:
@@ -79,10 +56,7 @@ def claim(workdir: Path, config: configs.Config) -> Iterator[None]:
     Raises:
       InputError: if another process holds it, another run lives in it, or it holds other files.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{workdir}: cannot be made ({error.strerror}): choose another") from error
+    disk.make_folder(workdir)
     lock = filelock.FileLock(workdir / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -90,6 +64,8 @@ def claim(workdir: Path, config: configs.Config) -> Iterator[None]:
         raise InputError(
             f"{workdir}: another process is training there: wait, or choose another --workdir"
         ) from None
+    except OSError as error:
+        raise disk.refused(workdir, error) from error
     try:
         _check_owner(workdir, config)
         yield

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fcn_jax import checkpoint, optim
+from fcn_jax import checkpoint, disk, optim
 from fcn_jax.types import InputError, TrainState
 
 
@@ -134,12 +134,39 @@ def test_no_checkpoint_at_all(tmp_path):
 
 def test_a_full_disk_is_said_before_writing(tmp_path, monkeypatch):
     checkpoints = checkpoint.Checkpoints(tmp_path / "c")
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage._replace(free=10))
+    monkeypatch.setattr(disk, "free", lambda _: 10)
     checkpoints.save(_state(1), {}, 0.1)
-    with pytest.raises(InputError, match=r"a checkpoint needs .* make room"):
+    with pytest.raises(InputError, match=r"10 bytes free, a checkpoint needs .* make room"):
         checkpoints.wait()
     monkeypatch.undo()
     checkpoints.save(_state(1), {}, 0.1)
     checkpoints.close()
     assert checkpoint.load(tmp_path / "c")
+
+
+def test_a_disk_that_fills_up_during_a_save(tmp_path, monkeypatch):
+    """As orbax tells of it: in the save, and once more when it is closed."""
+    _save(tmp_path / "c", [0.1])
+    error = ValueError("RESOURCE_EXHAUSTED: ... No space left on device [os_error_code='28']")
+
+    def fill(number, *_, **__):
+        (tmp_path / f"c/{number}.orbax-checkpoint-tmp").mkdir()
+        raise error
+
+    def fail():
+        raise error
+
+    checkpoints = checkpoint.Checkpoints(tmp_path / "c")
+    close = checkpoints._orbax.close
+    monkeypatch.setattr(checkpoints._orbax, "save_checkpointables", fill)
+    monkeypatch.setattr(checkpoints._orbax, "close", fail)
+    checkpoints.save(_state(2), {"epoch": 2}, 0.2)
+    with pytest.raises(InputError, match=r"too full \(.* free, a checkpoint needs .* make room"):
+        checkpoints.wait()
+    checkpoints.close()
+    close()
+    assert [p.name for p in (tmp_path / "c").iterdir()] == ["1"]
+    checkpoints = checkpoint.Checkpoints(tmp_path / "c")
+    _, meta = checkpoints.restore(_state(0))
+    checkpoints.close()
+    assert meta["epoch"] == 1

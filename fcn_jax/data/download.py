@@ -9,6 +9,7 @@ from pathlib import Path
 import requests
 from tqdm import tqdm
 
+from fcn_jax import disk
 from fcn_jax.types import InputError
 
 TIMEOUT = (10.0, 60.0)
@@ -53,24 +54,44 @@ def fetch(
             file by hand.
     """
     target = folder / filename
+    if _is_right(target, size, sha256):
+        return target
+    disk.make_folder(folder)
+    with disk.alone(folder / ".lock", f"downloading to {folder}"):
+        return _fetch(target, mirrors, size, sha256, progress, timeout)
+
+
+def _is_right(target: Path, size: int | None, sha256: str) -> bool:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         right_size = target.is_file() and size in (None, target.stat().st_size)
-        if right_size and sha256_of(target).startswith(sha256):
-            return target
-        free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
+        return right_size and sha256_of(target).startswith(sha256)
     except OSError as error:
-        raise InputError(f"{folder} cannot be used ({error.strerror}): choose another") from None
+        raise InputError(f"{target}: cannot be read ({error.strerror}): set that right") from None
+
+
+def _fetch(
+    target: Path,
+    mirrors: Sequence[str],
+    size: int | None,
+    sha256: str,
+    progress: bool,
+    timeout: tuple[float, float],
+) -> Path:
+    """`fetch` for the one process that holds the lock."""
+    if _is_right(target, size, sha256):  # another process has been at work
+        return target
+    filename, folder, part = target.name, target.parent, target.with_name(f"{target.name}.part")
     reasons = [] if not target.exists() else [f"{target} is there, but its checksum is wrong"]
-    if size is not None and free < size:
-        raise InputError(f"{folder} has {free} bytes free, {filename} needs {size}: free some")
-    part = folder / f"{filename}.part"
     for url in mirrors:
         try:
             expected = _size_at(url, timeout) if size is None else size
+            lacking = expected - (part.stat().st_size if part.exists() else 0)
+            disk.require(folder, lacking, filename)
             _download(url, part, expected, progress, timeout)
             _verify(part, expected, sha256)
         except (requests.RequestException, OSError, _WrongFileError) as error:
+            if disk.is_full(error):  # for every mirror
+                raise disk.full(folder, size, filename) from None
             reasons.append(f"{url}: {_one_line(error)}")
         else:
             os.replace(part, target)

@@ -13,16 +13,19 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import filelock
 import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
+from fcn_jax import disk
 from fcn_jax.data.classes import VOC_CLASSES, voc_palette
-from fcn_jax.types import VOID, InputError
+from fcn_jax.types import VOID
 
 SIZES = {"train": 600, "val": 100, "test": 100}
 JPEG_QUALITY = 92
+_BYTES = 20_000_000
+"""About what the pictures take."""
+_ROOM = "make room or choose another directory with --data-dir"
 BORDER = 5
 """Width in pixels of the void line around every object, about VOC's."""
 
@@ -35,19 +38,20 @@ def ensure(folder: Path, progress: bool = True) -> Path:
     # Named after this very file, so that a change to the drawing is never answered with old data.
     digest = hashlib.sha256(Path(__file__).read_bytes() + repr(SIZES).encode()).hexdigest()
     target = folder / f"shapes_{digest[:12]}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(folder / ".lock"):
-            if not target.is_dir():
-                scratch = folder / "incomplete"
-                shutil.rmtree(scratch, ignore_errors=True)
+    if target.is_dir():
+        return target
+    disk.make_folder(folder, "choose another directory with --data-dir")
+    with disk.alone(folder / ".lock", f"drawing shapes in {folder}"):
+        if not target.is_dir():
+            scratch = folder / "incomplete"
+            shutil.rmtree(scratch, ignore_errors=True)
+            disk.require(folder, _BYTES, "drawing shapes", _ROOM)
+            try:
                 draw(scratch, progress=progress)
                 os.replace(scratch, target)
-    except OSError as error:
-        raise InputError(
-            f"drawing shapes in {folder} failed ({error.strerror}): choose another directory "
-            "with --data-dir"
-        ) from None
+            except OSError as error:
+                shutil.rmtree(scratch, ignore_errors=True)  # what room there is, is for others
+                raise disk.refused(folder, error, _BYTES, _ROOM) from None
     return target
 
 

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
-import filelock
 import numpy as np
 import platformdirs
 import tensorflow_datasets as tfds
@@ -24,6 +23,7 @@ from absl import logging as absl_logging
 from PIL import Image
 from tqdm import tqdm
 
+from fcn_jax import disk
 from fcn_jax.data import download, shapes
 from fcn_jax.data import source as sources
 from fcn_jax.data.classes import VOC_CLASSES, voc_palette
@@ -31,6 +31,7 @@ from fcn_jax.types import Example, InputError
 
 __all__ = ["ARCHIVES", "VOC_CLASSES", "Dataset", "default_data_dir", "load", "voc_palette"]
 
+_ROOM = "make room or choose another directory with --data-dir"
 OFFICIAL_SIZES = {"train": 209, "val": 213, "test": 210}
 
 # The home at Oxford, a mirror that tfds uses, and the old address, which redirects to the first.
@@ -252,7 +253,10 @@ class VocSegmentation(tfds.core.GeneratorBasedBuilder):
                 "id": tfds.features.Text(),
             }
         )
-        return self.dataset_info_from_configs(features=features, disable_shuffling=True)
+        info = self.dataset_info_from_configs(features=features, disable_shuffling=True)
+        # Google's bucket knows nothing of these data, and asking it leaves a temporary folder.
+        info.initialize_from_bucket = lambda: None
+        return info
 
     def _split_generators(self, dl_manager: Any) -> Any:
         del dl_manager  # it needs TensorFlow for local files, and cannot resume downloads
@@ -301,9 +305,9 @@ def _prepared(
     builder = _builder(name, data_dir)
     folder = Path(builder.data_dir)
     if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(folder.parent / ".lock"):
-            if not folder.is_dir():  # else another process was faster
+        _make_folder(folder.parent)
+        with disk.alone(folder.parent / ".lock", f"preparing {name} in {data_dir}"):
+            if not folder.is_dir():  # else the other process has done it
                 raw = source if isinstance(source, sources.Source) else source()
                 _prepare(name, raw, data_dir, progress)
     with _quiet():
@@ -328,19 +332,15 @@ def _builder(
 def _prepare(name: str, source: sources.Source, data_dir: Path, progress: bool) -> None:
     for problem in sources.list_problems(source):
         raise InputError(problem)
-    needed, free = int(1.2 * source.bytes_needed()) + 2**25, shutil.disk_usage(data_dir).free
-    if free < needed:
-        raise InputError(
-            f"{data_dir} has {free / 1e6:.0f} MB free, preparing {source.name} takes about "
-            f"{needed / 1e6:.0f} MB: free some, or choose another directory with --data-dir"
-        )
+    needed = int(1.2 * source.bytes_needed()) + 2**25
+    disk.require(data_dir, needed, f"preparing {source.name}", _ROOM)
     total = sum(len(ids) for ids in source.splits.values())
     title = f"preparing {source.name}"
     with tqdm(desc=title, total=total, unit="img", disable=not progress, leave=False) as bar:
-        _build(_builder(name, data_dir, source, bar))
+        _build(_builder(name, data_dir, source, bar), needed)
 
 
-def _build(builder: VocSegmentation) -> None:
+def _build(builder: VocSegmentation, needed: int) -> None:
     for leftover in Path(builder.data_dir).parent.glob("incomplete.*"):
         shutil.rmtree(leftover, ignore_errors=True)  # of a killed run; the lock is ours
     try:
@@ -348,11 +348,14 @@ def _build(builder: VocSegmentation) -> None:
             builder.download_and_prepare(
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False)
             )
-    except OSError as error:
-        raise InputError(f"preparing {builder.data_dir} failed: {error}") from error
-    except Exception:
+    except Exception as error:
         if builder.failure is not None:
             raise builder.failure from None
+        if disk.is_full(error):
+            folder = Path(builder.data_dir)
+            raise disk.full(folder, needed, "preparing it", _ROOM) from error
+        if isinstance(error, OSError):
+            raise disk.refused(Path(builder.data_dir), error) from error
         raise
 
 
@@ -370,12 +373,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be made ({error.strerror}): choose another directory with --data-dir"
-        ) from None
+    disk.make_folder(path, "choose another directory with --data-dir")
 
 
 def _note(text: str) -> None:

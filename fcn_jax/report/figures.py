@@ -13,7 +13,8 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fcn_jax.report.text import is_number, plain, write_bytes
+from fcn_jax import disk
+from fcn_jax.report.text import is_number, plain
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -190,7 +191,7 @@ def curves(rows: Rows, path: str | Path, *, trivial_miou: float | None = None) -
     draw_loss(loss, rows, LIGHT)
     draw_miou(miou, rows, LIGHT, trivial_miou)
     draw_rate(rate, rows, LIGHT)
-    write_bytes(path, _png(figure))
+    disk.write_bytes(path, _png(figure))
 
 
 def curve_images(rows: Rows, theme: Theme, trivial_miou: float | None = None) -> list[bytes]:

@@ -15,6 +15,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from PIL import Image
 
+from fcn_jax import disk
 from fcn_jax.report import figures, tables, words
 from fcn_jax.report.masks import (
     ERROR_COLOURS,
@@ -25,7 +26,7 @@ from fcn_jax.report.masks import (
     legend_entries,
     overlay,
 )
-from fcn_jax.report.text import flatten, is_number, number, plain, write_bytes
+from fcn_jax.report.text import flatten, is_number, number, plain
 
 THUMB = 400
 """The longer side, in pixels, of the pictures in a page: sharp on a phone, small in the file."""
@@ -134,7 +135,7 @@ def _environment() -> jinja2.Environment:
 
 def _write(template: str, path: str | Path, **values: Any) -> None:
     page = _environment().get_template(template).render(values)
-    write_bytes(path, page.encode("utf-8", "backslashreplace"))
+    disk.write_bytes(path, page.encode("utf-8", "backslashreplace"))
 
 
 def _plots(rows: figures.Rows, trivial: Any) -> list[dict[str, str]]:

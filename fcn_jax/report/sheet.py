@@ -11,8 +11,9 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from fcn_jax import disk
 from fcn_jax.report.masks import Panel, colourise, legend_entries, overlay
-from fcn_jax.report.text import plain, write_bytes
+from fcn_jax.report.text import plain
 
 CELL = 240
 GAP = 12
@@ -94,4 +95,4 @@ def gallery(
             draw.text((box[2] + 6, top - 1), label, INK, text)
     buffer = BytesIO()
     sheet.save(buffer, "PNG")
-    write_bytes(path, buffer.getvalue())
+    disk.write_bytes(path, buffer.getvalue())

@@ -1,9 +1,7 @@
-"""Numbers and foreign strings as text, and files written whole or not at all."""
+"""Numbers and foreign strings as text."""
 
 import math
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 DASH = "\N{EN DASH}"
@@ -54,15 +52,3 @@ def duration(seconds: Any) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write a file beside its place and move it there, so that no half file is ever seen."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise

@@ -1,13 +1,17 @@
 """The downloader against a server on this machine that can misbehave."""
 
+import errno
 import hashlib
 import http.server
+import os
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from fcn_jax import disk
 from fcn_jax.data import download
 from fcn_jax.types import InputError
 
@@ -81,7 +85,7 @@ def test_mirrors_are_tried_in_order_until_one_works(server, tmp_path):
     assert path == tmp_path / "new" / "a.tar"
     assert path.read_bytes() == BODY
     assert [p for p, _ in server.requests] == ["/missing", "/good"]
-    assert [p.name for p in path.parent.iterdir()] == ["a.tar"]
+    assert sorted(p.name for p in path.parent.iterdir()) == [".lock", "a.tar"]
 
 
 def test_file_that_is_there_and_right_is_not_fetched_again(server, tmp_path):
@@ -126,7 +130,7 @@ def test_page_of_a_firewall_is_not_taken_for_the_file(server, tmp_path):
 def test_wrong_content_is_thrown_away(server, tmp_path):
     with pytest.raises(InputError, match="wrong file: 102400 bytes, sha256"):
         fetch(tmp_path, server.url + "/wrong")
-    assert list(tmp_path.iterdir()) == []
+    assert [p.name for p in tmp_path.iterdir()] == [".lock"]
     with pytest.raises(InputError, match="sends more than 102400 bytes"):
         fetch(tmp_path, server.url + "/endless")
 
@@ -151,7 +155,41 @@ def test_one_error_names_every_mirror_and_the_place_for_the_file(server, tmp_pat
     assert message.endswith(f"({len(BODY)} bytes, sha256 {SHA}) and put it into {tmp_path}")
 
 
+def test_a_full_disk_is_said_once_and_not_of_every_mirror(server, tmp_path, monkeypatch):
+    (tmp_path / "a.tar.part").write_bytes(BODY[:KEPT])
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(download, "_download", full)
+    with pytest.raises(
+        InputError, match=r"too full \(.* free, a.tar needs 102.4 kB\): make room"
+    ) as e:
+        fetch(tmp_path, server.url + "/good", server.url + "/good")
+    assert "/good" not in str(e.value)
+    monkeypatch.undo()
+    fetch(tmp_path, server.url + "/good")
+    assert server.requests == [("/good", f"bytes={KEPT}-")]
+
+
+def test_room_is_asked_for_what_is_lacking_only(server, tmp_path, monkeypatch):
+    (tmp_path / "a.tar.part").write_bytes(BODY[:KEPT])
+    monkeypatch.setattr(disk, "free", lambda _: len(BODY) - KEPT - 1)
+    with pytest.raises(InputError, match="too full"):
+        fetch(tmp_path, server.url + "/good")
+    assert server.requests == []
+    monkeypatch.setattr(disk, "free", lambda _: len(BODY) - KEPT)
+    assert fetch(tmp_path, server.url + "/good").read_bytes() == BODY
+
+
+def test_two_at_once_download_once(server, tmp_path, capfd):
+    with ThreadPoolExecutor(2) as pool:
+        made = [pool.submit(fetch, tmp_path, server.url + "/good") for _ in range(2)]
+    assert {f.result().read_bytes() for f in made} == {BODY}
+    assert server.requests == [("/good", None)]
+
+
 def test_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be used"):
+    with pytest.raises(InputError, match="cannot be made"):
         fetch(tmp_path / "file" / "below")

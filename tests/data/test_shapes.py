@@ -1,11 +1,14 @@
 """The drawn data set: the same bytes each time, shaped as VOC, and not learnable from colour."""
 
+import errno
 import hashlib
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from fcn_jax import disk
 from fcn_jax.data import shapes, voc
 from fcn_jax.types import VOID, InputError
 
@@ -133,6 +136,26 @@ def test_half_drawn_data_are_drawn_again(tmp_path, monkeypatch):
     target = shapes.ensure(tmp_path, progress=False)
     assert len(list((target / "JPEGImages").iterdir())) == 4
     assert not (tmp_path / "incomplete").exists()
+
+
+def test_a_full_disk_is_noticed_before_and_while_drawing(tmp_path, monkeypatch):
+    monkeypatch.setattr(shapes, "SIZES", {"train": 2, "val": 1, "test": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "free", lambda _: 1000)
+        with pytest.raises(
+            InputError, match=r"too full \(1.0 kB free, .* needs 20.0 MB\): make room"
+        ):
+            shapes.ensure(tmp_path, progress=False)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shapes.Image.Image, "save", full)
+        with pytest.raises(InputError, match="too full"):
+            shapes.ensure(tmp_path, progress=False)
+    assert [p.name for p in tmp_path.iterdir()] == [".lock"]  # its room is given back
+    assert shapes.ensure(tmp_path, progress=False).is_dir()
 
 
 def test_place_that_cannot_be_written(tmp_path):

@@ -1,18 +1,22 @@
 """Archives and folders, good and bad, through the builder."""
 
+import errno
 import io
 import multiprocessing
 import os
+import queue
 import shutil
 import tarfile
+import tempfile
 import threading
-from collections import namedtuple
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from fcn_jax import disk
 from fcn_jax.data import source as sources
 from fcn_jax.data import voc
 from fcn_jax.types import InputError
@@ -530,9 +534,33 @@ def test_archives_put_into_downloads_are_used(archives, tmp_path, monkeypatch):
 
 
 def test_full_disk_is_noticed_before(folder, tmp_path, monkeypatch):
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 9, 1))
-    assert "MB free, preparing set takes about" in error_of(load, folder, tmp_path)
+    monkeypatch.setattr(disk, "free", lambda _: 100)
+    error = error_of(load, folder, tmp_path)
+    assert "too full (100 bytes free, preparing set needs 33.6 MB): make room or choose" in error
+
+
+FULL = "No space left on device"
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, FULL), RuntimeError(f"{FULL}; writing a"), PermissionError(13)]
+)
+def test_a_disk_that_refuses_while_preparing(error, folder, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(voc.VocSegmentation, "download_and_prepare", fail)
+    words = "cannot be written" if isinstance(error, PermissionError) else "disk is too full ("
+    assert words in error_of(load, folder, tmp_path)
+    monkeypatch.undo()
+    assert len(load(folder, tmp_path).splits["train"]) == 4
+
+
+def test_no_temporary_folder_is_left_behind(folder, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    load(folder, tmp_path)
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_leftovers_of_a_killed_run_are_removed(folder, tmp_path):
@@ -568,4 +596,37 @@ def test_two_processes_at_once(folder, tmp_path):
     for process in processes:
         process.join()
     assert found == [["000000", "000001", "000002", "000003"]] * 2
-    assert os.listdir(tmp_path / "data/voc_segmentation") != []
+    (prepared,) = (tmp_path / "data/voc_segmentation").iterdir()
+    assert sorted(os.listdir(prepared)) == [".lock", "1.0.0"]
+
+
+@pytest.mark.slow
+def test_one_is_killed_while_preparing_and_another_waits(folder, tmp_path, capfd):
+    context = multiprocessing.get_context("spawn")
+    begun, results = context.Event(), context.Queue()
+    killed = context.Process(target=_prepare_for_ever, args=(folder, tmp_path / "data", begun))
+    killed.start()
+    assert begun.wait(60)
+    other = context.Process(target=_load_in_process, args=(folder, tmp_path / "data", results))
+    other.start()
+    with pytest.raises(queue.Empty):  # it does not go on while the first is alive
+        results.get(timeout=6)
+    killed.kill()
+    assert results.get(timeout=60) == ["000000", "000001", "000002", "000003"]
+    for process in (killed, other):
+        process.join()
+    assert "another process is preparing folder_" in capfd.readouterr().err
+    assert not list((tmp_path / "data").rglob("incomplete.*"))
+
+
+def _prepare_for_ever(root, data_dir, begun):
+    read = sources.read_example
+
+    def stuck(source, split, example_id):
+        if example_id == "000002":
+            begun.set()
+            time.sleep(600)
+        return read(source, split, example_id)
+
+    sources.read_example = stuck
+    voc.load(str(root), data_dir=data_dir, progress=False)

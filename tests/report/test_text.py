@@ -36,17 +36,3 @@ def test_flatten_names_nested_entries_with_dots():
 )
 def test_duration(seconds, words):
     assert text.duration(seconds) == words
-
-
-def test_failed_write_leaves_the_old_file_and_no_part(tmp_path, monkeypatch):
-    path = tmp_path / "report.html"
-    path.write_text("old")
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(text.os, "replace", full)
-    with pytest.raises(OSError, match="No space"):
-        text.write_bytes(path, b"new")
-    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
-    assert path.read_text() == "old"
