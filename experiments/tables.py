@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import benchmark
-from fcn_jax.report import tables
+from fcn_jax.report import tables, text
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -41,13 +41,80 @@ def result_table(name: str) -> str:
 
 
 def _how(result: dict[str, Any]) -> str:
-    about = result["environment"]
     return (
         f"{result['arch']} on {result['dataset']} ({tables.judged_on(result, 'val')}), "
         f"seed {result['seed']}, "
         f"{result['epochs_run']} epochs in {result['seconds']:.0f} s "
-        f"({result['images_per_second']:.0f} training images/s) on {about['device']}, "
-        f"{about['cores']} cores; jax {about['jax']}, flax {about['flax']}."
+        f"({result['images_per_second']:.0f} training images/s) on {_machine(result)}."
+    )
+
+
+def _machine(result: dict[str, Any]) -> str:
+    about = result["environment"]
+    return f"{about['device']}, {about['cores']} cores; jax {about['jax']}, flax {about['flax']}"
+
+
+def study_table(name: str) -> str:
+    """The table.json of `experiments.study`: scores, differences with intervals, time."""
+    data = json.loads((RESULTS / f"{name}.json").read_text())
+    tested = {pair["a"]: pair for pair in data["pairs"]}
+    lines = [
+        "| | mIoU | pixel accuracy | difference in mIoU (95 % interval) | epochs | time | img/s |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    scores = _scores(data, "miou", "pixel_accuracy")
+    for miou, accuracy, facts in zip(*scores, data["runs"], strict=True):
+        cells = [miou["name"], tables.spread(miou), tables.spread(accuracy)]
+        cells += [_difference(tested.get(miou["name"]))]
+        lines.append(_row(*cells, facts["epochs"], facts["time"], facts["rate"]))
+    floor = (text.number(rows[0]["trivial"]) for rows in scores)
+    lines.append(_row("all-background", *floor, "", "", "", ""))
+    return "\n".join([*lines, "", _made(data)])
+
+
+def paper_table(name: str) -> str:
+    """The table.json of `experiments.reproduce`: the paper's numbers, ours, floor and ceiling."""
+    data = json.loads((RESULTS / f"{name}.json").read_text())
+    shown = ("paper_iou", "paper_iou_batch16", "miou", "paper_pixel_accuracy")
+    scores = _scores(data, *shown)
+    lines = [
+        "| | paper's IoU | ours, per image | ours, per 16 | our mIoU | paper's accuracy | ours |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for rows in zip(*scores, strict=True):
+        image, batch, miou, accuracy = (tables.spread(row) for row in rows)
+        printed = [text.number(rows[0]["paper"]), text.number(rows[3]["paper"])]
+        mark = " (collapsed)" if rows[0]["collapsed"] else ""
+        cells = [printed[0], image, batch, miou, printed[1], accuracy]
+        lines.append(_row(rows[0]["name"] + mark, *cells))
+    for title, key in (("all-background", "trivial"), ("perfect", "perfect")):
+        image, batch, miou, accuracy = (text.number(rows[0][key]) for rows in scores)
+        lines.append(_row(title, "", image, batch, miou, "", accuracy))
+    return "\n".join([*lines, "", _made(data)])
+
+
+def _scores(data: dict[str, Any], *names: str) -> list[list[dict[str, Any]]]:
+    return [data["metrics"][name] for name in names]
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _difference(pair: dict[str, Any] | None) -> str:
+    if pair is None:
+        return ""
+    return f"{pair['difference']:+.4f} ({pair['low']:+.3f} to {pair['high']:+.3f})"
+
+
+def _made(data: dict[str, Any]) -> str:
+    """How a table of several runs was made."""
+    first = next(iter(data["results"].values()))
+    seeds = ", ".join(str(result["seed"]) for result in first)
+    epochs = ", ".join(sorted({run["epochs"] for run in data["runs"]}))
+    return (
+        f"{first[0]['dataset']} (val), seed {seeds}, {epochs} epochs, on {_machine(first[0])}:\n\n"
+        f"```bash\n{data['command']}\n```"
     )
 
 
@@ -63,9 +130,9 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-def rendered(text: str) -> str:
+def rendered(readme: str) -> str:
     """The README's text with every marked table made anew."""
-    return MARKED.sub(lambda m: f"{m[1]}{TABLES[m[2]]()}\n{m[3]}", text)
+    return MARKED.sub(lambda m: f"{m[1]}{TABLES[m[2]]()}\n{m[3]}", readme)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -73,12 +140,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.tables", description=__doc__)
     parser.add_argument("--check", action="store_true", help="only say (exit 1) if it is stale")
     args = parser.parse_args(argv)
-    text = README.read_text()
-    new = rendered(text)
+    old = README.read_text()
+    new = rendered(old)
     if args.check:
-        return int(new != text)
+        return int(new != old)
     README.write_text(new)
-    print(f"{README}: {len(MARKED.findall(text))} tables written")
+    print(f"{README}: {len(MARKED.findall(old))} tables written")
     return 0
 
 

@@ -242,11 +242,25 @@ def _finite(value: Any) -> Any:
 
 
 def table_json(
-    runs: Sequence[Mapping[str, Any]], *, perfect: Mapping[str, Any] | None = None
+    runs: Sequence[Mapping[str, Any]],
+    *,
+    perfect: Mapping[str, Any] | None = None,
+    pairs: Sequence[Mapping[str, Any]] = (),
+    command: str = "",
 ) -> str:
-    """The comparison as JSON: {"metrics": {score: rows of `compare_rows`}, "runs": facts}."""
+    """The comparison as JSON, complete enough to write any of its tables again.
+
+    {"command", "metrics": {score: rows of `compare_rows`}, "runs": facts, "pairs": tests as
+    `write_comparison` takes them, "results": {run: a result a seed}}.
+    """
     shown = shown_metrics(runs, tuple(METRICS))
     tables = {metric: compare_rows(runs, metric, perfect) for metric in shown}
     results = {str(run["name"]): run["result"] for run in runs}
-    content = {"metrics": tables, "runs": run_facts(runs), "results": results}
-    return json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
+    content = {
+        "command": command,
+        "metrics": tables,
+        "runs": run_facts(runs),
+        "pairs": list(pairs),
+        "results": results,
+    }
+    return json.dumps(_finite(content), indent=1, allow_nan=False) + "\n"

@@ -1,6 +1,9 @@
 """The README's numbers come from result files, all of them."""
 
+import json
+
 from experiments import tables
+from fcn_jax.report.text import DASH
 
 
 def test_the_readme_agrees_with_the_result_files():
@@ -15,5 +18,49 @@ def test_every_table_is_in_the_readme():
 def test_a_changed_number_is_noticed():
     text = tables.README.read_text()
     marked = tables.MARKED.search(text)
+    assert marked
     changed = text[: marked.end(1)] + "| 0.9999 |\n" + text[marked.start(3) :]
     assert tables.rendered(changed) == text
+
+
+def _several(tmp_path, monkeypatch):
+    """A table.json of two runs, in the place of the result files."""
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    about = {"device": "cpu", "cores": 2, "jax": "1", "flax": "2"}
+    row = {"sd": None, "paper": None, "trivial": 0.03, "perfect": 1.0, "collapsed": 0}
+    metrics = {
+        name: [{**row, "name": "a", "mean": 0.25}, {**row, "name": "b", "mean": 0.5, "sd": 0.01}]
+        for name in ("miou", "pixel_accuracy", "paper_iou", "paper_iou_batch16")
+    }
+    metrics["paper_pixel_accuracy"] = [{**r, "paper": 0.7} for r in metrics["miou"]]
+    metrics["paper_iou"][0] |= {"collapsed": 1, "paper": 0.05}
+    data = {
+        "command": "python -m it --epochs 3",
+        "metrics": metrics,
+        "pairs": [{"a": "b", "b": "a", "difference": 0.25, "low": -0.001, "high": 0.41, "p": 0.1}],
+        "runs": [{"epochs": "3", "time": "1 min", "rate": "9.0"}] * 2,
+        "results": {"a": [{"dataset": "towns", "seed": 4, "environment": about}]},
+    }
+    (tmp_path / "x.json").write_text(json.dumps(data))
+
+
+def test_a_study_by_hand(tmp_path, monkeypatch):
+    _several(tmp_path, monkeypatch)
+    lines = tables.study_table("x").splitlines()
+    assert lines[2:5] == [
+        "| a | 0.2500 | 0.2500 |  | 3 | 1 min | 9.0 |",
+        "| b | 0.5000 ± 0.0100 | 0.5000 ± 0.0100 | +0.2500 (-0.001 to +0.410) | 3 | 1 min | 9.0 |",
+        "| all-background | 0.0300 | 0.0300 |  |  |  |  |",
+    ]
+    assert lines[6] == "towns (val), seed 4, 3 epochs, on cpu, 2 cores; jax 1, flax 2:"
+    assert lines[9] == "python -m it --epochs 3"
+
+
+def test_the_papers_table_by_hand(tmp_path, monkeypatch):
+    _several(tmp_path, monkeypatch)
+    lines = tables.paper_table("x").splitlines()
+    assert lines[2] == "| a (collapsed) | 0.0500 | 0.2500 | 0.2500 | 0.2500 | 0.7000 | 0.2500 |"
+    assert lines[3].startswith(f"| b | {DASH} | 0.5000 ± 0.0100 |")
+    assert "| 0.7000 |" in lines[3]
+    assert lines[4] == "| all-background |  | 0.0300 | 0.0300 | 0.0300 |  | 0.0300 |"
+    assert lines[5] == "| perfect |  | 1.0000 | 1.0000 | 1.0000 |  | 1.0000 |"

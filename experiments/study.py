@@ -1,0 +1,131 @@
+"""Do the recipes of `tuned` earn their name? `python -m experiments.study ablation | networks`."""
+
+import argparse
+
+from experiments import campaign, door, paper, tuned
+from fcn_jax import comparison
+from fcn_jax import config as configs
+from fcn_jax.types import InputError
+
+EPILOG = """examples:
+  python -m experiments.study ablation --dataset DIR --image-size 96x128 --epochs 6
+  python -m experiments.study ablation --arch unet --dataset DIR --epochs 60 --seeds 0,1,2
+  python -m experiments.study networks --dataset DIR --image-size 360x480 --seeds 0,1,2
+
+Finished runs are reused and interrupted ones go on, so the command can be repeated."""
+
+REFERENCE = "the recipe"
+
+ABLATION: dict[str, dict[str, object]] = {
+    "batches of 16": {"data.batch_size": 16},
+    "without class weights": {"loss.class_weights": "none"},
+    "class weights without a cap": {"loss.weight_cap": None},
+    "without warm-up": {"optim.warmup": 0},
+    "constant rate": {"optim.schedule": "constant"},
+    "Adam with the paper's L2": {"optim.name": "adam", "optim.weight_decay": 1e-5},
+    "Xavier initialisation": {"model.init": "xavier"},
+    "void as background": {"data.void_as_background": True},
+    "without flips": {"augment.flip": 0.0},
+    "without averaged parameters": {"optim.ema": 0.0},
+    "running batch-norm statistics": {"bn_batches": 0},
+    "+ averaged parameters": {"optim.ema": 0.98},
+    "+ label smoothing": {"loss.label_smoothing": 0.1},
+    "+ Dice": {"loss.dice": 1.0},
+    "+ focal loss": {"loss.focal_gamma": 2.0},
+    "+ clipped gradients": {"optim.clip_norm": 1.0},
+    "+ scale jitter": {"augment.scale_jitter": (0.8, 1.5)},
+    "+ colour jitter": {"augment.colour_jitter": 0.3},
+    "+ rotation": {"augment.rotation": 10.0},
+}
+"""Name -> what is changed in the recipe: an ingredient taken out, or (+) one put in. Those that
+change nothing, because the recipe has them so, are left out."""
+
+PAPER = {
+    "fcn": "weighted",
+    "simplified_unet": "simplified_unet",
+    "unet": "unet",
+    "resnet50_fcn": "resnet50",
+}
+"""Network -> the paper's last experiment with it, which has all that the paper adds."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of this door."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.study",
+        description="Two studies of the tuned recipes, each a page with its table.md and "
+        "table.json. ablation: the recipe of one network, and what becomes of it without each "
+        "ingredient and with each that it leaves out. networks: the paper's recipe and the tuned "
+        "one, for every network.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("study", choices=("ablation", "networks"))
+    parser.add_argument("--arch", choices=PAPER, default="fcn", help="of the ablation")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="some of the study's lines")
+    campaign.add_flags(parser, "runs/study")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run what is missing, then write the page."""
+    args = parser().parse_args(argv)
+    plans = ablation(args.arch) if args.study == "ablation" else networks()
+    plans = [plan._replace(config=campaign.adapted(plan.config, args)) for plan in plans]
+    if args.study == "ablation":
+        plans = plans[:1] + [p for p in plans[1:] if p.config != plans[0].config]
+    plans = chosen(plans, args.only)
+    place = campaign.open_place(args, "experiments.study", argv)
+    entries = campaign.run(plans, place)
+    names = [entry.name for entry in entries]
+    title = f"{args.study.capitalize()} on {place.dataset.name}"
+    comparison.write(
+        entries, place.dataset, args.workdir, title, place.command, compared(args.study, names)
+    )
+    print((args.workdir / "table.md").read_text())
+    print(f"page: {args.workdir}/report.html")
+    return 0
+
+
+def ablation(arch: str) -> list[campaign.Plan]:
+    """The recipe of a network, then each of its variants."""
+    recipe = tuned.EXPERIMENTS[f"tuned_{arch}"]()
+    plans = [campaign.Plan(REFERENCE, recipe)]
+    for name, changes in ABLATION.items():
+        config = configs.replace(recipe, **changes)
+        note = "; ".join(configs.differences(recipe, config))
+        plans.append(campaign.Plan(name, config, note=note))
+    return plans
+
+
+def networks() -> list[campaign.Plan]:
+    """The paper's recipe and the tuned one for every network, in pairs."""
+    return [
+        campaign.Plan(f"{arch}, {kind}", make())
+        for arch, name in PAPER.items()
+        for kind, make in (
+            ("paper", paper.EXPERIMENTS[name]),
+            ("tuned", tuned.EXPERIMENTS[f"tuned_{arch}"]),
+        )
+    ]
+
+
+def chosen(plans: list[campaign.Plan], names: list[str] | None) -> list[campaign.Plan]:
+    """The plans of these names, in the study's order; all for None."""
+    known = [plan.name for plan in plans]
+    for name in names or ():
+        if name not in known:
+            raise InputError(f"--only {name!r}: there is none of that name: choose of {known}")
+    return [plan for plan in plans if names is None or plan.name in names]
+
+
+def compared(study: str, names: list[str]) -> list[tuple[str, str]]:
+    """Whom the bootstrap compares: every variant with the recipe, or tuned with the paper's."""
+    if study == "ablation":
+        return [(name, REFERENCE) for name in names if name != REFERENCE and REFERENCE in names]
+    pairs = [(f"{arch}, tuned", f"{arch}, paper") for arch in PAPER]
+    return [pair for pair in pairs if set(pair) <= set(names)]
+
+
+if __name__ == "__main__":
+    door.run(main)

@@ -1,0 +1,98 @@
+"""The studies of the recipes: which runs they make, what they compare, what they write."""
+
+import json
+
+import pytest
+
+from experiments import campaign, door, paper, reproduce, study, tuned
+from fcn_jax import config as configs
+from fcn_jax import loop
+from fcn_jax.data import voc
+from fcn_jax.types import InputError
+from tests import fakes
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The FCN's recipe stands for a network and a data set that take seconds."""
+    made = lambda: fakes.config(experiment="tuned_fcn", **{"data.batch_size": 2})
+    monkeypatch.setitem(tuned.EXPERIMENTS, "tuned_fcn", made)
+    monkeypatch.setattr(voc, "load", lambda *_, **__: fakes.dataset())
+    monkeypatch.setattr(door, "setup_jax", lambda: None)
+
+
+@pytest.mark.usefixtures("tiny", "small")
+def test_an_ablation_compares_every_variant_with_the_recipe(tmp_path, capsys, monkeypatch):
+    argv = ["ablation", "--epochs", "1", "--seeds", "0,1", "--workdir", str(tmp_path)]
+    argv += ["--only", "+ Dice", "batches of 16", study.REFERENCE]
+    assert study.main(argv) == 0
+    out = capsys.readouterr()
+    # The fake data set has 8 images: a variant that cannot be made leaves the others standing.
+    assert "batches of 16 was not run: --batch-size 16: training has 8 images" in out.err
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert [row["name"] for row in table["metrics"]["miou"]] == [study.REFERENCE, "+ Dice"]
+    assert [row["n"] for row in table["metrics"]["miou"]] == [2, 2]
+    assert [(p["a"], p["b"]) for p in table["pairs"]] == [("+ Dice", study.REFERENCE)]
+    assert table["command"].startswith("python -m experiments.study ablation --epochs 1")
+    folders = {p.name for p in tmp_path.iterdir() if p.is_dir()}
+    assert {"the-recipe-seed0", "the-recipe-seed1", "dice-seed0", "dice-seed1"} <= folders
+    assert "loss.dice: 0.0 -&gt; 1.0" in (tmp_path / "report.html").read_text()
+    monkeypatch.setattr(loop._Run, "train_epoch", lambda *_: pytest.fail("trained again"))
+    assert study.main(argv) == 0
+
+
+def test_variants_that_change_nothing_are_left_out(monkeypatch):
+    planned = []
+    monkeypatch.setattr(campaign, "open_place", lambda *_: None)
+
+    def stop(plans, _):
+        planned.extend(plans)
+        raise InputError("enough")
+
+    monkeypatch.setattr(campaign, "run", stop)
+    with pytest.raises(InputError, match="enough"):
+        study.main(["ablation", "--batch-size", "16", "--epochs", "2"])
+    recipe, *variants = [plan.config for plan in planned]
+    assert recipe.epochs == 2
+    assert variants
+    assert recipe not in variants
+    assert "batches of 16" not in [plan.name for plan in planned]
+
+
+@pytest.mark.parametrize("arch", study.PAPER)
+def test_every_variant_fits_every_recipe(arch):
+    recipe, *variants = study.ablation(arch)
+    assert recipe.config.model.arch == arch
+    assert [plan.name for plan in variants] == list(study.ABLATION)
+    for plan, changes in zip(variants, study.ABLATION.values(), strict=True):
+        fields = {line.split(":")[0] for line in configs.differences(recipe.config, plan.config)}
+        assert fields <= set(changes)
+
+
+def test_networks_are_compared_with_the_papers_recipe():
+    plans = {plan.name: plan.config for plan in study.networks()}
+    assert list(plans)[:2] == ["fcn, paper", "fcn, tuned"]
+    assert len(plans) == 8
+    for name, config in plans.items():
+        arch, kind = name.split(", ")
+        assert config.model.arch == arch
+        assert (config.experiment in paper.EXPERIMENTS) == (kind == "paper")
+    assert plans["fcn, paper"] == paper.weighted()
+    assert study.compared("networks", ["unet, paper", "unet, tuned", "fcn, paper"]) == [
+        ("unet, tuned", "unet, paper")
+    ]
+
+
+def test_without_imagenet_the_backbone_learns_like_the_rest():
+    args = reproduce.parser().parse_args(["--pretrained", "none"])
+    for config in (paper.resnet50(), tuned.tuned_resnet50_fcn()):
+        found = campaign.adapted(config, args)
+        assert (found.model.pretrained, found.optim.backbone_scale) == (None, 1.0)
+    assert campaign.adapted(paper.unet(), args) == paper.unet()
+    args = reproduce.parser().parse_args(["--pretrained", "file.pth"])
+    assert campaign.adapted(paper.resnet50(), args).model.pretrained == "file.pth"
+
+
+def test_an_unknown_line_is_refused():
+    with pytest.raises(InputError, match="--only 'nothing': there is none of that name"):
+        study.main(["networks", "--only", "nothing"])
