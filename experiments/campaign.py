@@ -88,11 +88,7 @@ def adapted(base: Config, args: argparse.Namespace) -> Config:
     if base.model.pretrained and args.pretrained:
         changes["model.pretrained"] = args.pretrained
     config = configs.replace(base, **{k: v for k, v in changes.items() if v is not None})
-    if config.model.pretrained == "none":
-        # A frozen, or slow, backbone of random weights would be of no use.
-        untrained: dict[str, Any] = {"model.pretrained": None, "optim.backbone_scale": 1.0}
-        config = configs.replace(config, **untrained)
-    return config
+    return options.untrained(config)
 
 
 def run(plans: Sequence[Plan], place: Place) -> list[comparison.Entry]:

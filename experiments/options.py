@@ -45,7 +45,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
     "network": (
         Flag("--arch", "model.arch", str, "the network", MODELS),
         Flag("--init", "model.init", str, "initial weights", ("xavier", "he")),
-        Flag("--pretrained", "model.pretrained", str, "imagenet, imagenet-v2, a .pth or .safetensors file, or the folder of a run"),
+        Flag("--pretrained", "model.pretrained", str, "imagenet, imagenet-v2, a .pth or .safetensors file, the folder of a run, or none"),
         Flag("--remat", "model.remat", _switch, "recompute activations: less memory, more time", ("yes", "no")),
     ),
     "training": (
@@ -130,9 +130,21 @@ def to_config(args: argparse.Namespace) -> Config:
             text = getattr(args, flag.field)
             if text is not None:
                 changes[flag.field] = _parse(flag, text)
-    config = configs.replace(base, **changes)
+    config = untrained(configs.replace(base, **changes), changes.get("optim.backbone_scale", 1.0))
     _check(config)
     return _with_backbone(config)
+
+
+def untrained(config: Config, scale: float = 1.0) -> Config:
+    """`--pretrained none` taken at its word, and the backbone's share of the rate with it.
+
+    Frozen or slow random weights would be of no use: unless told otherwise they learn like the
+    rest.
+    """
+    if config.model.pretrained != "none":
+        return config
+    share = scale if config.model.arch in starting.BACKBONES else config.optim.backbone_scale
+    return configs.replace(config, **{"model.pretrained": None, "optim.backbone_scale": share})
 
 
 def _with_backbone(config: Config) -> Config:

@@ -1,10 +1,11 @@
 """The studies of the recipes: which runs they make, what they compare, what they write."""
 
+import argparse
 import json
 
 import pytest
 
-from experiments import campaign, door, paper, reproduce, study, tuned
+from experiments import campaign, door, options, paper, reproduce, study, tuned
 from fcn_jax import config as configs
 from fcn_jax import loop
 from fcn_jax.data import voc
@@ -84,11 +85,15 @@ def test_networks_are_compared_with_the_papers_recipe():
 
 
 def test_without_imagenet_the_backbone_learns_like_the_rest():
-    args = reproduce.parser().parse_args(["--pretrained", "none"])
+    args_none = reproduce.parser().parse_args(["--pretrained", "none"])
     for config in (paper.resnet50(), tuned.tuned_resnet50_fcn()):
-        found = campaign.adapted(config, args)
+        found = campaign.adapted(config, args_none)
         assert (found.model.pretrained, found.optim.backbone_scale) == (None, 1.0)
-    assert campaign.adapted(paper.unet(), args) == paper.unet()
+    assert campaign.adapted(paper.unet(), args_none) == paper.unet()
+    flags = argparse.ArgumentParser()
+    options.add_run_flags(flags)
+    args = flags.parse_args(["--experiment", "resnet50", "--pretrained", "none"])
+    assert options.to_config(args) == campaign.adapted(paper.resnet50(), args_none)
     args = reproduce.parser().parse_args(["--pretrained", "file.pth"])
     assert campaign.adapted(paper.resnet50(), args).model.pretrained == "file.pth"
 
