@@ -1,5 +1,7 @@
 """Evaluation of a network on a split: one program and exact counts, in training and after."""
 
+import contextlib
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -64,19 +66,28 @@ def evaluate(
     class_names: Sequence[str],
     batch_size: int,
     split: str = "val",
+    tick: Callable[[], object] = lambda: None,
 ) -> Evaluation:
     """Evaluate on all images that `canvases` feeds.
 
-    Results are fetched some batches late, so that the device never waits. Filler rows of the last
-    batch are dropped; what remains counts each pixel exactly once.
+    Results are fetched some batches late, so that the device never waits; `tick` is called before
+    each is. Filler rows of the last batch are dropped; what remains counts each pixel exactly once.
     """
     n = len(ids)
-    parts: list[Any] = []
-    for i, (part, rows) in enumerate(canvases(batches.eval_rows(n, batch_size))):
-        parts.append(program(variables, part, rows))
-        if i >= IN_FLIGHT:
-            parts[i - IN_FLIGHT] = jax.tree.map(np.asarray, parts[i - IN_FLIGHT])
-    sums = jax.tree.map(lambda *p: np.concatenate([np.asarray(x) for x in p])[:n], *parts)
+    running: deque[steps.EvalSums] = deque()
+    parts: list[steps.EvalSums] = []
+
+    def fetch(left: int) -> None:
+        while len(running) > left:
+            tick()
+            parts.append(jax.tree.map(np.asarray, running.popleft()))
+
+    with contextlib.closing(canvases(batches.eval_rows(n, batch_size))) as fed:
+        for part, rows in fed:
+            running.append(program(variables, part, rows))
+            fetch(IN_FLIGHT)
+    fetch(0)
+    sums = jax.tree.map(lambda *p: np.concatenate(p)[:n], *parts)
     counts = sums.counts.astype(np.int64)
     weight = sums.weight.astype(np.float64).sum()
     loss = float(sums.loss.astype(np.float64).sum() / weight) if weight > 0 else None

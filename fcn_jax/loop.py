@@ -7,13 +7,12 @@ was interrupted and resumed ends with the same bits as one that was not; only cl
 
 import contextlib
 import dataclasses
+import math
 import os
 import platform
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -22,7 +21,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from fcn_jax import checkpoint, evaluation, hosts, precise_bn, progress, session, workdir
+from fcn_jax import (
+    checkpoint,
+    evaluation,
+    hosts,
+    interrupts,
+    precise_bn,
+    progress,
+    session,
+    workdir,
+)
 from fcn_jax import config as configs
 from fcn_jax.data import voc
 from fcn_jax.types import InputError, TrainState
@@ -55,6 +63,8 @@ class Progress:
     """Updates made."""
     loss_sum: float = 0.0
     """Of the steps of the unfinished epoch, added in order."""
+    train_seconds: float = 0.0
+    """Spent on the steps of the unfinished epoch."""
     best_epoch: int = 0
     best_miou: float | None = None
     seconds: float = 0.0
@@ -95,7 +105,9 @@ def train(
     """
     runtime = runtime or Runtime()
     folder = Path(folder)
-    with _precision(config), _interrupts() as interrupted, contextlib.ExitStack() as held:
+    with _precision(config), interrupts.noticed() as asked, contextlib.ExitStack() as held:
+        # All processes ask together, because they have to stop after the same step.
+        interrupted = lambda: hosts.agree(asked())
         hosts.from_primary(lambda: held.enter_context(workdir.claim(folder, config)))
         finished = hosts.from_primary(lambda: _finished(folder))
         if finished is not None:
@@ -109,12 +121,14 @@ def train(
         checkpoints = checkpoint.Checkpoints(folder / workdir.CHECKPOINTS)
         held.callback(checkpoints.close)
         state, done = _start(made, checkpoints, runtime)
-        run = _Run(made, state, done, checkpoints, folder, runtime)
+        if interrupted():
+            raise Interrupted(f"stopped before it trained; {folder} is as it was")
+        run = _Run(made, state, done, checkpoints, folder, runtime, interrupted)
         run.write_metrics()
         with contextlib.closing(run.bar):
-            _train(run, interrupted)
+            _train(run)
         checkpoints.wait()
-        return _finish(made, done, folder)
+        return _finish(run)
 
 
 def _finished(folder: Path) -> dict[str, Any] | None:
@@ -163,9 +177,11 @@ def _start(made: session.Session, checkpoints: checkpoint.Checkpoints, runtime: 
 class _Run:
     """A run in progress: the state, what the loop remembers, and the step not yet read back."""
 
-    def __init__(self, made, state, done, checkpoints, folder, runtime):
+    def __init__(self, made, state, done, checkpoints, folder, runtime, interrupted):
         self.made, self.state, self.done = made, state, done
         self.checkpoints, self.folder, self.runtime = checkpoints, folder, runtime
+        self.interrupted: Callable[[], bool] = interrupted
+        self.clock = time.perf_counter()
         self.pending: list[tuple[np.ndarray, dict[str, jax.Array]]] = []
         self.batch_size = made.config.data.batch_size
         self.bar = progress.Progress(
@@ -175,23 +191,25 @@ class _Run:
             runtime.show,
         )
 
-    def train_epoch(self, interrupted: Callable[[], bool]) -> None:
+    def train_epoch(self) -> None:
         """The rest of the current epoch, in chunks of steps that are one program each."""
         made, done = self.made, self.done
+        self.lap()
         rows, key = made.rows(done.epoch), made.train_key()
         first = done.step - done.epoch * made.steps_per_epoch
         starts = range(first, made.steps_per_epoch, made.chunk)
         chunks = [rows[start : start + made.chunk] for start in starts]
         with contextlib.closing(made.train_feed(self.filled(c) for c in chunks)) as fed:
             for start, chunk, (canvases, taken) in zip(starts, chunks, fed, strict=True):
-                self.train_chunk(start, chunk, canvases, taken, key, interrupted)
+                self.train_chunk(start, chunk, canvases, taken, key)
         self.settle()
+        done.train_seconds += self.lap()
 
     def filled(self, chunk: np.ndarray) -> np.ndarray:
         """The rows of a chunk at its static length; what is too much is not trained on."""
         return np.resize(chunk, (self.made.chunk, self.batch_size))
 
-    def train_chunk(self, start, chunk, canvases, taken, key, interrupted) -> None:
+    def train_chunk(self, start, chunk, canvases, taken, key) -> None:
         """Some steps as one program; `taken` are the chunk's rows as `canvases` numbers them."""
         done = self.done
         self.state, values = self.made.train(self.state, canvases, taken, len(chunk), key)
@@ -200,10 +218,15 @@ class _Run:
         done.step += len(chunk)
         mean = done.loss_sum / start if start else None
         self.bar.stepped(len(chunk) * self.batch_size, done.epoch + 1, mean)
-        if interrupted():
-            self.stop()
+        done.train_seconds += self.lap()
+        self.stop_if_asked()
         if self.runtime.save_steps and done.step % self.runtime.save_steps < len(chunk):
             self.save()
+
+    def lap(self) -> float:
+        """Seconds since the last call."""
+        before, self.clock = self.clock, time.perf_counter()
+        return self.clock - before
 
     def settle(self) -> None:
         """Read the losses of the last chunk; from here on `done` and `state` agree."""
@@ -221,8 +244,9 @@ class _Run:
         step = self.done.step - back
         ids = [self.made.train_ids[i] for i in rows]
         path = self.folder / "diverged.json"
-        seed = self.made.config.seed
-        record = {"step": step, "loss": repr(loss), "rows": rows.tolist(), "ids": ids, "seed": seed}
+        # The step folds its number into the key: with it, its random numbers are known.
+        key = jax.random.key_data(self.made.train_key()).tolist()
+        record = {"step": step, "loss": repr(loss), "rows": rows.tolist(), "ids": ids, "key": key}
         if hosts.is_primary():
             workdir.write_json(path, record)
         raise DivergedError(
@@ -231,11 +255,13 @@ class _Run:
         )
 
     def validate(self) -> bool:
-        """End the epoch: evaluate, add its row to the history, say whether it is the best."""
+        """End the epoch: evaluate, add its row to the history, say whether it is the best.
+
+        Asked to stop on the way, it leaves the epoch unjudged: all of it is done again.
+        """
         made, done = self.made, self.done
-        if made.config.bn_batches:
-            self.state = self.with_precise_bn()
-        params, stats = self.state.ema or (self.state.params, self.state.batch_stats)
+        judged = self.with_precise_bn() if made.config.bn_batches else self.state
+        params, stats = judged.ema or (judged.params, judged.batch_stats)
         result = evaluation.evaluate(
             made.evaluate,
             {"params": params, "batch_stats": stats},
@@ -243,7 +269,9 @@ class _Run:
             made.val_ids,
             made.class_names,
             self.batch_size,
+            tick=self.stop_if_asked,
         )
+        self.state = judged
         done.epoch += 1
         row = {
             "epoch": done.epoch,
@@ -251,11 +279,15 @@ class _Run:
             "lr": float(made.schedule(done.step - 1)),
             "train": {"loss": done.loss_sum / made.steps_per_epoch},
             "val": result.summary,
+            "seconds": done.train_seconds + self.lap(),
+            "images_per_second": made.steps_per_epoch * self.batch_size / done.train_seconds,
         }
-        done.loss_sum = 0.0
+        done.seconds += row["seconds"]
+        done.loss_sum = done.train_seconds = 0.0
         done.history.append(row)
         miou = result.summary["miou"]
-        better = miou is not None and (done.best_miou is None or miou > done.best_miou)
+        best = -math.inf if done.best_miou is None else done.best_miou
+        better = miou is not None and miou > best  # NaN never is
         if better:
             done.best_epoch, done.best_miou = done.epoch, miou
         return better
@@ -284,36 +316,34 @@ class _Run:
         if hosts.is_primary():
             workdir.write_metrics(self.folder, self.done.history)
 
-    def stop(self) -> None:
-        """Save and leave."""
-        self.save()
+    def stop_if_asked(self) -> None:
+        """Where it is asked to stop, save and leave."""
+        if self.interrupted():
+            self.save()
+            self.leave()
+
+    def leave(self) -> None:
+        """Stop, with all that was done saved."""
         self.checkpoints.wait()
         raise Interrupted(f"stopped after step {self.done.step}; saved in {self.folder}")
 
 
-def _train(run: _Run, interrupted: Callable[[], bool]) -> None:
+def _train(run: _Run) -> None:
     """Epochs until the run is finished."""
     done, config = run.done, run.made.config
     while not done.finished(config):
-        began, first = time.perf_counter(), done.step
-        run.train_epoch(interrupted)
-        trained = time.perf_counter()
+        run.train_epoch()
         better = run.validate()
         row = done.history[-1]
-        images = (done.step - first) * run.batch_size
-        row["seconds"] = time.perf_counter() - began
-        row["images_per_second"] = images / (trained - began)
-        done.seconds += row["seconds"]
         run.bar.validated(row, better)
         run.write_metrics()
         if better or done.epoch % run.runtime.save_every == 0 or done.finished(config):
             run.save(row["val"]["miou"])
-        if interrupted() and not done.finished(config):
-            run.stop()
 
 
-def _finish(made: session.Session, done: Progress, folder: Path) -> dict[str, Any]:
+def _finish(run: _Run) -> dict[str, Any]:
     """Evaluate the best checkpoint, as read back from disk, and write the result."""
+    made, done, folder = run.made, run.done, run.folder
     variables, meta = checkpoint.load(folder / workdir.CHECKPOINTS)  # by all, as orbax wants it
     result = evaluation.evaluate(
         made.evaluate,
@@ -321,7 +351,8 @@ def _finish(made: session.Session, done: Progress, folder: Path) -> dict[str, An
         made.val_feed,
         made.val_ids,
         made.class_names,
-        made.config.data.batch_size,
+        run.batch_size,
+        tick=lambda: run.leave() if run.interrupted() else None,
     )
     speeds = [row["images_per_second"] for row in done.history]
     config = made.config
@@ -363,29 +394,3 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in ("jax", "flax", "optax")},
     }
-
-
-@contextlib.contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGINT or SIGTERM into a flag; a second one ends the process at once.
-
-    The flag is that of all processes, which ask for it together: they have to stop after the same
-    step.
-    """
-    asked: list[int] = []
-
-    def handle(number, frame):
-        if asked:
-            os._exit(128 + number)
-        asked.append(number)
-        print("\nfinishing the step, then saving (again to stop at once)", file=sys.stderr)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: hosts.agree(False)  # only the main thread may handle signals
-        return
-    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: hosts.agree(bool(asked))
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

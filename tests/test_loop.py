@@ -107,6 +107,74 @@ def test_interrupted_runs_end_with_the_same_bits(straight, tmp_path, monkeypatch
     assert "finishing the step" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("bn_batches", [0, 2])
+def test_a_signal_in_a_validation_stops_it(straight, tmp_path, monkeypatch, bn_batches):
+    """The epoch is trained and not yet judged: it goes on with judging, to the same bits."""
+    config = fakes.config(bn_batches=bn_batches)
+    if bn_batches:
+        straight = tmp_path / "straight"
+        loop.train(config, fakes.dataset(), straight, QUIET)
+    program = evaluation.make_program
+
+    def interrupting(*args, **kwargs):
+        judge, signals = program(*args, **kwargs), iter([signal.SIGTERM])
+
+        def run(*values):
+            os.kill(os.getpid(), next(signals, 0))
+            return judge(*values)
+
+        return run
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "make_program", interrupting)
+        with pytest.raises(loop.Interrupted, match="stopped after step 2; saved in"):
+            loop.train(config, fakes.dataset(), tmp_path / "run", QUIET)
+    assert workdir.read_metrics(tmp_path / "run") == []
+    loop.train(config, fakes.dataset(), tmp_path / "run", QUIET)
+    ours, theirs = _outcome(tmp_path / "run"), _outcome(straight)
+    chex.assert_trees_all_equal(ours[0], theirs[0])
+    assert ours[1:] == theirs[1:]
+    assert all(0 < row["images_per_second"] < 1e6 for row in workdir.read_metrics(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "words"),
+    [(session, "build", "before it trained"), (loop, "_finish", "after step 6; saved in")],
+)
+def test_a_signal_before_and_after_the_training(
+    straight, tmp_path, monkeypatch, owner, name, words
+):
+    original = getattr(owner, name)
+
+    def killing(*args):
+        os.kill(os.getpid(), signal.SIGINT)
+        return original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, killing)
+        with pytest.raises(loop.Interrupted, match=words):
+            loop.train(fakes.config(), fakes.dataset(), tmp_path, QUIET)
+    loop.train(fakes.config(), fakes.dataset(), tmp_path, QUIET)
+    assert _outcome(tmp_path)[1:] == _outcome(straight)[1:]
+
+
+@pytest.mark.parametrize("nothing", [None, float("nan")])
+def test_an_epoch_without_a_score_is_never_the_best(tmp_path, monkeypatch, nothing):
+    mious, evaluate, saved = iter([nothing, 0.2, nothing, 0.1]), evaluation.evaluate, []
+
+    def fake(*args, **kwargs):
+        result = evaluate(*args, **kwargs)
+        result.summary["miou"] = next(mious)
+        return result
+
+    monkeypatch.setattr(evaluation, "evaluate", fake)
+    # JSON has no NaN; the summaries are None there.
+    monkeypatch.setattr(loop._Run, "write_metrics", lambda run: saved.append(run.done.best_epoch))
+    result = loop.train(fakes.config(), fakes.dataset(), tmp_path, QUIET)
+    assert saved == [0, 0, 2, 2]
+    assert result["best_epoch"] == 2
+
+
 def test_a_finished_run_is_not_trained_again(straight, monkeypatch):
     before = _outcome(straight)
     monkeypatch.setattr(loop._Run, "train_epoch", lambda *_: pytest.fail("trained again"))
@@ -126,8 +194,8 @@ def test_patience_stops_early_and_the_best_checkpoint_is_the_result(tmp_path, mo
     mious = iter([0.1, 0.5, 0.3, 0.2, 0.4])
     evaluate = evaluation.evaluate
 
-    def fake(*args):
-        result = evaluate(*args)
+    def fake(*args, **kwargs):
+        result = evaluate(*args, **kwargs)
         result.summary["miou"] = next(mious)
         return result
 
