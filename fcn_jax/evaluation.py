@@ -1,6 +1,7 @@
 """Evaluation of a network on a split: one program and exact counts, in training and after."""
 
 import contextlib
+import io
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -172,8 +173,9 @@ def save(evaluation: Evaluation, folder: Path) -> Path:
         "images": dict(zip(evaluation.ids, scores, strict=True)),
     }
     workdir.write_json(path, data)
-    with disk.replacing(path.with_suffix(".npz")) as part, part.open("wb") as file:
-        np.savez_compressed(file, counts=evaluation.counts, ids=np.asarray(evaluation.ids))
+    arrays = io.BytesIO()
+    np.savez_compressed(arrays, counts=evaluation.counts, ids=np.asarray(evaluation.ids))
+    disk.write_bytes(path.with_suffix(".npz"), arrays.getvalue())
     return path
 
 

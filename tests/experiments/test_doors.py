@@ -1,6 +1,9 @@
 """The doors as a user meets them: what they write, and one clear line for whatever is wrong."""
 
+import errno
 import json
+import os
+import re
 import sys
 
 import numpy as np
@@ -9,6 +12,7 @@ from PIL import Image
 
 from experiments import compare as compare_door
 from experiments import door, evaluate, predict, reproduce, run
+from fcn_jax import disk
 from fcn_jax.data import voc
 from tests import fakes
 
@@ -136,6 +140,43 @@ def test_bad_flags_are_one_line_and_exit_code_2(flags, words, tmp_path, capsys):
 def test_a_folder_that_holds_another_run_is_refused(trained, capsys):
     assert _enter(run.main, *SMALL, "--epochs", "5", "--workdir", trained) == 2
     assert "holds another run" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_each_file_of_a_run_finds_the_disk_full_once(trained, tmp_path, monkeypatch, capsys):
+    """Every time there is one line and exit code 2, and the repeated command goes on."""
+    folder, refused = tmp_path / "run", []
+    replace, require = os.replace, disk.require
+
+    def full_once(part, path):
+        if path.parent == folder and path.name not in refused:
+            refused.append(path.name)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(part, path)
+
+    def no_room_once(where, needed, what):
+        second = "the second checkpoint"
+        if (where / "1").exists() and second not in refused:
+            refused.append(second)
+            needed = 10**18
+        require(where, needed, what)
+
+    monkeypatch.setattr(os, "replace", full_once)
+    monkeypatch.setattr(disk, "require", no_room_once)
+    argv = [*SMALL, "--epochs", "2", "--lr", "0.03", "--workdir", str(folder), "--quiet"]
+    while _enter(run.main, *argv) == 2:
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {folder}")
+        assert re.search(
+            r"the disk is too full \(\d.* free, .* needs \d.*\): make room, then", line
+        )
+    assert refused == [
+        "config.json", "data.json", "metrics.jsonl", "the second checkpoint", "eval-val.json",
+        "eval-val.npz", "result.json", "curves.png", "gallery.png", "report.html",
+    ]  # fmt: skip
+    results = [json.loads((f / "result.json").read_text()) for f in (trained, folder)]
+    assert results[0]["val"] == results[1]["val"]
+    assert not list(folder.glob("*.part"))
 
 
 def test_no_archive_where_it_was_said_to_be(tmp_path, capsys):
