@@ -19,18 +19,17 @@ REFERENCE = "the recipe"
 ABLATION: dict[str, dict[str, object]] = {
     "batches of 16": {"data.batch_size": 16},
     "without class weights": {"loss.class_weights": "none"},
-    "class weights without a cap": {"loss.weight_cap": None},
+    "inverse class weights": {"loss.class_weights": "inverse", "loss.weight_cap": None},
+    "without Dice": {"loss.dice": 0.0},
     "without warm-up": {"optim.warmup": 0},
     "constant rate": {"optim.schedule": "constant"},
     "Adam with the paper's L2": {"optim.name": "adam", "optim.weight_decay": 1e-5},
     "Xavier initialisation": {"model.init": "xavier"},
-    "void as background": {"data.void_as_background": True},
     "without flips": {"augment.flip": 0.0},
-    "without averaged parameters": {"optim.ema": 0.0},
-    "running batch-norm statistics": {"bn_batches": 0},
-    "+ averaged parameters": {"optim.ema": 0.98},
+    "void as background": {"data.void_as_background": True},
+    "+ re-estimated batch norm": {"bn_batches": 40},
+    "+ averaged parameters, re-estimated": {"optim.ema": 0.98, "bn_batches": 40},
     "+ label smoothing": {"loss.label_smoothing": 0.1},
-    "+ Dice": {"loss.dice": 1.0},
     "+ focal loss": {"loss.focal_gamma": 2.0},
     "+ clipped gradients": {"optim.clip_norm": 1.0},
     "+ scale jitter": {"augment.scale_jitter": (0.8, 1.5)},
@@ -88,9 +87,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def ablation(arch: str) -> list[campaign.Plan]:
-    """The recipe of a network, then each of its variants."""
+    """The recipe of a network, the paper's, then each variant of ours."""
     recipe = tuned.EXPERIMENTS[f"tuned_{arch}"]()
-    plans = [campaign.Plan(REFERENCE, recipe)]
+    theirs = paper.EXPERIMENTS[PAPER[arch]]()
+    plans = [campaign.Plan(REFERENCE, recipe), campaign.Plan("the paper's recipe", theirs)]
     for name, changes in ABLATION.items():
         config = configs.replace(recipe, **changes)
         note = "; ".join(configs.differences(recipe, config))

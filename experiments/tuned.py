@@ -51,7 +51,7 @@ def tuned_fcn() -> Config:
         data=DataConfig(batch_size=4),
         model=ModelConfig(arch="fcn", init="he"),
         augment=AugmentConfig(flip=0.5),
-        loss=LossConfig(class_weights="inverse_sqrt", weight_cap=10.0),
+        loss=LossConfig(class_weights="inverse_sqrt", weight_cap=10.0, dice=1.0),
         optim=OptimConfig("adamw", lr=2e-3, weight_decay=1e-2, schedule="cosine", warmup=30),
         epochs=100,
         patience=0,

@@ -25,19 +25,27 @@ def small(monkeypatch):
 @pytest.mark.usefixtures("tiny", "small")
 def test_an_ablation_compares_every_variant_with_the_recipe(tmp_path, capsys, monkeypatch):
     argv = ["ablation", "--epochs", "1", "--seeds", "0,1", "--workdir", str(tmp_path)]
-    argv += ["--only", "+ Dice", "batches of 16", study.REFERENCE]
+    argv += ["--only", "+ label smoothing", "batches of 16", study.REFERENCE]
     assert study.main(argv) == 0
     out = capsys.readouterr()
     # The fake data set has 8 images: a variant that cannot be made leaves the others standing.
     assert "batches of 16 was not run: --batch-size 16: training has 8 images" in out.err
     table = json.loads((tmp_path / "table.json").read_text())
-    assert [row["name"] for row in table["metrics"]["miou"]] == [study.REFERENCE, "+ Dice"]
+    assert [row["name"] for row in table["metrics"]["miou"]] == [
+        study.REFERENCE,
+        "+ label smoothing",
+    ]
     assert [row["n"] for row in table["metrics"]["miou"]] == [2, 2]
-    assert [(p["a"], p["b"]) for p in table["pairs"]] == [("+ Dice", study.REFERENCE)]
+    assert [(p["a"], p["b"]) for p in table["pairs"]] == [("+ label smoothing", study.REFERENCE)]
     assert table["command"].startswith("python -m experiments.study ablation --epochs 1")
     folders = {p.name for p in tmp_path.iterdir() if p.is_dir()}
-    assert {"the-recipe-seed0", "the-recipe-seed1", "dice-seed0", "dice-seed1"} <= folders
-    assert "loss.dice: 0.0 -&gt; 1.0" in (tmp_path / "report.html").read_text()
+    assert {
+        "the-recipe-seed0",
+        "the-recipe-seed1",
+        "label-smoothing-seed0",
+        "label-smoothing-seed1",
+    } <= folders
+    assert "loss.label_smoothing: 0.0 -&gt; 0.1" in (tmp_path / "report.html").read_text()
     monkeypatch.setattr(loop._Run, "train_epoch", lambda *_: pytest.fail("trained again"))
     assert study.main(argv) == 0
 
@@ -62,7 +70,8 @@ def test_variants_that_change_nothing_are_left_out(monkeypatch):
 
 @pytest.mark.parametrize("arch", study.PAPER)
 def test_every_variant_fits_every_recipe(arch):
-    recipe, *variants = study.ablation(arch)
+    recipe, theirs, *variants = study.ablation(arch)
+    assert theirs.config == paper.EXPERIMENTS[study.PAPER[arch]]()
     assert recipe.config.model.arch == arch
     assert [plan.name for plan in variants] == list(study.ABLATION)
     for plan, changes in zip(variants, study.ABLATION.values(), strict=True):
