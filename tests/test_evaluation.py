@@ -1,11 +1,14 @@
-"""Judging at the labels' own size: exact counts, the prediction's own code path, views."""
+"""Judging: exact counts, floor and ceiling, the prediction's own code path, views."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import evaluate as door
 from fcn_jax import evaluation, inference, metrics
-from fcn_jax.types import VOID, InputError
+from fcn_jax.data import batches, feed
+from fcn_jax.types import VOID, Example, InputError
 from tests import fakes
 
 
@@ -58,3 +61,32 @@ def test_flags_for_views():
         door.main(["run", "--tta", "flip"])
     with pytest.raises(InputError, match="--batch-size 0"):
         door.main(["run", "--batch-size", "0"])
+
+
+class _Oracle:
+    """Predicts background everywhere, or the mask that the picture's first channel shows."""
+
+    def __init__(self, perfect):
+        self.perfect = perfect
+
+    def apply(self, variables, images, train):
+        shown = jnp.round((images[..., 0] * batches.STD[0] + batches.MEAN[0]) * 255)
+        classes = jnp.where(self.perfect & (shown != VOID), shown, 0).astype(jnp.int32)
+        return jax.nn.one_hot(classes, 3) * 50.0
+
+
+@pytest.mark.parametrize("perfect", [False, True])
+def test_floor_and_ceiling_come_out_of_the_real_pipeline(perfect):
+    masks = [fakes.example(i, 32, 32).mask for i in range(5)]
+    examples = [Example(str(i), np.stack([m] * 3, -1), m) for i, m in enumerate(masks)]
+    canvases = feed.cached(jax.device_put(batches.resized(examples, (32, 32))))
+    program = evaluation.make_program(_Oracle(perfect), 3, None, True)
+    ids = [e.id for e in examples]
+    result = evaluation.evaluate(program, {}, canvases, ids, fakes.CLASSES, 2)
+    expected = result.perfect if perfect else result.trivial
+    scores = {k: v for k, v in result.summary.items() if k != "loss"}
+    assert scores == {k: v for k, v in expected.items() if k != "loss"}
+    assert result.collapsed != perfect
+    labelled = np.concatenate([m[m != VOID] for m in masks])
+    background = float((labelled == 0).mean())
+    assert result.summary["miou"] == pytest.approx(1.0 if perfect else background / 3)

@@ -27,7 +27,8 @@ METRIC_NOTES = (
     (
         "all-background, perfect",
         "What a prediction of background everywhere scores, and what the true masks themselves "
-        "score: the floor and the ceiling of each measure.",
+        "score: the floor and the ceiling of each measure. Where a data set has no class for the "
+        "background, class 0 is meant.",
     ),
 )
 
