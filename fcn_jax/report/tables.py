@@ -189,16 +189,15 @@ def table_markdown(
     `perfect` holds measured scores of a perfect prediction (`paper_iou`, `paper_iou_batch16`).
     """
     blocks = []
+    printed = any(run.get("paper") for run in runs)
+    titles = ["experiment", *(["paper"] if printed else []), "ours", "all-background", "perfect"]
+    head = "| " + " | ".join(titles) + " |\n|---" + "|--:" * (len(titles) - 1) + "|"
     for metric in shown_metrics(runs, metrics):
-        lines = [
-            f"**{METRICS[metric]}**\n",
-            "| experiment | paper | ours | all-background | perfect |",
-            "|---|--:|--:|--:|--:|",
-        ]
+        lines = [f"**{METRICS[metric]}**\n", head]
         for row in compare_rows(runs, metric, perfect):
             mark = " (collapsed)" if row["collapsed"] else ""
-            cells = [number(row["paper"]), spread(row) + mark]
-            cells += [number(row["trivial"]), number(row["perfect"])]
+            cells = [number(row["paper"])] if printed else []
+            cells += [spread(row) + mark, number(row["trivial"]), number(row["perfect"])]
             lines.append(f"| {_cell(row['name'])} | " + " | ".join(cells) + " |")
         blocks.append("\n".join(lines))
     lines = ["| experiment | network | seeds | epochs | time a run | images/s |"]

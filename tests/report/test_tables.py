@@ -90,10 +90,15 @@ def test_measured_ceilings_are_taken_from_the_argument_before_the_result(result)
 
 
 def test_markdown_has_a_table_a_score_with_mean_and_sd(result):
-    runs = [run(result), {"name": "b", "result": seeds(result, 0.2, 0.4)}]
+    numbers = {"iou": 0.157, "pixel_accuracy": 0.824}
+    runs = [run(result, paper=numbers), {"name": "b", "result": seeds(result, 0.2, 0.4)}]
     text = tables.table_markdown(runs)
     assert "| a | \N{EN DASH} | 0.5250 | 0.1000 | 1.0000 |" in text
+    assert "| a | 0.1570 | " in text
     assert "0.3000 ± 0.1414" in text
+    without = tables.table_markdown([run(result)])
+    assert "| a | 0.5250 | 0.1000 | 1.0000 |" in without
+    assert "paper |" not in without
     assert [line for line in text.splitlines() if line.startswith("**")] == [
         f"**{tables.METRICS[m]}**" for m in tables.COMPARED
     ]
