@@ -14,16 +14,19 @@ EPILOG = """examples:
 
 Finished runs are reused and interrupted ones go on, so the command can be repeated."""
 
-REFERENCE = "the recipe"
+CANDIDATE = "the candidate"
+
+OUTVOTED: dict[str, object] = {"optim.name": "adamw", "optim.weight_decay": 1e-2}
+"""What the candidate has besides the recipe: its ablation was not in favour of them."""
 
 ABLATION: dict[str, dict[str, object]] = {
+    "the recipe: Adam, the paper's L2": {"optim.name": "adam", "optim.weight_decay": 1e-5},
     "batches of 16": {"data.batch_size": 16},
     "without class weights": {"loss.class_weights": "none"},
-    "inverse class weights": {"loss.class_weights": "inverse", "loss.weight_cap": None},
+    "class weights without a cap": {"loss.weight_cap": None},
     "without Dice": {"loss.dice": 0.0},
     "without warm-up": {"optim.warmup": 0},
     "constant rate": {"optim.schedule": "constant"},
-    "Adam with the paper's L2": {"optim.name": "adam", "optim.weight_decay": 1e-5},
     "Xavier initialisation": {"model.init": "xavier"},
     "without flips": {"augment.flip": 0.0},
     "void as background": {"data.void_as_background": True},
@@ -36,8 +39,8 @@ ABLATION: dict[str, dict[str, object]] = {
     "+ colour jitter": {"augment.colour_jitter": 0.3},
     "+ rotation": {"augment.rotation": 10.0},
 }
-"""Name -> what is changed in the recipe: an ingredient taken out, or (+) one put in. Those that
-change nothing, because the recipe has them so, are left out."""
+"""Name -> what is changed in the candidate: an ingredient taken out, or (+) one put in. Those that
+change nothing, because a flag has them so, are left out."""
 
 PAPER = {
     "fcn": "weighted",
@@ -53,8 +56,9 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.study",
         description="Two studies of the tuned recipes, each a page with its table.md and "
-        "table.json. ablation: the recipe of one network, and what becomes of it without each "
-        "ingredient and with each that it leaves out. networks: the paper's recipe and the tuned "
+        "table.json. ablation: a candidate, which is the recipe of one network and what was "
+        "outvoted, and what becomes of it without each ingredient and with each that it leaves "
+        "out. networks: the paper's recipe and the tuned "
         "one, for every network.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -87,13 +91,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def ablation(arch: str) -> list[campaign.Plan]:
-    """The recipe of a network, the paper's, then each variant of ours."""
-    recipe = tuned.EXPERIMENTS[f"tuned_{arch}"]()
+    """The candidate for a network's recipe, the paper's recipe, then the candidate's variants."""
+    candidate = configs.replace(tuned.EXPERIMENTS[f"tuned_{arch}"](), **OUTVOTED)
     theirs = paper.EXPERIMENTS[PAPER[arch]]()
-    plans = [campaign.Plan(REFERENCE, recipe), campaign.Plan("the paper's recipe", theirs)]
+    plans = [campaign.Plan(CANDIDATE, candidate), campaign.Plan("the paper's recipe", theirs)]
     for name, changes in ABLATION.items():
-        config = configs.replace(recipe, **changes)
-        note = "; ".join(configs.differences(recipe, config))
+        config = configs.replace(candidate, **changes)
+        note = "; ".join(configs.differences(candidate, config))
         plans.append(campaign.Plan(name, config, note=note))
     return plans
 
@@ -120,9 +124,9 @@ def chosen(plans: list[campaign.Plan], names: list[str] | None) -> list[campaign
 
 
 def compared(study: str, names: list[str]) -> list[tuple[str, str]]:
-    """Whom the bootstrap compares: every variant with the recipe, or tuned with the paper's."""
+    """Whom the bootstrap compares: every variant with the candidate, or tuned with the paper's."""
     if study == "ablation":
-        return [(name, REFERENCE) for name in names if name != REFERENCE and REFERENCE in names]
+        return [(name, CANDIDATE) for name in names if name != CANDIDATE and CANDIDATE in names]
     pairs = [(f"{arch}, tuned", f"{arch}, paper") for arch in PAPER]
     return [pair for pair in pairs if set(pair) <= set(names)]
 

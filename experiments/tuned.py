@@ -42,7 +42,7 @@ def quick() -> Config:
 
 
 def tuned_fcn() -> Config:
-    """Small batches, AdamW with warm-up and one cosine cycle, capped root class weights, flips.
+    """Batches of 4, root class weights, Dice, warm-up and one cosine cycle, He's start, flips.
 
     `python -m experiments.run --experiment tuned_fcn --dataset DIR`
     """
@@ -52,7 +52,7 @@ def tuned_fcn() -> Config:
         model=ModelConfig(arch="fcn", init="he"),
         augment=AugmentConfig(flip=0.5),
         loss=LossConfig(class_weights="inverse_sqrt", weight_cap=10.0, dice=1.0),
-        optim=OptimConfig("adamw", lr=2e-3, weight_decay=1e-2, schedule="cosine", warmup=30),
+        optim=OptimConfig(lr=2e-3, weight_decay=1e-5, schedule="cosine", warmup=30),
         epochs=100,
         patience=0,
     )

@@ -23,20 +23,20 @@ def small(monkeypatch):
 
 
 @pytest.mark.usefixtures("tiny", "small")
-def test_an_ablation_compares_every_variant_with_the_recipe(tmp_path, capsys, monkeypatch):
+def test_an_ablation_compares_every_variant_with_the_candidate(tmp_path, capsys, monkeypatch):
     argv = ["ablation", "--epochs", "1", "--seeds", "0,1", "--workdir", str(tmp_path)]
-    argv += ["--only", "+ label smoothing", "batches of 16", study.REFERENCE]
+    argv += ["--only", "+ label smoothing", "batches of 16", study.CANDIDATE]
     assert study.main(argv) == 0
     out = capsys.readouterr()
     # The fake data set has 8 images: a variant that cannot be made leaves the others standing.
     assert "batches of 16 was not run: --batch-size 16: training has 8 images" in out.err
     table = json.loads((tmp_path / "table.json").read_text())
     assert [row["name"] for row in table["metrics"]["miou"]] == [
-        study.REFERENCE,
+        study.CANDIDATE,
         "+ label smoothing",
     ]
     assert [row["n"] for row in table["metrics"]["miou"]] == [2, 2]
-    assert [(p["a"], p["b"]) for p in table["pairs"]] == [("+ label smoothing", study.REFERENCE)]
+    assert [(p["a"], p["b"]) for p in table["pairs"]] == [("+ label smoothing", study.CANDIDATE)]
     assert table["command"].startswith("python -m experiments.study ablation --epochs 1")
     folders = {p.name for p in tmp_path.iterdir() if p.is_dir()}
     assert {
@@ -61,22 +61,25 @@ def test_variants_that_change_nothing_are_left_out(monkeypatch):
     monkeypatch.setattr(campaign, "run", stop)
     with pytest.raises(InputError, match="enough"):
         study.main(["ablation", "--batch-size", "16", "--epochs", "2"])
-    recipe, *variants = [plan.config for plan in planned]
-    assert recipe.epochs == 2
+    candidate, *variants = [plan.config for plan in planned]
+    assert candidate.epochs == 2
     assert variants
-    assert recipe not in variants
+    assert candidate not in variants
     assert "batches of 16" not in [plan.name for plan in planned]
 
 
 @pytest.mark.parametrize("arch", study.PAPER)
 def test_every_variant_fits_every_recipe(arch):
-    recipe, theirs, *variants = study.ablation(arch)
+    candidate, theirs, kept, *variants = study.ablation(arch)
+    recipe = tuned.EXPERIMENTS[f"tuned_{arch}"]()
+    assert kept.config == recipe
     assert theirs.config == paper.EXPERIMENTS[study.PAPER[arch]]()
-    assert recipe.config.model.arch == arch
-    assert [plan.name for plan in variants] == list(study.ABLATION)
-    for plan, changes in zip(variants, study.ABLATION.values(), strict=True):
-        fields = {line.split(":")[0] for line in configs.differences(recipe.config, plan.config)}
-        assert fields <= set(changes)
+    assert recipe.model.arch == arch
+    assert [plan.name for plan in [kept, *variants]] == list(study.ABLATION)
+    for plan in variants:
+        changes = study.ABLATION[plan.name]
+        found = {line.split(":")[0] for line in configs.differences(candidate.config, plan.config)}
+        assert found <= set(changes)
 
 
 def test_networks_are_compared_with_the_papers_recipe():
