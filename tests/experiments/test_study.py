@@ -40,8 +40,8 @@ def test_an_ablation_compares_every_variant_with_the_candidate(tmp_path, capsys,
     assert table["command"].startswith("python -m experiments.study ablation --epochs 1")
     folders = {p.name for p in tmp_path.iterdir() if p.is_dir()}
     assert {
-        "the-recipe-seed0",
-        "the-recipe-seed1",
+        "the-candidate-seed0",
+        "the-candidate-seed1",
         "label-smoothing-seed0",
         "label-smoothing-seed1",
     } <= folders
