@@ -97,10 +97,11 @@ class Checkpoints:
         checksums = {name: _checksums(tree) for name, tree in parts.items()}
         meta = {**meta, "score": score, "crc32": checksums}
         try:
-            # Forced: orbax may otherwise skip a save that it finds too soon.
-            self._orbax.save_checkpointables(
-                number, {**parts, "meta": {"json": _seal(meta)}}, force=True
-            )
+            with _without_stragglers():
+                # Forced: orbax may otherwise skip a save that it finds too soon.
+                self._orbax.save_checkpointables(
+                    number, {**parts, "meta": {"json": _seal(meta)}}, force=True
+                )
         except Exception as error:
             self._failed = True
             self._remove_unfinished()  # or what room there is would go to nobody
@@ -128,6 +129,8 @@ class Checkpoints:
             # After a save that failed orbax says so again, and has nothing left to close.
             with contextlib.suppress(*[Exception] * self._failed):
                 self._orbax.close()
+            if self._failed:
+                self._remove_unfinished()  # what its other tasks went on to write
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest checkpoint that proves sound, or None where there is none at all.
@@ -359,6 +362,18 @@ def _deaf() -> Iterator[None]:
             yield
         finally:
             sys.unraisablehook = hook
+
+
+@contextlib.contextmanager
+def _without_stragglers() -> Iterator[None]:
+    """Let the tasks of a failed save find their event loop closed, and say so to nobody.
+
+    After a failure it stays so: they come late, by the hundred.
+    """
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda e: None if "loop is closed" in str(e.exc_value) else hook(e)
+    yield
+    sys.unraisablehook = hook
 
 
 def _quiet() -> None:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jax
@@ -25,8 +26,11 @@ from fcn_jax import checkpoint, workdir
 from tests import fakes
 
 CLOCKS = ("seconds", "images_per_second", "environment")
-FLAGS = ["--arch", "simplified_unet", "--image-size", "32", "--batch-size", "3", "--epochs", "4",
-         "--patience", "0", "--save-steps", "1", "--ema", "0.9", "--quiet"]  # fmt: skip
+BATCH = 3
+FLAGS = (
+    f"--arch simplified_unet --image-size 32 --batch-size {BATCH} --epochs 3 --patience 0 "
+    "--save-steps 1 --ema 0.9 --quiet"
+).split()
 
 
 def make_data(folder: Path) -> Path:
@@ -45,20 +49,26 @@ def make_data(folder: Path) -> Path:
     return folder
 
 
-def start(data: Path, run: Path) -> subprocess.Popen:
+def start(data: Path, run: Path, prepared: Path | None = None) -> subprocess.Popen:
     """Start (or go on with) the training of `run`."""
     command = [sys.executable, "-m", "experiments.run", "--dataset", str(data), *FLAGS]
-    where = ["--workdir", str(run), "--data-dir", str(data.parent / "prepared")]
+    prepared = prepared or data.parent / "prepared"
+    where = ["--workdir", str(run), "--data-dir", str(prepared)]
     return subprocess.Popen(
         [*command, *where], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
 
 
+def in_a_save(run: Path) -> bool:
+    """Whether orbax's temporary folder is there."""
+    return any((run / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
+
+
 def wait_for_save(process: subprocess.Popen, run: Path, limit: float) -> None:
-    """Return in the middle of a save: while orbax's temporary folder is there."""
+    """Return in the middle of a save."""
     end = time.monotonic() + limit
     while process.poll() is None and time.monotonic() < end:
-        if any((run / "checkpoints").glob("*.orbax-checkpoint-tmp*")):
+        if in_a_save(run):
             return
         time.sleep(0.0005)
 
@@ -77,31 +87,64 @@ def equal(a, b) -> bool:
     return all(jax.tree.leaves(same)) and a[1:] == b[1:]
 
 
-def torture(data: Path, run: Path, kind: str, whole: float, rng: random.Random) -> tuple[int, list]:
-    """Interrupt until the training ends; returns (interruptions, what went wrong)."""
-    interruptions, wrong = 0, []
+@dataclass
+class Tally:
+    """What was done to the trainings, and how they answered."""
+
+    kills: int = 0
+    kills_in_saves: int = 0
+    early: int = 0
+    """SIGTERMs before the training began to listen: they end the process as they would any."""
+    answers: list[float] = field(default_factory=list)
+    """Seconds from each other SIGTERM to the end of the process, with exit code 0."""
+    wrong: list[str] = field(default_factory=list)
+
+    def interruptions(self) -> int:
+        """All of them."""
+        return self.kills + self.early + len(self.answers)
+
+
+def interrupt(process: subprocess.Popen, run: Path, kind: str, tally: Tally) -> None:
+    """Send the signal, and note how it was answered."""
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM if kind == "term" else signal.SIGKILL)
+    process.wait(300)
+    took, code = time.monotonic() - began, process.returncode
+    if kind == "term" and code == 0:
+        tally.answers.append(took)
+    elif kind == "term" and code == -signal.SIGTERM:
+        tally.early += 1
+    elif kind != "term" and code == -signal.SIGKILL:
+        tally.kills += 1
+        tally.kills_in_saves += in_a_save(run)
+
+
+def torture(data: Path, run: Path, kind: str, whole: float, rng: random.Random) -> Tally:
+    """Interrupt until the training ends."""
+    tally = Tally()
     while True:
         process = start(data, run)
-        if kind == "save" and interruptions < 3:
+        done = tally.interruptions()
+        if kind == "save" and done < 3:
             time.sleep(rng.uniform(0, 0.3) * whole)
             wait_for_save(process, run, whole)
             time.sleep(rng.uniform(0, 0.05))
-        elif interruptions < 4:
+        elif done < 3:
             # Nothing happens before jax is up, about a third of the time: aim behind that.
             time.sleep(whole * rng.uniform(0.2, 1.0))
         else:
             process.wait()
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM if kind == "term" else signal.SIGKILL)
-            interruptions += 1
+        sent = process.poll() is None
+        if sent:
+            interrupt(process, run, kind, tally)
         _, err = process.communicate(timeout=300)
         code = process.returncode
-        # A SIGTERM before our handlers stand ends the process as it would any other.
-        if code not in (0, -signal.SIGTERM if kind == "term" else -signal.SIGKILL):
-            wrong.append(f"{run.name}: exit code {code}: {err.strip()[-300:]}")
-            return interruptions, wrong
+        signals = [-signal.SIGTERM if kind == "term" else -signal.SIGKILL] * sent
+        if code not in (0, *signals):
+            tally.wrong.append(f"{run.name}: exit code {code}: {err.strip()[-300:]}")
+            return tally
         if code == 0 and (run / "result.json").exists() and (run / "report.html").exists():
-            return interruptions, wrong
+            return tally
 
 
 def main() -> int:
@@ -111,31 +154,46 @@ def main() -> int:
     parser.add_argument("--terms", type=int, default=20, help="trainings to stop with SIGTERM")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    rng = random.Random(args.seed)
-    root = Path(tempfile.mkdtemp(prefix="drill-"))
-    data = make_data(root / "data")
-    start(data, root / "warm").communicate()  # prepares the data and fills the compilation cache
-    began = time.monotonic()
-    start(data, root / "alone").communicate()
-    whole = time.monotonic() - began
-    expected = outcome(root / "alone")
     kinds = ["save" if i % 2 else "kill" for i in range(args.kills)] + ["term"] * args.terms
-    total, failures = 0, []
-    for i, kind in enumerate(kinds):
-        run = root / f"{kind}-{i}"
-        count, wrong = torture(data, run, kind, whole, rng)
-        total += count
-        if not wrong and not equal(outcome(run), expected):
-            wrong = [f"{run.name}: another outcome after {count} interruptions"]
-        failures += wrong
-        print(
-            f"{i + 1}/{len(kinds)} {run.name}: {count} interruptions, {wrong or 'same bits'}",
-            flush=True,
-        )
-        shutil.rmtree(run)
-    print(f"{len(kinds)} trainings, {total} interruptions, {len(failures)} failures")
-    shutil.rmtree(root)
-    return bool(failures)
+    rng, tallies = random.Random(args.seed), []
+    with tempfile.TemporaryDirectory(prefix="drill-") as folder:
+        root = Path(folder)
+        data = make_data(root / "data")
+        start(data, root / "warm").communicate()  # prepares, and fills the compilation cache
+        began = time.monotonic()
+        start(data, root / "alone").communicate()
+        whole = time.monotonic() - began
+        expected = outcome(root / "alone")
+        rate = workdir.read_json(root / "alone/result.json")["images_per_second"]
+        print(f"undisturbed: {whole:.1f} s, a step with its save {BATCH / rate:.2f} s")
+        for i, kind in enumerate(kinds):
+            run = root / f"{kind}-{i}"
+            tally = torture(data, run, kind, whole, rng)
+            if not tally.wrong and not equal(outcome(run), expected):
+                tally.wrong.append(f"{run.name}: another outcome")
+            tallies.append(tally)
+            told = tally.wrong or f"{tally.interruptions()} interruptions, same bits"
+            print(f"{i + 1}/{len(kinds)} {run.name}: {told}", flush=True)
+            shutil.rmtree(run)
+    print(summary(tallies))
+    return any(tally.wrong for tally in tallies)
+
+
+def summary(tallies: list[Tally]) -> str:
+    """All figures; those of several drills may be added up."""
+    answers = sorted(seconds for tally in tallies for seconds in tally.answers)
+    lines = [
+        f"{len(tallies)} trainings, {sum(t.interruptions() for t in tallies)} interruptions, "
+        f"{sum(bool(t.wrong) for t in tallies)} failures, all others with the same bits",
+        f"SIGKILL: {sum(t.kills for t in tallies)}, "
+        f"{sum(t.kills_in_saves for t in tallies)} of them in the middle of a save",
+        f"SIGTERM: {sum(t.early for t in tallies)} before the training listened; "
+        f"{len(answers)} answered with exit code 0",
+    ]
+    if answers:
+        middle = answers[len(answers) // 2]
+        lines[-1] += f", after {middle:.2f} s (median), {answers[-1]:.2f} s (the longest)"
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -126,6 +126,65 @@ def test_two_processes_agree_with_one(tmp_path, monkeypatch):
     assert workdir.read_json(pair / "result.json")["environment"]["processes"] == 2
 
 
+EIGHT = """
+    import os, signal, sys
+    from pathlib import Path
+    import jax
+    from fcn_jax import loop, models, progress
+    from tests import fakes
+
+    models.MODELS["tiny"] = fakes.TinyNet
+    stopped, *others = map(Path, sys.argv[1:])
+    assert jax.device_count() == 8
+
+    def run(folder):
+        config = fakes.config(**{CHANGES})
+        return loop.train(config, fakes.dataset(16), folder, loop.Runtime(show=False))
+
+    for folder in others:
+        print("devices", run(folder)["environment"]["devices"])
+    progress.Progress.stepped = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+    try:
+        run(stopped)
+    except loop.Interrupted as told:
+        print(told)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("tiny")
+def test_a_run_moves_between_one_device_and_eight(tmp_path, monkeypatch):
+    """Stopped on one and ended on eight, and the other way, it is the run that never moved."""
+    changes = {"epochs": 2, "data.batch_size": 8}
+    stay, to_eight, to_one = (tmp_path / name for name in ("stay", "to eight", "to one"))
+
+    def train(folder):
+        runtime = loop.Runtime(devices=1, show=False)
+        return loop.train(fakes.config(**changes), fakes.dataset(16), folder, runtime)
+
+    train(stay)
+    with monkeypatch.context() as patch:
+        patch.setattr(progress.Progress, "stepped", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(loop.Interrupted, match="after step 1;"):
+            train(to_eight)
+    code = textwrap.dedent(EIGHT).replace("{CHANGES}", repr(changes))
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, to_one, to_eight],
+        cwd=ROOT,
+        env={**os.environ, **flags},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.splitlines() == ["devices 8", f"stopped after step 1; saved in {to_one}"], (
+        done.stderr
+    )
+    train(to_one)
+    for folder in (to_eight, to_one):
+        _agree(folder, stay)
+
+
 @pytest.mark.parametrize("rows", [[[0, 3, 2, 5], [5, 5, 1, 0]], [4, 6, 9, 6]])
 def test_a_share_is_read_by_its_process_alone(rows):
     """Rows 6 and 9 do not exist: filler. Two processes, one after the other."""
