@@ -259,7 +259,7 @@ def test_comparison_plots_all_runs_and_every_confusion(runs, whole_run, tmp_path
 def test_pairs_are_written_with_sign_interval_and_p(runs, tmp_path):
     pair = {"a": "cosine", "b": "tuned", "difference": 0.0512, "low": -0.01, "high": 0.1, "p": 1e-5}
     page = compared(runs, tmp_path / "c.html", pairs=[pair])
-    assert "cosine tuned +0.051 -0.010 to +0.100 < 0.001" in page.text
+    assert "cosine against tuned +0.051 -0.010 to +0.100 < 0.001" in page.text
 
 
 def test_comparison_of_bare_results(result, tmp_path):
