@@ -109,11 +109,13 @@ def _difference(pair: dict[str, Any] | None) -> str:
 
 def _made(data: dict[str, Any]) -> str:
     """How a table of several runs was made."""
-    first = next(iter(data["results"].values()))
-    seeds = ", ".join(str(result["seed"]) for result in first)
+    runs = [result for results in data["results"].values() for result in results]
+    first = runs[0]
+    seeds = ", ".join(sorted({str(result["seed"]) for result in runs}))
     epochs = ", ".join(sorted({run["epochs"] for run in data["runs"]}))
     return (
-        f"{first[0]['dataset']} (val), seed {seeds}, {epochs} epochs, on {_machine(first[0])}:\n\n"
+        f"{first['dataset']} (val), seed {seeds}, {epochs} epochs; {len(runs)} runs in "
+        f"{text.duration(sum(result['seconds'] for result in runs))} on {_machine(first)}:\n\n"
         f"```bash\n{data['command']}\n```"
     )
 
@@ -126,6 +128,7 @@ def speed_table() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "shapes": lambda: result_table("shapes"),
     "overfit": lambda: result_table("overfit"),
+    "paper-sample": lambda: paper_table("paper-sample"),
     "speed": speed_table,
 }
 

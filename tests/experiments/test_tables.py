@@ -39,7 +39,10 @@ def _several(tmp_path, monkeypatch):
         "metrics": metrics,
         "pairs": [{"a": "b", "b": "a", "difference": 0.25, "low": -0.001, "high": 0.41, "p": 0.1}],
         "runs": [{"epochs": "3", "time": "1 min", "rate": "9.0"}] * 2,
-        "results": {"a": [{"dataset": "towns", "seed": 4, "environment": about}]},
+        "results": {
+            "a": [{"dataset": "towns", "seed": 4, "environment": about, "seconds": 60.0}],
+            "b": [{"dataset": "towns", "seed": 5, "environment": about, "seconds": 65.0}],
+        },
     }
     (tmp_path / "x.json").write_text(json.dumps(data))
 
@@ -52,7 +55,9 @@ def test_a_study_by_hand(tmp_path, monkeypatch):
         "| b | 0.5000 ± 0.0100 | 0.5000 ± 0.0100 | +0.2500 (-0.001 to +0.410) | 3 | 1 min | 9.0 |",
         "| all-background | 0.0300 | 0.0300 |  |  |  |  |",
     ]
-    assert lines[6] == "towns (val), seed 4, 3 epochs, on cpu, 2 cores; jax 1, flax 2:"
+    assert lines[6] == (
+        "towns (val), seed 4, 5, 3 epochs; 2 runs in 2 min 5 s on cpu, 2 cores; jax 1, flax 2:"
+    )
     assert lines[9] == "python -m it --epochs 3"
 
 
