@@ -1,10 +1,11 @@
 """Recipes of our own; `default` is what `experiments.run` uses when no experiment is named.
 
-The `tuned_*` recipes are what `experiments.study` has left of many ingredients: each is in there
-because the ablation in the README (experiments/results/ablation-camvid.json) scores lower without
-it, and what is not in there did not raise the score. That ablation is of the FCN in a short
-training from scratch on CamVid, one seed; a long training may want more augmentation and averaging,
-and `python -m experiments.study ablation` says which on any data.
+The `tuned_*` recipes are what the ablation in the README (experiments/results/ablation-camvid.json,
+made by `experiments.study ablation`) has left of many ingredients: each that is in `tuned_fcn` is
+there because the score falls without it, and what is not did not raise it. That ablation is of the
+FCN, in a short training from scratch on CamVid, one seed; a long training may want more
+augmentation, averaged parameters and re-estimated batch norm, all of which are flags, and
+`python -m experiments.study ablation` says which on any data.
 """
 
 from collections.abc import Callable
@@ -59,7 +60,9 @@ def tuned_fcn() -> Config:
 
 
 def tuned_simplified_unet() -> Config:
-    """The FCN's recipe; without batch norm the rate has to be lower.
+    """The FCN's recipe; without batch norm half its rate, and gradients clipped to norm 1.
+
+    These two are a precaution against divergence, not the outcome of an ablation.
 
     `python -m experiments.run --experiment tuned_simplified_unet --dataset DIR`
     """
@@ -80,6 +83,9 @@ def tuned_unet() -> Config:
 
 def tuned_resnet50_fcn() -> Config:
     """The FCN's recipe, the ImageNet backbone fine-tuned at a tenth of the head's rate.
+
+    The tenth is the usual choice and not ablated: the weights were not at hand. With
+    `--pretrained none` the backbone learns at the full rate.
 
     `python -m experiments.run --experiment tuned_resnet50_fcn --dataset DIR`
     """
