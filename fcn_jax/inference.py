@@ -1,7 +1,7 @@
 """From a checkpoint and any image to a mask of the image's own size."""
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from fcn_jax import checkpoint as checkpoints
-from fcn_jax import tiling
+from fcn_jax import compiler, tiling
 from fcn_jax.data import batches
 from fcn_jax.models import create_model
 from fcn_jax.types import MATMUL_PRECISION, InputError
@@ -214,7 +214,7 @@ def _forward(model: nn.Module):
     """One jitted program a network, shared by all calls, and the shapes it was traced for."""
     shapes: set[tuple[int, ...]] = set()
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=compiler.options())
     def run(variables, image):
         shapes.add(image.shape)  # runs while tracing only
         return model.apply(variables, batches.normalize(image), train=False)

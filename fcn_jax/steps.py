@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from fcn_jax import losses, metrics
+from fcn_jax import compiler, losses, metrics
 from fcn_jax.data import augment, batches
 from fcn_jax.types import VOID, Batch, TrainState
 
@@ -157,7 +157,12 @@ def scan_train(train_step: TrainStep, sharding: NamedSharding | None = None):
     def one(state, canvases, rows, key):
         return train_step(state, _batch(canvases, rows, sharding), key)
 
-    @partial(jax.jit, donate_argnums=0, out_shardings=_whole(sharding))
+    @partial(
+        jax.jit,
+        donate_argnums=0,
+        out_shardings=_whole(sharding),
+        compiler_options=compiler.options(),
+    )
     def run(state, canvases, rows, count, key):
         if rows.shape[0] == 1:  # a loop would cost a copy of the state on CPU
             state, values = one(state, canvases, rows[0], key)
@@ -183,6 +188,7 @@ def on_rows(eval_step, sharding: NamedSharding | None = None):
     return jax.jit(
         lambda variables, canvases, rows: eval_step(variables, _batch(canvases, rows, sharding)),
         out_shardings=_whole(sharding),
+        compiler_options=compiler.options(),
     )
 
 

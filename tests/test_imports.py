@@ -11,7 +11,7 @@ FLOORS = [
     ["types"],
     ["data", "models", "conv", "losses", "metrics", "optim", "checkpoint", "torch_files",
      "torch_weights", "pretrained", "pooling", "report", "bootstrap", "progress", "allocator",
-     "tiling", "onnx_graph", "hosts", "disk",
+     "tiling", "compiler", "onnx_graph", "hosts", "disk",
      "interrupts"],
     ["steps", "precise_bn"],
     ["inference"],

@@ -1,0 +1,39 @@
+"""What is asked of XLA is asked where it is understood, and nowhere else."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+
+from fcn_jax import compiler
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    compiler.options.cache_clear()
+    yield
+    compiler.options.cache_clear()
+
+
+def test_the_convolution_leaves_ynnpack():
+    def program(options):
+        def f(x, kernel):
+            numbers = ("NHWC", "HWIO", "NHWC")
+            return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+
+        x, kernel = jnp.ones((1, 8, 8, 16)), jnp.ones((3, 3, 16, 16))
+        return jax.jit(f, compiler_options=options).lower(x, kernel).compile().as_text()
+
+    if "ynn" not in program(None):
+        pytest.skip("this XLA has no YNNPACK")
+    assert "ynn" not in program(compiler.options())
+
+
+def test_an_option_that_xla_does_not_know_is_no_harm(monkeypatch):
+    monkeypatch.setitem(compiler.CPU_OPTIONS, "xla_cpu_no_such_option", "1")
+    assert compiler.options() is None
+
+
+def test_other_devices_keep_their_defaults(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert compiler.options() is None
