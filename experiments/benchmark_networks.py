@@ -14,21 +14,23 @@ class Op(NamedTuple):
 
     kind: str
     """conv, up (transposed convolution that doubles the size), bn, relu, pool, push (keep it),
-    cat (put what was kept last beside), block (bottleneck), resize (to the input's size)."""
+    cat (put what was kept last beside), block (bottleneck), resize (to the input's size), freeze
+    (what comes before is not trained and keeps its statistics)."""
     features: int = 0
     size: int = 3
     stride: int = 1
     bias: bool = True
 
 
-def network(name: str, classes: int) -> list[Op]:
-    """The layers of a network, from images to logits."""
-    return {
+def network(name: str, classes: int, frozen: bool = False) -> list[Op]:
+    """The layers of a network, from images to logits; `frozen`: its backbone is, if it has one."""
+    ops = {
         "fcn": _fcn,
         "simplified_unet": _simplified_unet,
         "unet": _unet,
         "resnet50_fcn": _resnet50_fcn,
     }[name](classes)
+    return [op for op in ops if frozen or op.kind != "freeze"]
 
 
 RELU, BN, POOL = Op("relu"), Op("bn"), Op("pool", size=2, stride=2)
@@ -71,7 +73,7 @@ def _resnet50_fcn(classes: int) -> list[Op]:
     for stage, blocks in enumerate((3, 4, 6, 3)):
         for i in range(blocks):
             ops.append(Op("block", 64 * 2**stage, stride=2 if stage and not i else 1))
-    ops += [Op("conv", 1024, size=1), RELU, Op("conv", 512, size=1), RELU]
+    ops += [Op("freeze"), Op("conv", 1024, size=1), RELU, Op("conv", 512, size=1), RELU]
     for i, features in enumerate((256, 128, 64, 64)):
         ops += [Op("up", features), RELU] + [BN] * (i > 1)
     return [*ops, Op("conv", classes, size=1), Op("resize")]

@@ -48,15 +48,18 @@ class Network(nn.Module):
     def __call__(self, x, train: bool):
         """Normalised images [N, H, W, 3] -> float32 logits [N, H, W, classes]."""
         shape, kept = x.shape, []
+        frozen = any(op.kind == "freeze" for op in self.ops)
         for op in self.ops:
             if op.kind == "push":
                 kept.append(x)
+            elif op.kind == "freeze":
+                x, frozen = jax.lax.stop_gradient(x), False
             elif op.kind == "cat":
                 x = jnp.concatenate([x, kept.pop()], -1)
             elif op.kind == "resize":
                 x = jax.image.resize(x, (*shape[:3], x.shape[-1]), "bilinear")
             else:
-                x = self.layer(op, x, train)
+                x = self.layer(op, x, train and not frozen)
         return x.astype(jnp.float32)
 
     @nn.nowrap
@@ -79,14 +82,21 @@ class Network(nn.Module):
         )(x)
 
 
-def make(arch: str, classes: int, mode: str, dtype, size: tuple[int, int]):
+def _trained(params: dict) -> dict:
+    """Which layers are trained where the ResNet is frozen: not the first ones, nor the blocks."""
+    return {k: k not in ("Conv_0", "BatchNorm_0") and not k.startswith("Block") for k in params}
+
+
+def make(arch: str, classes: int, mode: str, dtype, size: tuple[int, int], frozen: bool):
     """(state, step): step(state, image uint8, mask uint8) -> (state, a small result)."""
-    model = Network(tuple(network(arch, classes)), dtype)
+    model = Network(tuple(network(arch, classes, frozen)), dtype)
     example = jnp.zeros((1, *size, 3), jnp.float32)
     variables = jax.jit(model.init, static_argnums=2)(jax.random.key(0), example, False)
     params, stats = variables["params"], variables.get("batch_stats", {})
     forward: Callable[..., Any] = model.apply
     optimizer = optax.chain(optax.add_decayed_weights(1e-5), optax.adam(1e-4))
+    if any(op.kind == "freeze" for op in model.ops):
+        optimizer = optax.multi_transform({True: optimizer, False: optax.set_to_zero()}, _trained)
 
     def normalise(image):
         return (image.astype(jnp.float32) / 255.0 - jnp.array(MEAN)) / jnp.array(STD)

@@ -71,6 +71,14 @@ class Network(nn.Module):
                 return Block(channels, op.features, op.stride)
         return nn.Identity()
 
+    def train(self, mode: bool = True):
+        """Train, but for what is frozen."""
+        super().train(mode)
+        frozen = [i for i, op in enumerate(self.ops) if op.kind == "freeze"]
+        for layer in self.layers[: max(frozen, default=0)]:
+            layer.eval().requires_grad_(False)
+        return self
+
     def forward(self, x):
         """Normalised images [N, 3, H, W] -> logits [N, classes, H, W]."""
         size, kept = x.shape[2:], []
@@ -86,7 +94,7 @@ class Network(nn.Module):
         return x
 
 
-def make(arch: str, classes: int, work: str, mode: str, precision: str, device: str):
+def make(arch: str, classes: int, work: str, mode: str, precision: str, device: str, frozen: bool):
     """A function (image uint8 NHWC, mask uint8) -> a small result, that does one step.
 
     Args:
@@ -96,14 +104,16 @@ def make(arch: str, classes: int, work: str, mode: str, precision: str, device: 
         mode: one of `MODES`.
         precision: f32, tf32, or bf16: automatic mixed precision (torch.autocast).
         device: cpu or cuda.
+        frozen: whether the backbone is not trained.
     """
     torch.manual_seed(0)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.benchmark = True
     layout = torch.contiguous_format if mode == "eager" else torch.channels_last
-    model = Network(network(arch, classes)).to(device).to(memory_format=layout)  # type: ignore
+    model = Network(network(arch, classes, frozen)).to(device).to(memory_format=layout)  # type: ignore
     model.train(work == "train")
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, weight_decay=1e-5, fused=True)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=1e-4, weight_decay=1e-5, fused=True)
     mean = torch.tensor((0.485, 0.456, 0.406), device=device).view(1, 3, 1, 1)
     std = torch.tensor((0.229, 0.224, 0.225), device=device).view(1, 3, 1, 1)
 

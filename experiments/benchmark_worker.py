@@ -93,6 +93,7 @@ def jax_contender(job: dict[str, Any]) -> Contender:
     """Ours, or plain Flax; compiled twice, the second time from the persistent cache."""
     import jax
 
+    from fcn_jax import compiler
     from fcn_jax.config import MATMUL_PRECISION
 
     jax.config.update("jax_compilation_cache_dir", job["cache"])
@@ -102,10 +103,12 @@ def jax_contender(job: dict[str, Any]) -> Contender:
     image, mask = jax.device_put(pictures(job))
     state, function = (ours if job["framework"] == "ours" else stock)(job)
     donate = (0,) if job["mode"] == "train" else ()
+    options = compiler.options() if job["framework"] == "ours" else None
 
     def compile_step():
         start = time.perf_counter()
-        step = jax.jit(function, donate_argnums=donate).lower(state, image, mask).compile()
+        program = jax.jit(function, donate_argnums=donate, compiler_options=options)
+        step = program.lower(state, image, mask).compile()
         return step, time.perf_counter() - start
 
     step, cold = compile_step()
@@ -121,7 +124,7 @@ def jax_contender(job: dict[str, Any]) -> Contender:
     facts = {
         "compile_seconds": cold,
         "warm_seconds": warm,
-        "flops": forward_flops(job) * (3 if job["mode"] == "train" else 1),
+        "flops": step_flops(job) if job["mode"] == "train" else forward_flops(job),
         "peak_flops": peak_flops(job["precision"]),
         "device": device.device_kind,
     }
@@ -137,7 +140,9 @@ def _model(job: dict[str, Any]):
     from fcn_jax.inference import DTYPES
     from fcn_jax.models import create_model
 
-    options: dict[str, Any] = {"freeze_backbone": False} if job["arch"] == "resnet50_fcn" else {}
+    options: dict[str, Any] = {}
+    if job["arch"] == "resnet50_fcn":
+        options["freeze_backbone"] = job["frozen"]
     return create_model(job["arch"], CLASSES, dtype=DTYPES[job["precision"]], **options)
 
 
@@ -151,7 +156,8 @@ def ours(job: dict[str, Any]):
     from fcn_jax.types import Batch
 
     model, size, key = _model(job), tuple(job["image_size"]), jax.random.key(0)
-    optimizer = optim.make_optimizer(optim.OptimConfig(), 1000)
+    scale = 0.0 if job["frozen"] and job["arch"] == "resnet50_fcn" else None
+    optimizer = optim.make_optimizer(optim.OptimConfig(backbone_scale=scale), 1000)
     state = steps.init_state(optimizer, starting.fresh(model, key, size))
     sizes = jnp.tile(jnp.array([size], jnp.int32), (job["batch_size"], 1))
     if job["mode"] == "train":
@@ -176,15 +182,26 @@ def stock(job: dict[str, Any]):
 
     dtype = DTYPES[job["precision"]]
     size = tuple(job["image_size"])
-    return benchmark_stock.make(job["arch"], CLASSES, job["mode"], dtype, size)
+    return benchmark_stock.make(job["arch"], CLASSES, job["mode"], dtype, size, job["frozen"])
 
 
-def forward_flops(job: dict[str, Any]) -> int:
-    """2 x the multiplications of the network's convolutions, forward; a training step has 3 x."""
+def step_flops(job: dict[str, Any]) -> int:
+    """A training step: three times forward, once where the backbone is frozen."""
+    forward, model = forward_flops(job), _model(job)
+    if not (job["frozen"] and job["arch"] == "resnet50_fcn"):
+        return 3 * forward
+    from fcn_jax.models.resnet import ResNet
+
+    backbone = ResNet(model.backbone, width=model.width, dtype=model.dtype)
+    return 3 * forward - 2 * forward_flops(job, backbone)
+
+
+def forward_flops(job: dict[str, Any], model: Any = None) -> int:
+    """2 x the multiplications of the convolutions of the job's network, or of `model`."""
     import jax
     import jax.numpy as jnp
 
-    model = _model(job)
+    model = model or _model(job)
     image = jax.ShapeDtypeStruct((job["batch_size"], *job["image_size"], 3), jnp.float32)
     variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
     jaxpr = jax.make_jaxpr(partial(model.apply, train=False))(variables, image)
@@ -237,7 +254,13 @@ def torch_contender(job: dict[str, Any]) -> Contender:
     if device == "cpu":
         torch.set_num_threads(len(os.sched_getaffinity(0)))
     run = benchmark_torch.make(
-        job["arch"], CLASSES, job["mode"], job["torch_mode"], job["precision"], device
+        job["arch"],
+        CLASSES,
+        job["mode"],
+        job["torch_mode"],
+        job["precision"],
+        device,
+        job["frozen"],
     )
     image, mask = (torch.from_numpy(v).to(device) for v in pictures(job))
 

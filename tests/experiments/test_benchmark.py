@@ -39,13 +39,53 @@ def test_rivals_run_the_same_network(arch):
 
 def test_flops_by_hand():
     """Table 1's simplified U-Net: every layer's 2 H W k k I O, summed by hand at 32x32."""
-    job = {"arch": "simplified_unet", "precision": "f32", "batch_size": 1, "image_size": [32, 32]}
+    job = {"arch": "simplified_unet", "precision": "f32", "batch_size": 1, "image_size": [32, 32],
+           "frozen": True}  # fmt: skip
     layers = [  # output pixels (a transposed convolution's input pixels), taps, channels
         (32 * 32, 9, 3, 64), (16 * 16, 9, 64, 128), (8 * 8, 9, 128, 256), (4 * 4, 9, 256, 512),
         (4 * 4, 4, 512, 256), (8 * 8, 9, 256, 256), (8 * 8, 4, 256, 128), (16 * 16, 9, 128, 128),
         (16 * 16, 4, 128, 64), (32 * 32, 9, 64, 64), (32 * 32, 1, 64, 21),
     ]  # fmt: skip
-    assert benchmark_worker.forward_flops(job) == sum(2 * p * k * i * o for p, k, i, o in layers)
+    forward = sum(2 * p * k * i * o for p, k, i, o in layers)
+    assert benchmark_worker.forward_flops(job) == forward
+    assert benchmark_worker.step_flops(job) == 3 * forward  # it has no backbone to freeze
+
+
+def test_a_frozen_backbone_counts_once():
+    job = {"arch": "resnet50_fcn", "precision": "f32", "batch_size": 1, "image_size": [32, 32]}
+    whole, forward = (
+        benchmark_worker.step_flops({**job, "frozen": False}),
+        benchmark_worker.forward_flops({**job, "frozen": True}),
+    )
+    head = [(1, 1, 2048, 1024), (1, 1, 1024, 512), (1, 9, 512, 256), (4, 9, 256, 128),
+            (16, 9, 128, 64), (64, 9, 64, 64), (256, 1, 64, 21)]  # fmt: skip
+    trained = sum(2 * p * k * i * o for p, k, i, o in head)
+    assert whole == 3 * forward
+    assert benchmark_worker.step_flops({**job, "frozen": True}) == forward + 2 * trained
+
+
+@pytest.mark.slow
+def test_the_rivals_leave_a_frozen_backbone_alone():
+    pytest.importorskip("torch")
+    from experiments import benchmark_torch
+
+    model = benchmark_torch.Network(network("resnet50_fcn", 21, frozen=True)).train()
+    fixed = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    assert fixed == PARAMETERS["resnet50_fcn"] - 4_210_261
+    assert not model.layers[1].training
+    assert model.layers[-4].training
+
+    size = (32, 32)
+    state, step = benchmark_stock.make("resnet50_fcn", 21, "train", jnp.float32, size, True)
+    image, mask = benchmark_worker.pictures({"batch_size": 2, "image_size": size})
+    with jax.numpy_rank_promotion("allow"):  # it is written as most programs are
+        (params, stats, _), _ = jax.jit(step)(state, image, mask)
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), (params, stats), state[:2])
+    still = {"Conv_0", "BatchNorm_0"}
+    for tree in moved:
+        for name, values in tree.items():
+            frozen = name in still or name.startswith("Block")
+            assert any(jax.tree.leaves(values)) is not frozen, name
 
 
 def contender(*seconds, peak_bytes=2**30):
@@ -116,7 +156,7 @@ def test_the_rivals_step(work):
 
     job = {"batch_size": 2, "image_size": (32, 32)}
     image, mask = (torch.from_numpy(v) for v in benchmark_worker.pictures(job))
-    step = benchmark_torch.make("fcn", 21, work, "channels_last", "f32", "cpu")
+    step = benchmark_torch.make("fcn", 21, work, "channels_last", "f32", "cpu", False)
     result = step(image, mask)
     if work == "train":
         losses = [float(step(image, mask)) for _ in range(3)]
