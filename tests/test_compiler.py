@@ -24,9 +24,9 @@ def test_the_convolution_leaves_ynnpack():
         x, kernel = jnp.ones((1, 8, 8, 16)), jnp.ones((3, 3, 16, 16))
         return jax.jit(f, compiler_options=options).lower(x, kernel).compile().as_text()
 
-    if "ynn" not in program(None):
+    if "__ynn_fusion" not in program(None):
         pytest.skip("this XLA has no YNNPACK")
-    assert "ynn" not in program(compiler.options())
+    assert "__ynn_fusion" not in program(compiler.options())
 
 
 def test_an_option_that_xla_does_not_know_is_no_harm(monkeypatch):
