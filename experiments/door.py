@@ -7,18 +7,28 @@ from pathlib import Path
 
 import platformdirs
 
+from fcn_jax import disk
 from fcn_jax.types import InputError
 
 
 def run(main: Callable[[list[str] | None], int | None]) -> None:
     """Call a door's main; bad input is one line on stderr and exit code 2."""
     try:
-        sys.exit(main(None) or 0)
+        code = main(None) or 0
+        sys.stdout.flush()
+        sys.exit(code)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:  # the reader of our output has gone
         os._exit(1)
+    except OSError as error:
+        if not disk.is_full(error):
+            raise
+        # Files are spoken for: what is left is our output, sent to a file.
+        where = error.filename or "the output"
+        print(f"error: {where}: the disk is full: make room, then repeat", file=sys.stderr)
+        os._exit(2)  # at an orderly exit Python would try to print again
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)

@@ -59,6 +59,12 @@ def test_best_and_the_latest_two_are_kept(tmp_path):
     assert checkpoint.load(tmp_path / "c", "latest")[1]["epoch"] == 6
 
 
+@pytest.mark.parametrize("nothing", [float("nan"), None])
+def test_a_score_that_is_none_is_never_the_best(tmp_path, nothing):
+    _save(tmp_path / "c", [nothing, 0.2])  # no number is larger than a NaN that comes first
+    assert checkpoint.load(tmp_path / "c")[1]["epoch"] == 2
+
+
 def test_a_state_may_be_donated_as_soon_as_save_returns(tmp_path):
     checkpoints = checkpoint.Checkpoints(tmp_path / "c")
     state = _state(1)
@@ -108,6 +114,27 @@ def test_no_damaged_checkpoint_is_used_silently(tmp_path):
         assert bool(warned) == (meta["epoch"] == 1)
         fell_back += meta["epoch"] == 1
     assert fell_back >= 5
+
+
+def test_a_flipped_bit_in_an_array_is_found_by_its_checksum(tmp_path):
+    """Orbax would restore it as it is; small arrays lie in files that it does check."""
+    state, rng = _state(1), random.Random(0)
+    state.params["head"]["bias"] = jax.random.normal(jax.random.key(0), (100_000,))
+    checkpoints = checkpoint.Checkpoints(tmp_path / "c")
+    checkpoints.save(state, {}, 0.1)
+    checkpoints.close()
+    largest = max(_files(tmp_path / "c/1/variables"), key=lambda p: p.stat().st_size)
+    whole, said = largest.read_bytes(), []
+    for _ in range(8):
+        data = bytearray(whole)
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        largest.write_bytes(data)
+        with pytest.raises(InputError, match=r"1: damaged") as caught:
+            checkpoint.load(tmp_path / "c")
+        said.append("checksum of variables/params/head/bias differs" in str(caught.value))
+    assert sum(said) >= 4
+    largest.write_bytes(whole)
+    assert checkpoint.load(tmp_path / "c")
 
 
 def test_if_none_is_sound_it_says_so(tmp_path):

@@ -213,6 +213,11 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint(tmp_path):
     assert len(record["ids"]) == 3
     ids = [e.id for e in fakes.dataset().splits["train"]]
     assert record["ids"] == [ids[row] for row in record["rows"]]
+    # All that a replay needs: the rows are those of the step, and so is the key.
+    made = session.build(config, fakes.dataset())
+    epoch, step = divmod(record["step"], made.steps_per_epoch)
+    assert record["rows"] == made.rows(epoch)[step].tolist()
+    assert record["key"] == jax.random.key_data(made.train_key()).tolist()
 
 
 def test_overfit_validates_on_the_training_images(tmp_path):

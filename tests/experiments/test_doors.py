@@ -4,7 +4,9 @@ import errno
 import json
 import os
 import re
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,6 +142,23 @@ def test_bad_flags_are_one_line_and_exit_code_2(flags, words, tmp_path, capsys):
 def test_a_folder_that_holds_another_run_is_refused(trained, capsys):
     assert _enter(run.main, *SMALL, "--epochs", "5", "--workdir", trained) == 2
     assert "holds another run" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no such device here")
+@pytest.mark.parametrize("text", ["short", "long" * 10_000])
+def test_output_that_finds_the_disk_full(text):
+    code = f"from experiments import door; door.run(lambda _: print({text!r}))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=Path(__file__).parents[2],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    expected = "error: the output: the disk is full: make room, then repeat\n"
+    assert (done.returncode, done.stderr) == (2, expected)
 
 
 @pytest.mark.slow
