@@ -8,6 +8,7 @@ import numpy as np
 
 from fcn_jax import evaluation, inference, report, workdir
 from fcn_jax.data import voc
+from fcn_jax.types import Example, InputError
 
 
 def panels(
@@ -41,7 +42,16 @@ def _by_id(dataset: voc.Dataset, split: str, meta: dict[str, Any]):
         split = "train"
     examples = dataset.splits[split]
     positions = {examples[i].id: i for i in range(len(examples))}
-    return lambda example_id: examples[positions[example_id]]
+
+    def find(example_id: str) -> Example:
+        if example_id not in positions:
+            raise InputError(
+                f"{dataset.name} has no {split} image {example_id} any more, on which the run was "
+                "judged: restore the data to draw its pictures"
+            )
+        return examples[positions[example_id]]
+
+    return find
 
 
 def draw(folder: Path, dataset: voc.Dataset, command: str) -> None:

@@ -198,6 +198,13 @@ def test_each_file_of_a_run_finds_the_disk_full_once(trained, tmp_path, monkeypa
     assert not list(folder.glob("*.part"))
 
 
+def test_a_finished_run_whose_data_have_gone(trained, monkeypatch, capsys):
+    monkeypatch.setattr(voc, "load", lambda *_, **__: fakes.dataset(val=2))
+    argv = [*SMALL, "--epochs", "2", "--lr", "0.03", "--workdir", trained, "--quiet"]
+    assert _enter(run.main, *argv) == 2
+    assert "has no val image" in capsys.readouterr().err
+
+
 def test_no_archive_where_it_was_said_to_be(tmp_path, capsys):
     argv = ["--arch", "tiny", "--archives", tmp_path, "--data-dir", tmp_path / "data"]
     assert _enter(run.main, *argv, "--workdir", tmp_path / "run") == 2
