@@ -244,15 +244,28 @@ def centre_crop(x: Array, size: Sequence[int]) -> Array:
 def resize_bilinear(x: Array, size: Sequence[int]) -> Array:
     """[N, H, W, C] -> float32 [N, *size, C]: bilinear, half-pixel centres, no antialiasing.
 
-    `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`, as two matrix products.
+    `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`, an axis at a time: a
+    matrix product, but for a doubling, where each result has two neighbours and fixed weights.
     """
     x = x.astype(jnp.float32)
-    for axis in (1, 2):
-        if x.shape[axis] != size[axis - 1]:
+    for axis in (2, 1):  # columns first: rows are then copied whole
+        if size[axis - 1] == 2 * x.shape[axis]:
+            x = _double(x, axis)
+        elif x.shape[axis] != size[axis - 1]:
             weights = _bilinear_weights(x.shape[axis], size[axis - 1])
             subscripts = {1: "nhwc,yh->nywc", 2: "nhwc,xw->nhxc"}[axis]
             x = jnp.einsum(subscripts, x, weights, precision=lax.Precision.HIGHEST)
     return x
+
+
+def _double(x: Array, axis: int) -> Array:
+    """Twice as many along an axis: x_i becomes (x_i-1 + 3 x_i) / 4 and (3 x_i + x_i+1) / 4."""
+    n = x.shape[axis]
+    part = partial(lax.slice_in_dim, x, axis=axis)
+    before = lax.concatenate([part(0, 1), part(0, n - 1)], axis)  # the edge is its own neighbour
+    after = lax.concatenate([part(1, n), part(n - 1, n)], axis)
+    pairs = jnp.stack([0.25 * before + 0.75 * x, 0.75 * x + 0.25 * after], axis + 1)
+    return pairs.reshape(*x.shape[:axis], 2 * n, *x.shape[axis + 1 :])
 
 
 def _bilinear_weights(inputs: int, outputs: int) -> np.ndarray:
