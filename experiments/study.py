@@ -32,12 +32,7 @@ ABLATION: dict[str, dict[str, object]] = {
     "void as background": {"data.void_as_background": True},
     "+ re-estimated batch norm": {"bn_batches": 40},
     "+ averaged parameters, re-estimated": {"optim.ema": 0.98, "bn_batches": 40},
-    "+ label smoothing": {"loss.label_smoothing": 0.1},
-    "+ focal loss": {"loss.focal_gamma": 2.0},
-    "+ clipped gradients": {"optim.clip_norm": 1.0},
     "+ scale jitter": {"augment.scale_jitter": (0.8, 1.5)},
-    "+ colour jitter": {"augment.colour_jitter": 0.3},
-    "+ rotation": {"augment.rotation": 10.0},
 }
 """Name -> what is changed in the candidate: an ingredient taken out, or (+) one put in. Those that
 change nothing, because a flag has them so, are left out."""

@@ -25,7 +25,7 @@ def small(monkeypatch):
 @pytest.mark.usefixtures("tiny", "small")
 def test_an_ablation_compares_every_variant_with_the_candidate(tmp_path, capsys, monkeypatch):
     argv = ["ablation", "--epochs", "1", "--seeds", "0,1", "--workdir", str(tmp_path)]
-    argv += ["--only", "+ label smoothing", "batches of 16", study.CANDIDATE]
+    argv += ["--only", "+ scale jitter", "batches of 16", study.CANDIDATE]
     assert study.main(argv) == 0
     out = capsys.readouterr()
     # The fake data set has 8 images: a variant that cannot be made leaves the others standing.
@@ -33,19 +33,19 @@ def test_an_ablation_compares_every_variant_with_the_candidate(tmp_path, capsys,
     table = json.loads((tmp_path / "table.json").read_text())
     assert [row["name"] for row in table["metrics"]["miou"]] == [
         study.CANDIDATE,
-        "+ label smoothing",
+        "+ scale jitter",
     ]
     assert [row["n"] for row in table["metrics"]["miou"]] == [2, 2]
-    assert [(p["a"], p["b"]) for p in table["pairs"]] == [("+ label smoothing", study.CANDIDATE)]
+    assert [(p["a"], p["b"]) for p in table["pairs"]] == [("+ scale jitter", study.CANDIDATE)]
     assert table["command"].startswith("python -m experiments.study ablation --epochs 1")
     folders = {p.name for p in tmp_path.iterdir() if p.is_dir()}
     assert {
         "the-candidate-seed0",
         "the-candidate-seed1",
-        "label-smoothing-seed0",
-        "label-smoothing-seed1",
+        "scale-jitter-seed0",
+        "scale-jitter-seed1",
     } <= folders
-    assert "loss.label_smoothing: 0.0 -&gt; 0.1" in (tmp_path / "report.html").read_text()
+    assert "augment.scale_jitter: None -&gt; [0.8, 1.5]" in (tmp_path / "report.html").read_text()
     monkeypatch.setattr(loop._Run, "train_epoch", lambda *_: pytest.fail("trained again"))
     assert study.main(argv) == 0
 
