@@ -129,6 +129,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "shapes": lambda: result_table("shapes"),
     "overfit": lambda: result_table("overfit"),
     "paper-sample": lambda: paper_table("paper-sample"),
+    "camvid": lambda: study_table("camvid"),
+    "ablation": lambda: study_table("ablation-camvid"),
     "speed": speed_table,
 }
 

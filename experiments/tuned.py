@@ -2,11 +2,11 @@
 
 The `tuned_*` recipes are what the ablation in the README (experiments/results/ablation-camvid.json,
 made by `experiments.study ablation`) has left: what is in `tuned_fcn` is there because the score
-falls without it (by very little without the cap of the class weights), and what was tried and is
-not did not raise it. Label smoothing, the focal factor, clipping, colour jitter and rotation are
-flags that it has not tried. It is of the FCN, in a short training from scratch on CamVid, one seed;
-a long training may want more augmentation, averaged parameters and re-estimated batch norm, and
-`python -m experiments.study ablation` says which on any data.
+falls without it (but for the cap of the class weights, a guard where classes are rarer than there),
+and what was tried and is not did not raise it. Label smoothing, the focal factor, clipping, colour
+jitter and rotation are flags that it has not tried. It is of the FCN, in a short training from
+scratch on CamVid, one seed; a long training may want more augmentation, averaged parameters and
+re-estimated batch norm, and `python -m experiments.study ablation` says which on any data.
 """
 
 from collections.abc import Callable
