@@ -295,9 +295,10 @@ _conv_transpose.defjvp(_conv_transpose_jvp, symbolic_zeros=True)
 def _patches_conv_transpose(x: Array, kernel: Array, window: _Window) -> Array:
     """The transposed convolution, each pixel's kh kw O results added up; linear in the kernel.
 
-    Its transpose is kernel' = sum over images of x^T [I, H W] . patches(dy) [H W, kh kw O]:
-    2 N H W kh kw I O FLOPs and N H W kh kw O values written. (Sharing those patches with x's
-    gradient saves nothing: XLA's convolution of dy is faster than their product.)
+    Its transpose is kernel' = sum over chunks of x^T [I, m] . patches(dy) [m, kh kw O]:
+    2 N H W kh kw I O FLOPs and N H W kh kw O values written. A chunk is some images, or some rows
+    of one, as in `_patches_conv`. (Sharing those patches with x's gradient saves nothing: XLA's
+    convolution of dy is faster than their product.)
     """
     (kh, kw, channels, features), (n, height, width, _) = kernel.shape, x.shape
     out = _pair(
@@ -306,41 +307,48 @@ def _patches_conv_transpose(x: Array, kernel: Array, window: _Window) -> Array:
             for i in (0, 1)
         ]
     )
-    images, _ = _chunk(n, height, width * kh * kw * features * x.dtype.itemsize, kernel)
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    kernel = kernel.transpose(2, 0, 1, 3).reshape(channels, -1).astype(wide)
+    images, rows = _chunk(n, height, width * kh * kw * features * x.dtype.itemsize, kernel)
+    bands, zero = -(-height // rows), jnp.zeros((), x.dtype)
+    x = lax.pad(x, zero, ((0, 0, 0), (0, bands * rows - height, 0), (0, 0, 0), (0, 0, 0)))
+    wide = jnp.promote_types(x.dtype, jnp.float32)  # the type of sums
+    # Taps first: the transpose is then a product that XLA needs no copy of the patches for.
+    kernel = kernel.transpose(0, 1, 3, 2).reshape(kh * kw * features, channels).astype(wide)
 
     @_keep_arguments
-    def one(_, x):
-        columns = lax.dot_general(x.astype(wide), kernel, (((3,), (0,)), ((), ())))
-        return None, _add_patches(columns.astype(x.dtype), (kh, kw), out, window)
+    def one(canvas, start):
+        part = lax.dynamic_slice(x, tuple(start), (images, rows, width, channels))
+        columns = lax.dot_general(part.astype(wide), kernel, (((3,), (1,)), ((), ())))
+        sums = _add_patches(columns.astype(x.dtype), (kh, kw), window.stride)
+        return _add_at(canvas, sums, start[:2] * jnp.array([1, window.stride[0]], jnp.int32)), None
 
-    _, y = lax.scan(one, None, x.reshape(-1, images, height, width, channels))
-    return y.reshape(n, *out, features)
+    # Every tap of every pixel has its place on the canvas; what is padding is cut off at the end.
+    tall, across = (
+        (count - 1) * stride + taps
+        for count, stride, taps in zip((bands * rows, width), window.stride, (kh, kw), strict=True)
+    )
+    starts = [(i, b * rows, 0, 0) for i in range(0, n, images) for b in range(bands)]
+    canvas = jnp.zeros((n, tall, across, features), x.dtype)
+    canvas, _ = lax.scan(one, canvas, jnp.array(starts, jnp.int32))
+    (top, _), (left, _) = window.padding
+    cut = ((-top, out[0] + top - tall, 0), (-left, out[1] + left - across, 0))
+    return lax.pad(canvas, zero, ((0, 0, 0), *cut, (0, 0, 0)))
 
 
-def _add_patches(columns: Array, taps: Pair, out: Pair, window: _Window) -> Array:
-    """The transpose of padding and `_patches`: [n, H, W, taps C] -> [n, *out, C].
+def _add_at(canvas: Array, sums: Array, start: Array) -> Array:
+    """Add [n, H, W, C] to the canvas from image and row `start`; its transpose is one slice."""
+    everything = lax.ScatterDimensionNumbers((0, 1, 2, 3), (), (0, 1))
+    inside = lax.GatherScatterMode.PROMISE_IN_BOUNDS
+    return lax.scatter_add(canvas, start, sums, everything, mode=inside)
 
-    Everything is added up on a canvas that holds every tap, and cut out of it once: so the
-    transpose pads once and then only slices.
-    """
-    n, height, width, depth = columns.shape
-    (sh, sw), ((top, bottom), (left, right)) = window.stride, window.padding
-    channels = depth // (taps[0] * taps[1])
-    canvas = (out[0] + max(top, 0) + max(bottom, 0), out[1] + max(left, 0) + max(right, 0))
+
+def _add_patches(columns: Array, taps: Pair, stride: Pair) -> Array:
+    """The transpose of `_patches`: [n, H, W, taps C] -> [n, (H - 1) s + kh, (W - 1) s + kw, C]."""
+    channels, (sh, sw) = columns.shape[3] // (taps[0] * taps[1]), stride
     # split, because its transpose is one concatenation (a slice's would be a sum of padded parts)
     views = lax.split(columns, [channels] * (taps[0] * taps[1]), 3)
-    zero = jnp.zeros((), columns.dtype)
-    y = jnp.zeros((n, *canvas, channels), columns.dtype)
+    zero, parts = jnp.zeros((), columns.dtype), []
     for index, view in enumerate(views):
         a, b = divmod(index, taps[1])
-        a, b = a + max(-top, 0), b + max(-left, 0)
-        rows = (a, canvas[0] - a - (height - 1) * sh - 1, sh - 1)
-        cols = (b, canvas[1] - b - (width - 1) * sw - 1, sw - 1)
-        y += lax.pad(view, zero, ((0, 0, 0), rows, cols, (0, 0, 0)))
-    return lax.slice(
-        y,
-        (0, max(top, 0), max(left, 0), 0),
-        (n, max(top, 0) + out[0], max(left, 0) + out[1], channels),
-    )
+        rows, cols = (a, taps[0] - 1 - a, sh - 1), (b, taps[1] - 1 - b, sw - 1)
+        parts.append(lax.pad(view, zero, ((0, 0, 0), rows, cols, (0, 0, 0))))
+    return sum(parts[1:], parts[0])

@@ -5,6 +5,7 @@ and the ratio is taken once (`ratio`).
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -66,21 +67,59 @@ def softmax_cross_entropy(
       (sum, weight), float32 scalars, or arrays over the axes that were kept.
     """
     num_classes = logits.shape[-1]
-    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
-    hot = one_hot(labels, num_classes)
+    z = logits.astype(jnp.float32)
     if weights is None:
         weights = jnp.ones((num_classes,), jnp.float32)
-    w = weights.reshape((1,) * labels.ndim + (-1,))
-    weight = jnp.where(hot, w, 0.0).sum(-1)
-    loss = -jnp.where(hot, w * log_p, 0.0).sum(-1)
+    weight = pixel_weights(labels, weights)
+    nll = _negative_log_likelihood(z, labels)
+    loss = weight * nll
     if focal_gamma:
-        p = jnp.exp(jnp.where(hot, log_p, 0.0).sum(-1))
-        loss = loss * jnp.clip(1.0 - p, 1e-6, 1.0) ** focal_gamma
+        loss = loss * jnp.clip(1.0 - jnp.exp(-nll), 1e-6, 1.0) ** focal_gamma
     if label_smoothing:
-        labelled = hot.any(-1)
-        spread = -jnp.where(labelled[..., None], w * log_p, 0.0).sum(-1) / num_classes
+        w = weights.reshape((1,) * labels.ndim + (-1,))
+        spread = -(w * jax.nn.log_softmax(z)).sum(-1) / num_classes
+        spread = jnp.where(one_hot(labels, num_classes).any(-1), spread, 0.0)
         loss = (1.0 - label_smoothing) * loss + label_smoothing * spread
     return loss.sum(axis), weight.sum(axis)
+
+
+def pixel_weights(labels: jax.Array, weights: jax.Array) -> jax.Array:
+    """float32 [...]: the weight of each label's class, 0 where it is none.
+
+    A comparison for each class makes one loop over the pixels, without the K-fold array between.
+    """
+    parts = [jnp.where(labels == c, weights[c], 0.0) for c in range(len(weights))]
+    return sum(parts[1:], parts[0])
+
+
+@jax.custom_jvp
+def _negative_log_likelihood(z: jax.Array, labels: jax.Array) -> jax.Array:
+    """log sum exp(z) - z_y, float32 [...]; the first part alone where the label is no class.
+
+    The derivative is written out, (softmax(z) - one_hot(y)) . dz: the derived one goes over arrays
+    of z's size several times more often.
+    """
+    return _likelihood(z, labels)[0]
+
+
+def _likelihood(z: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(log sum exp(z) - z_y, log sum exp(z))."""
+    largest = z.max(-1)
+    log_sum = largest + jnp.log(jnp.exp(z - largest[..., None]).sum(-1))
+    picked = jnp.where(one_hot(labels, z.shape[-1]), z, 0.0).sum(-1)
+    return log_sum - picked, log_sum
+
+
+@_negative_log_likelihood.defjvp
+def _negative_log_likelihood_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    (z, labels), (dz, _) = primals, tangents
+    y, log_sum = _likelihood(z, labels)
+
+    @partial(jax.checkpoint, prevent_cse=False)  # keep z, not the softmax
+    def derivative(z, log_sum, dz):
+        return ((jnp.exp(z - log_sum[..., None]) - one_hot(labels, z.shape[-1])) * dz).sum(-1)
+
+    return y, derivative(z, log_sum, dz)
 
 
 def soft_dice(logits: jax.Array, labels: jax.Array) -> jax.Array:
