@@ -161,7 +161,9 @@ def ours(job: dict[str, Any]):
     state = steps.init_state(optimizer, starting.fresh(model, key, size))
     sizes = jnp.tile(jnp.array([size], jnp.int32), (job["batch_size"], 1))
     if job["mode"] == "train":
-        train = steps.make_train_step(model, optimizer, image_size=size)
+        train = steps.make_train_step(
+            model, optimizer, image_size=size, sharding=job.get("sharding")
+        )
         return state, lambda state, image, mask: train(state, Batch(image, mask, sizes), key)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     if job["mode"] == "eval":

@@ -4,12 +4,17 @@ A loss is returned as (sum, weight), never as a mean: sums add up over images, d
 and the ratio is taken once (`ratio`).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+Across = Callable[[Any], Any]
+"""A tree of one device's sums -> those of all devices."""
 
 WEIGHT_SCHEMES = ("none", "inverse", "inverse_sqrt", "median_frequency", "effective_number")
 
@@ -122,19 +127,19 @@ def _negative_log_likelihood_jvp(primals: tuple, tangents: tuple) -> tuple[jax.A
     return y, derivative(z, log_sum, dz)
 
 
-def soft_dice(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def soft_dice(logits: jax.Array, labels: jax.Array, across: Across = lambda x: x) -> jax.Array:
     """Soft Dice loss: 1 - 2 |p y| / (|p| + |y|) per class, averaged over the classes present.
 
     Taken over the whole batch, void left out (Milletari et al. 2016, with the batch as one image).
-    A batch without a labelled pixel gives 0.
+    A batch without a labelled pixel gives 0. `across` adds up what the devices hold of the batch.
     """
     hot = one_hot(labels, logits.shape[-1])
     labelled = hot.any(-1)[..., None]
     p = jnp.where(labelled, jax.nn.softmax(logits.astype(jnp.float32)), 0.0)
     axes = tuple(range(labels.ndim))
-    overlap = jnp.where(hot, p, 0.0).sum(axes)
-    truth = hot.sum(axes).astype(jnp.float32)
-    dice = 1.0 - 2.0 * overlap / jnp.maximum(p.sum(axes) + truth, 1.0)
+    overlap, predicted = across((jnp.where(hot, p, 0.0).sum(axes), p.sum(axes)))
+    truth = across(hot.sum(axes).astype(jnp.float32))
+    dice = 1.0 - 2.0 * overlap / jnp.maximum(predicted + truth, 1.0)
     present = truth > 0
     return ratio(jnp.where(present, dice, 0.0).sum(), present.sum().astype(jnp.float32))
 

@@ -155,6 +155,7 @@ def _train_program(config: Config, model, optimizer, weights: list[float] | None
         augmentation=_augmentation(config),
         void_as_background=config.data.void_as_background,
         ema=config.optim.ema,
+        sharding=spread,
     )
     return steps.scan_train(step, spread)
 

@@ -69,17 +69,47 @@ def make_train_step(
     augmentation: augment.AugmentConfig | None = None,
     void_as_background: bool = False,
     ema: float = 0.0,
+    sharding: NamedSharding | None = None,
 ) -> TrainStep:
     """Build `(state, batch, key) -> (state, metrics)`, a pure function to be jitted.
 
     The randomness of a step is `fold_in(key, state.step)` and nothing else. Without augmentation
-    the batch must already be of `image_size`; with it, canvases of any size.
+    the batch must already be of `image_size`; with it, canvases of any size. `sharding` is that of
+    the batch; losses, statistics and gradients are those of the whole of it.
 
     Returns metrics as float32 scalars: `loss` (the value that was differentiated), `grad_norm`.
     """
-    loss = loss or losses.LossConfig()
+    gradients = _gradients(model, loss or losses.LossConfig(), class_weights, sharding)
 
-    def objective(params, stats, image, labels, key):
+    def train_step(state: TrainState, batch: Batch, key: jax.Array):
+        augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
+        batch = _read_void(batch, void_as_background)
+        image, labels = batch.image, batch.mask
+        if augmentation is not None:
+            image, labels = augment.augment(augment_key, batch, image_size, augmentation)
+        value, stats, grads = gradients(state.params, state.batch_stats, image, labels, dropout_key)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        average = state.ema
+        if ema:
+            average = jax.tree.map(lambda a, b: a + (1.0 - ema) * (b - a), average, (params, stats))
+        state = TrainState(state.step + 1, params, stats, opt_state, average)
+        return state, {"loss": value, "grad_norm": optax.tree.norm(grads)}
+
+    return train_step
+
+
+def _gradients(model, loss: losses.LossConfig, class_weights, sharding: NamedSharding | None):
+    """Build `(params, stats, image, labels, key) -> (loss, new stats, gradients)`.
+
+    With several devices each runs the program of its share of the batch: the loops of a CPU's
+    convolutions go over images, which the compiler could only spread by repeating all on each.
+    """
+    axes = () if sharding is None else sharding.mesh.axis_names
+    devices = 1 if sharding is None else sharding.mesh.size
+    across = partial(jax.lax.psum, axis_name=axes)
+
+    def share_of_loss(params, stats, image, labels, key):
         logits, updated = model.apply(
             {"params": params, "batch_stats": stats},
             batches.normalize(image),
@@ -94,29 +124,26 @@ def make_train_step(
             label_smoothing=loss.label_smoothing,
             focal_gamma=loss.focal_gamma,
         )
-        value = losses.ratio(total, weight)
+        value = losses.ratio(total, across(weight))
         if loss.dice:
-            value = value + loss.dice * losses.soft_dice(logits, labels)
+            value = value + loss.dice / devices * losses.soft_dice(logits, labels, across)
         return value, updated.get("batch_stats", {})
 
-    def train_step(state: TrainState, batch: Batch, key: jax.Array):
-        augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-        batch = _read_void(batch, void_as_background)
-        image, labels = batch.image, batch.mask
-        if augmentation is not None:
-            image, labels = augment.augment(augment_key, batch, image_size, augmentation)
-        (value, stats), grads = jax.value_and_grad(objective, has_aux=True)(
-            state.params, state.batch_stats, image, labels, dropout_key
-        )
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        average = state.ema
-        if ema:
-            average = jax.tree.map(lambda a, b: a + (1.0 - ema) * (b - a), average, (params, stats))
-        state = TrainState(state.step + 1, params, stats, opt_state, average)
-        return state, {"loss": value, "grad_norm": optax.tree.norm(grads)}
+    def gradients(params, *rest):
+        (value, stats), grads = jax.value_and_grad(share_of_loss, has_aux=True)(params, *rest)
+        value, grads = across((value, grads))
+        return value, stats, grads
 
-    return train_step
+    if sharding is None:
+        return gradients
+    whole, spread = PartitionSpec(), sharding.spec
+    return jax.shard_map(
+        gradients,
+        mesh=sharding.mesh,
+        in_specs=(whole, whole, spread, spread, whole),
+        out_specs=whole,
+        check_vma=False,  # so that the transpose of a sum over devices is one, as `across` needs
+    )
 
 
 def make_eval_step(

@@ -150,37 +150,87 @@ def test_moving_average_by_hand():
     chex.assert_trees_all_close(after.ema[0], expected, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.slow
-def test_eight_devices_give_the_losses_of_one():
-    # In a process of its own: the number of virtual devices is fixed when jax starts.
-    code = """
+def _on_eight_devices(code: str) -> str:
+    """What it prints, in a process of its own: the number of devices is fixed when jax starts."""
+    start = """
         import os
         os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
         import jax, numpy as np
         from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-        from fcn_jax import optim, starting, steps
+        from fcn_jax import models, optim, starting, steps
         from fcn_jax.data import batches
+        from fcn_jax.data.augment import AugmentConfig
+        from fcn_jax.losses import LossConfig
         from tests import fakes
         key, size, n = jax.random.key(0), (32, 32), 8
         canvases = batches.resized([fakes.example(i) for i in range(n)], size)
         rows = np.arange(n, dtype=np.int32)[None]
-        losses = {}
-        for devices in (1, 8):
+        optimizer = optim.make_optimizer(optim.OptimConfig(lr=1e-2), 10)
+        def made(model, devices, **kinds):
             mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
-            model = fakes.TinyNet()
-            optimizer = optim.make_optimizer(optim.OptimConfig(lr=1e-2), 10)
             state = steps.init_state(optimizer, starting.fresh(model, key, size))
             state, data = jax.device_put((state, canvases), NamedSharding(mesh, P()))
-            step = steps.make_train_step(model, optimizer, image_size=size)
-            run = steps.scan_train(step, NamedSharding(mesh, P("data")) if devices > 1 else None)
-            losses[devices] = []
-            for _ in range(5):
-                state, values = run(state, data, rows, 1, key)
-                losses[devices].append(float(values["loss"][0]))
-        np.testing.assert_allclose(losses[8], losses[1], rtol=1e-5)
-        print("agreed", losses[8][-1] < losses[8][0])
+            spread = NamedSharding(mesh, P("data")) if devices > 1 else None
+            step = steps.make_train_step(
+                model, optimizer, image_size=size, sharding=spread, **kinds
+            )
+            return steps.scan_train(step, spread), state, data
     """
+    program = textwrap.dedent(start) + textwrap.dedent(code)
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
-    assert done.stdout.strip() == "agreed True", done.stderr
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.slow
+def test_eight_devices_give_the_losses_of_one():
+    printed = _on_eight_devices("""
+        everything = {
+            "loss": LossConfig(dice=1.0, label_smoothing=0.1),
+            "class_weights": np.array([0.2, 1.0, 3.0], np.float32),
+            "augmentation": AugmentConfig(flip=0.5, crop_scale=(0.3, 1.0)),
+        }
+        for kinds in ({}, everything):
+            ended = {}
+            for devices in (1, 8):
+                run, state, data = made(fakes.TinyNet(), devices, **kinds)
+                told = []
+                for _ in range(5):
+                    state, values = run(state, data, rows, 1, key)
+                    told.append([float(values[k][0]) for k in ("loss", "grad_norm")])
+                ended[devices] = told, state.batch_stats
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-6), *ended.values())
+        print(ended[8][0][-1][0] < ended[8][0][0][0])
+    """)
+    assert printed == "True"
+
+
+@pytest.mark.slow
+def test_dropout_does_not_depend_on_the_number_of_devices():
+    _on_eight_devices("""
+        from fcn_jax.models import layers
+        from jax import shard_map
+        layer, x = layers.Dropout(0.3), np.ones((8, 4, 4, 2), np.float32)
+        drop = lambda x: layer.apply({}, x, True, rngs={"dropout": key})
+        mesh = Mesh(np.array(jax.devices()), ("data",))
+        each = P("data")
+        spread = shard_map(drop, mesh=mesh, in_specs=each, out_specs=each, check_vma=False)
+        whole = drop(x)
+        np.testing.assert_array_equal(jax.jit(spread)(x), whole)
+        assert np.unique(whole).size == 2 and not np.array_equal(whole[0], whole[1])
+    """)
+
+
+@pytest.mark.slow
+def test_a_device_computes_its_share_and_no_more():
+    printed = _on_eight_devices("""
+        flops = {}
+        for devices in (1, 8):
+            run, state, data = made(models.create_model("fcn", 3, width=4), devices)
+            compiled = run.lower(state, data, rows, 1, key).compile()
+            flops[devices] = compiled.cost_analysis()["flops"]
+        print(flops[8] / flops[1] < 0.3)  # an eighth, and the optimizer's, which each one runs
+    """)
+    assert printed == "True"

@@ -69,14 +69,18 @@ class Budget:
 
 
 def budget() -> Budget:
-    """Half of the host's free memory, and 40 % of the device's (on a CPU: half of that half)."""
+    """Half of the host's free memory, and 40 % of each device's.
+
+    On a CPU half of the former is shared out among its devices: each has a copy of its own.
+    """
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):  # not on every system
         free = 4 * 2**30
     stats = jax.local_devices()[0].memory_stats() or {}
     limit = stats.get("bytes_limit")
-    return Budget(int(0.4 * limit) if limit else free // 4, free // 2)
+    shared = free // (4 * jax.local_device_count())
+    return Budget(int(0.4 * limit) if limit else shared, free // 2)
 
 
 def open_split(

@@ -153,6 +153,8 @@ class BatchNorm(nn.Module):
     move by `momentum` towards them; as in PyTorch the running variance takes the unbiased
     n / (n - 1) var. Otherwise mean and var are the running statistics, which stay as they are.
     Parameters `scale`, `bias`; `batch_stats`: `mean`, `var`; all float32. Returns x's type.
+
+    Inside `jax.shard_map` the batch is the whole one, of which x is this device's equal share.
     """
 
     momentum: float = 0.1
@@ -169,7 +171,7 @@ class BatchNorm(nn.Module):
             return _scale_and_shift(x, mean.value, var.value, scale, bias, self.epsilon)
         y, batch_mean, batch_var = _normalise(x, scale, bias, self.epsilon)
         if not self.is_initializing():
-            n = x.size // x.shape[-1]
+            n = _count(x)
             unbiased = batch_var * (n / max(n - 1, 1))
             mean.value += self.momentum * (batch_mean - mean.value)
             var.value += self.momentum * (unbiased - var.value)
@@ -178,6 +180,21 @@ class BatchNorm(nn.Module):
 
 def _channels(v: Array) -> Array:
     return v.reshape(1, 1, 1, -1)
+
+
+def shard_axes() -> tuple[str, ...]:
+    """The mesh axes over which the batch is spread where this is traced: those of `shard_map`."""
+    return tuple(jax.sharding.get_abstract_mesh().manual_axes)
+
+
+def _count(x: Array) -> int:
+    """Values a channel has in the whole batch."""
+    return x.size // x.shape[-1] * math.prod(lax.axis_size(axis) for axis in shard_axes())
+
+
+def _mean(x: Array) -> Array:
+    """The mean of each channel over the whole batch."""
+    return lax.pmean(x.mean((0, 1, 2)), shard_axes())
 
 
 def _scale_and_shift(
@@ -199,9 +216,9 @@ def _plain_normalise(
     dx = scale / sqrt(var + eps) (dy - dbias / n - z dscale / n).
     """
     wide = x.astype(jnp.float32)
-    mean = wide.mean((0, 1, 2))
+    mean = _mean(wide)
     # Two passes: the mean of squares minus the square of the mean cancels for a large mean.
-    var = jnp.square(wide - _channels(mean)).mean((0, 1, 2))
+    var = _mean(jnp.square(wide - _channels(mean)))
     return _scale_and_shift(x, mean, var, scale, bias, epsilon), mean, var
 
 
@@ -214,14 +231,42 @@ def _normalise_bwd(epsilon: float, saved: tuple, gradients: tuple) -> tuple[Arra
     x, scale, mean, factor = saved
     dy = gradients[0].astype(jnp.float32)
     z = (x.astype(jnp.float32) - _channels(mean)) * _channels(factor)
-    dbias, dscale = dy.sum((0, 1, 2)), (dy * z).sum((0, 1, 2))
-    n = x.size // x.shape[-1]
+    share = dy.sum((0, 1, 2)), (dy * z).sum((0, 1, 2))
+    dbias, dscale = lax.psum(share, shard_axes())
+    n = _count(x)
     dx = _channels(scale * factor) * (dy - _channels(dbias / n) - z * _channels(dscale / n))
-    return dx.astype(x.dtype), dscale, dbias
+    return dx.astype(x.dtype), share[1], share[0]
 
 
 _normalise = jax.custom_vjp(_plain_normalise, nondiff_argnums=(3,))
 _normalise.defvjp(_normalise_fwd, _normalise_bwd)
+
+
+# ---- dropout -------------------------------------------------------------------------------------
+
+
+class Dropout(nn.Module):
+    """In training, each value is 0 with probability `rate`, else divided by 1 - rate.
+
+    Every image of [N, ...] draws by its place in the whole batch, so that the result does not
+    depend on how many devices share it. Without an rng "dropout" nothing is dropped.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        if not (train and self.rate and self.has_rng("dropout")):
+            return x
+        axes = shard_axes()
+        first = lax.axis_index(axes) * len(x) if axes else 0
+        key = self.make_rng("dropout")
+
+        def kept(image: Array) -> Array:
+            return jax.random.bernoulli(jax.random.fold_in(key, image), 1 - self.rate, x.shape[1:])
+
+        keep = jax.vmap(kept)(first + jnp.arange(len(x), dtype=jnp.int32))
+        return jnp.where(keep, x / (1 - self.rate), 0)
 
 
 # ---- cropping, resizing --------------------------------------------------------------------------

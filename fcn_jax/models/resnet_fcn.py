@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array, lax
 
-from fcn_jax.models.layers import BatchNorm, Conv, ConvTranspose, resize_bilinear
+from fcn_jax.models.layers import BatchNorm, Conv, ConvTranspose, Dropout, resize_bilinear
 from fcn_jax.models.resnet import ResNet
 
 
@@ -89,8 +89,7 @@ class FCNHead(nn.Module):
             name="conv1",
         )(x)  # fmt: skip
         x = nn.relu(BatchNorm(name="bn1")(x, train))
-        drop = train and self.has_rng("dropout")
-        x = nn.Dropout(self.dropout, deterministic=not drop, name="dropout")(x)
+        x = Dropout(self.dropout, name="dropout")(x, train)
         return Conv(self.num_classes, size=1, kernel_init=self.kernel_init, name="conv2")(x)
 
 
