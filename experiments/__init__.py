@@ -1,1 +1,8 @@
-"""Thin doors to fcn_jax: each parses its flags and calls the library."""
+"""The doors: `python -m experiments.run` and its like."""
+
+import sys
+
+from experiments import huge_pages
+
+if sys.argv[0] == "-m":  # Python is looking for the door, nothing heavy has been imported
+    huge_pages.ask()

@@ -30,7 +30,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from experiments import door
+from experiments import door, huge_pages
 from experiments.benchmark_networks import NETWORKS
 from fcn_jax.types import InputError
 
@@ -124,14 +124,14 @@ def machine() -> dict[str, Any]:
     for package in packages:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "cpu": _cpu_name(),
-        "cores": cores,
+        "cores": door.cores(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": versions,
         "load": os.getloadavg()[0],
+        "huge_pages": huge_pages.asked(),
     }
 
 
@@ -210,8 +210,9 @@ def speed_table(files: Sequence[Path | str]) -> str:
             f"{name} {v}" for name, v in about["versions"].items() if name in ("jax", "torch")
         )
         size = "x".join(str(n) for n in settings["image_size"])
-        kept = ", freed memory kept (--cpu-malloc)" if settings["cpu_malloc"] else ""
-        title = f"{where}; {versions}; {settings['precision']}, {size}{kept}"
+        memory = ", huge pages" * about.get("huge_pages", False)
+        memory += ", freed memory kept (--cpu-malloc)" * settings["cpu_malloc"]
+        title = f"{where}; {versions}; {settings['precision']}, {size}{memory}"
         parts.setdefault(title, []).extend(data["results"])
     tables = (
         f"{title}\n\n{markdown(HEADER, list(rows(results)))}\n" for title, results in parts.items()

@@ -93,15 +93,18 @@ def jax_contender(job: dict[str, Any]) -> Contender:
     """Ours, or plain Flax; compiled twice, the second time from the persistent cache."""
     import jax
 
+    from experiments import door
     from fcn_jax import compiler
     from fcn_jax.config import MATMUL_PRECISION
 
     jax.config.update("jax_compilation_cache_dir", job["cache"])
+    if job["framework"] == "ours":
+        door.setup_jax()
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_default_matmul_precision", MATMUL_PRECISION[job["precision"]])
-    image, mask = jax.device_put(pictures(job))
-    state, function = (ours if job["framework"] == "ours" else stock)(job)
+    state, function, place = (ours if job["framework"] == "ours" else stock)(job)
+    state, image, mask = place(state, *pictures(job))
     donate = (0,) if job["mode"] == "train" else ()
     options = compiler.options() if job["framework"] == "ours" else None
 
@@ -147,11 +150,12 @@ def _model(job: dict[str, Any]):
 
 
 def ours(job: dict[str, Any]):
-    """(state, step) from fcn_jax's own steps."""
+    """(state, step, placement on the devices) from fcn_jax's own steps."""
     import jax
     import jax.numpy as jnp
+    from jax.sharding import NamedSharding, PartitionSpec
 
-    from fcn_jax import optim, starting, steps
+    from fcn_jax import hosts, optim, starting, steps
     from fcn_jax.data import batches
     from fcn_jax.types import Batch
 
@@ -160,31 +164,39 @@ def ours(job: dict[str, Any]):
     optimizer = optim.make_optimizer(optim.OptimConfig(backbone_scale=scale), 1000)
     state = steps.init_state(optimizer, starting.fresh(model, key, size))
     sizes = jnp.tile(jnp.array([size], jnp.int32), (job["batch_size"], 1))
+    mesh = hosts.mesh(job["batch_size"], None)
+    whole, spread = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+
+    def place(state, image, mask):
+        return jax.device_put((state, image, mask), (whole, spread, spread))
+
     if job["mode"] == "train":
-        train = steps.make_train_step(
-            model, optimizer, image_size=size, sharding=job.get("sharding")
-        )
-        return state, lambda state, image, mask: train(state, Batch(image, mask, sizes), key)
+        shared = spread if mesh.size > 1 else None
+        train = steps.make_train_step(model, optimizer, image_size=size, sharding=shared)
+        return state, lambda state, image, mask: train(state, Batch(image, mask, sizes), key), place
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     if job["mode"] == "eval":
         evaluate = steps.make_eval_step(model, CLASSES)
-        return variables, lambda v, image, mask: (v, evaluate(v, Batch(image, mask, sizes)))
+        return variables, lambda v, image, mask: (v, evaluate(v, Batch(image, mask, sizes))), place
 
     def predict(variables, image, mask):
         logits: Any = model.apply(variables, batches.normalize(image), train=False)
         return variables, jnp.argmax(logits, -1).astype(jnp.uint8)
 
-    return variables, predict
+    return variables, predict, lambda *arrays: jax.device_put(arrays)  # as `predict` does, on one
 
 
 def stock(job: dict[str, Any]):
-    """(state, step) of plain Flax and optax."""
+    """(state, step, placement) of plain Flax and optax."""
+    import jax
+
     from experiments import benchmark_stock
     from fcn_jax.inference import DTYPES
 
     dtype = DTYPES[job["precision"]]
     size = tuple(job["image_size"])
-    return benchmark_stock.make(job["arch"], CLASSES, job["mode"], dtype, size, job["frozen"])
+    made = benchmark_stock.make(job["arch"], CLASSES, job["mode"], dtype, size, job["frozen"])
+    return *made, lambda *arrays: jax.device_put(arrays)
 
 
 def step_flops(job: dict[str, Any]) -> int:
@@ -250,11 +262,11 @@ def torch_contender(job: dict[str, Any]) -> Contender:
     """PyTorch in one of its modes; its compile time is that of the first step."""
     import torch
 
-    from experiments import benchmark_torch
+    from experiments import benchmark_torch, door
 
     device = "cuda" if torch.cuda.is_available() and not job["cpu"] else "cpu"
     if device == "cpu":
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        torch.set_num_threads(door.cores())
     run = benchmark_torch.make(
         job["arch"],
         CLASSES,

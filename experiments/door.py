@@ -34,14 +34,35 @@ def run(main: Callable[[list[str] | None], int | None]) -> None:
         sys.exit(130)
 
 
-def setup_jax() -> None:
-    """Keep compiled programs in the user's cache, so that the second start compiles nothing."""
+CPU_DEVICES = 4
+"""Devices that a CPU is counted as, at most: each holds the parameters, so more cost memory."""
+
+
+def setup_jax(alone: bool = True) -> None:
+    """Set jax up, before it starts.
+
+    Compiled programs are kept in the user's cache, so that the second start compiles nothing. A CPU
+    counts as several devices, one for each core at first, which share a batch: a program of its own
+    keeps a core busier than its part in every operation of a common one.
+
+    Args:
+      alone: False where several processes make one run; a CPU is one device of each then.
+    """
     import jax
 
+    if alone and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", min(cores(), CPU_DEVICES))
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         cache = Path(platformdirs.user_cache_dir("fcn_jax")) / "xla"
         jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def image_size(text: str) -> tuple[int, int]:

@@ -36,7 +36,11 @@ def parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--resume", action="store_true", help="insist that there is a run to go on with"
     )
-    where.add_argument("--devices", type=int, help="devices of each process to use (default: all)")
+    where.add_argument(
+        "--devices",
+        type=int,
+        help="devices of each process to use (default: all; a CPU is one for each core, up to 4)",
+    )
     where.add_argument(
         "--save-every", type=int, default=1, metavar="N", help="epochs between saves"
     )
@@ -75,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     config = options.to_config(args)
     if args.cpu_malloc and not allocator.keep_freed_memory():
         print("note: --cpu-malloc does nothing here: the C library is not glibc", file=sys.stderr)
-    door.setup_jax()
+    door.setup_jax(alone=not (args.distributed or args.coordinator))
     with _processes(args):
         command = "python -m experiments.run " + " ".join(
             argv if argv is not None else sys.argv[1:]

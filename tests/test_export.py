@@ -146,7 +146,7 @@ def test_the_door_writes_program_description_and_proof(kind, tmp_path, monkeypat
     pytest.importorskip("onnxruntime")
     restored = checkpoint("fcn")
     monkeypatch.setattr(inference, "load_checkpoint", lambda folder: restored)
-    monkeypatch.setattr(door.door, "setup_jax", lambda: None)
+    monkeypatch.setattr(door.door, "setup_jax", lambda **_: None)
     monkeypatch.setattr(door.evaluate, "open_dataset", lambda *_: fakes.dataset())
     out = tmp_path / "net.bin"
     assert door.main(["run", "--format", kind, "--out", str(out)]) == 0

@@ -32,7 +32,7 @@ def fake_data(monkeypatch):
         return fakes.dataset() if name == "fake" else load(name, **kwargs)
 
     monkeypatch.setattr(voc, "load", fake)
-    monkeypatch.setattr(door, "setup_jax", lambda: None)
+    monkeypatch.setattr(door, "setup_jax", lambda **_: None)
 
 
 def _enter(main, *argv) -> int:
@@ -49,7 +49,7 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules["fcn_jax.models"].MODELS, "tiny", fakes.TinyNet)
         patch.setattr(voc, "load", lambda *_, **__: fakes.dataset())
-        patch.setattr(door, "setup_jax", lambda: None)
+        patch.setattr(door, "setup_jax", lambda **_: None)
         argv = [*SMALL, "--epochs", "2", "--lr", "0.03", "--workdir", str(folder), "--quiet"]
         assert run.main(argv) == 0
     return folder

@@ -33,7 +33,7 @@ def folder(tmp_path):
 def _network(monkeypatch):
     restored = fakes.checkpoint()
     monkeypatch.setattr(inference, "load_checkpoint", lambda workdir: restored)
-    monkeypatch.setattr(door.door, "setup_jax", lambda: None)
+    monkeypatch.setattr(door.door, "setup_jax", lambda **_: None)
 
 
 def run(folder, *flags):

@@ -19,7 +19,7 @@ def small(monkeypatch):
     made = lambda: fakes.config(experiment="tuned_fcn", **{"data.batch_size": 2})
     monkeypatch.setitem(tuned.EXPERIMENTS, "tuned_fcn", made)
     monkeypatch.setattr(voc, "load", lambda *_, **__: fakes.dataset())
-    monkeypatch.setattr(door, "setup_jax", lambda: None)
+    monkeypatch.setattr(door, "setup_jax", lambda **_: None)
 
 
 @pytest.mark.usefixtures("tiny", "small")
