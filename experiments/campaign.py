@@ -118,8 +118,7 @@ def _entry(plan: Plan, place: Place) -> comparison.Entry:
         try:
             loop.train(config, place.dataset, folder, loop.Runtime(origin=place.origin))
         except loop.Interrupted as stopped:
-            print(f"{stopped}; to go on:\n  {place.command}")
-            sys.exit(0)
+            door.stopped(str(stopped), place.command)
         if not (folder / "report.html").exists():
             present.draw(folder, place.dataset, place.command)
         folders.append(folder)

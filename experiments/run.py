@@ -112,6 +112,9 @@ def _train(args: argparse.Namespace, config: Config, command: str) -> int:
     try:
         result = loop.train(config, dataset, folder, runtime)
     except loop.Interrupted as stopped:
+        if hosts.count() == 1:
+            door.stopped(str(stopped), command)
+        # Several take leave of each other at the interpreter's end.
         if hosts.is_primary():
             print(f"{stopped}; to go on:\n  {command}", flush=True)
         return 0
