@@ -128,7 +128,10 @@ def train(
         with contextlib.closing(run.bar):
             _train(run)
         checkpoints.wait()
-        return _finish(run)
+        result = _finish(run)
+        if interrupted():  # or the answer would wait for what the caller does with the result
+            raise Interrupted(f"stopped after its last step; the result is in {folder}")
+        return result
 
 
 def _finished(folder: Path) -> dict[str, Any] | None:
@@ -183,6 +186,8 @@ class _Run:
         self.interrupted: Callable[[], bool] = interrupted
         self.clock = time.perf_counter()
         self.pending: list[tuple[np.ndarray, dict[str, jax.Array]]] = []
+        self.saved = self.place()
+        """Where it was when it was last saved, or before it began."""
         self.batch_size = made.config.data.batch_size
         self.bar = progress.Progress(
             made.config.epochs,
@@ -190,6 +195,10 @@ class _Run:
             done.step * self.batch_size,
             runtime.show,
         )
+
+    def place(self) -> tuple[int, int]:
+        """How far it has got: two states of a run at the same place differ in their clocks only."""
+        return self.done.epoch, self.done.step
 
     def train_epoch(self) -> None:
         """The rest of the current epoch, in chunks of steps that are one program each."""
@@ -219,9 +228,9 @@ class _Run:
         mean = done.loss_sum / start if start else None
         self.bar.stepped(len(chunk) * self.batch_size, done.epoch + 1, mean)
         done.train_seconds += self.lap()
-        self.stop_if_asked()
         if self.runtime.save_steps and done.step % self.runtime.save_steps < len(chunk):
             self.save()
+        self.stop_if_asked()
 
     def lap(self) -> float:
         """Seconds since the last call."""
@@ -237,7 +246,9 @@ class _Run:
                 self.diverged(rows[bad[0]], len(rows) - int(bad[0]), float(loss[bad[0]]))
             for value in loss:
                 self.done.loss_sum += float(value)
-        self.pending.clear()
+        if self.pending:
+            self.pending.clear()
+            self.done.train_seconds += self.lap()
 
     def diverged(self, rows: np.ndarray, back: int, loss: float) -> None:
         """Keep the offending batch for replay, and give up; the last good checkpoint stays."""
@@ -310,6 +321,7 @@ class _Run:
         self.settle()
         meta = {**self.made.meta, "progress": dataclasses.asdict(self.done)}
         self.checkpoints.save(self.state, meta, score)
+        self.saved = self.place()
 
     def write_metrics(self) -> None:
         """Write metrics.jsonl."""
@@ -317,9 +329,13 @@ class _Run:
             workdir.write_metrics(self.folder, self.done.history)
 
     def stop_if_asked(self) -> None:
-        """Where it is asked to stop, save and leave."""
+        """Where it is asked to stop, save what is not saved yet, and leave.
+
+        To be called after every save too: it may have taken longer than a step.
+        """
         if self.interrupted():
-            self.save()
+            if self.saved != self.place():
+                self.save()
             self.leave()
 
     def leave(self) -> None:
@@ -333,12 +349,14 @@ def _train(run: _Run) -> None:
     done, config = run.done, run.made.config
     while not done.finished(config):
         run.train_epoch()
+        run.stop_if_asked()
         better = run.validate()
         row = done.history[-1]
         run.bar.validated(row, better)
         run.write_metrics()
         if better or done.epoch % run.runtime.save_every == 0 or done.finished(config):
             run.save(row["val"]["miou"])
+        run.stop_if_asked()
 
 
 def _finish(run: _Run) -> dict[str, Any]:
