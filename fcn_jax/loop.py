@@ -51,6 +51,9 @@ class Runtime:
     show: bool = True
     origin: dict[str, Any] = field(default_factory=dict)
     """How the data was found (archives, data_dir), so that `evaluate` finds it again."""
+    leave: Callable[[str], object] | None = None
+    """Ends the process, and says why: called, from a thread, for a signal that comes while there is
+    nothing to finish or to save, as in a compilation. For a run of one process; None: it waits."""
 
 
 @dataclass
@@ -105,7 +108,9 @@ def train(
     """
     runtime = runtime or Runtime()
     folder = Path(folder)
-    with _precision(config), interrupts.noticed() as asked, contextlib.ExitStack() as held:
+    begun: list[_Run] = []
+    at_once = lambda: _leave_at_once(begun, folder, runtime)
+    with _precision(config), interrupts.noticed(at_once) as asked, contextlib.ExitStack() as held:
         # All processes ask together, because they have to stop after the same step.
         interrupted = lambda: hosts.agree(asked())
         hosts.from_primary(lambda: held.enter_context(workdir.claim(folder, config)))
@@ -122,8 +127,9 @@ def train(
         held.callback(checkpoints.close)
         state, done = _start(made, checkpoints, runtime)
         if interrupted():
-            raise Interrupted(f"stopped before it trained; {folder} is as it was")
+            raise Interrupted(_untouched(folder))
         run = _Run(made, state, done, checkpoints, folder, runtime, interrupted)
+        begun.append(run)
         run.write_metrics()
         with contextlib.closing(run.bar):
             _train(run)
@@ -132,6 +138,19 @@ def train(
         if interrupted():  # or the answer would wait for what the caller does with the result
             raise Interrupted(f"stopped after its last step; the result is in {folder}")
         return result
+
+
+def _untouched(folder: Path) -> str:
+    return f"stopped before it trained; {folder} is as it was"
+
+
+def _leave_at_once(begun: list["_Run"], folder: Path, runtime: Runtime) -> None:
+    """End the process, unless there is something to finish or to save."""
+    if runtime.leave is None or not all(run.is_saved() for run in begun):
+        return
+    if runtime.show and begun:
+        print(file=sys.stderr)  # off the bar's line
+    runtime.leave(begun[0].farewell() if begun else _untouched(folder))
 
 
 def _finished(folder: Path) -> dict[str, Any] | None:
@@ -338,10 +357,20 @@ class _Run:
                 self.save()
             self.leave()
 
+    def is_saved(self) -> bool:
+        """Whether all that was done is on disk; any thread may ask."""
+        return self.saved == self.place() and self.checkpoints.idle()
+
+    def farewell(self) -> str:
+        """What is said where all that was done is saved."""
+        if not self.done.step:
+            return _untouched(self.folder)
+        return f"stopped after step {self.done.step}; saved in {self.folder}"
+
     def leave(self) -> None:
         """Stop, with all that was done saved."""
         self.checkpoints.wait()
-        raise Interrupted(f"stopped after step {self.done.step}; saved in {self.folder}")
+        raise Interrupted(self.farewell())
 
 
 def _train(run: _Run) -> None:

@@ -4,13 +4,24 @@ import json
 import os
 import shutil
 import signal
+import threading
 
 import chex
 import jax
 import numpy as np
 import pytest
 
-from fcn_jax import checkpoint, evaluation, inference, loop, models, progress, session, workdir
+from fcn_jax import (
+    checkpoint,
+    evaluation,
+    inference,
+    loop,
+    models,
+    progress,
+    session,
+    steps,
+    workdir,
+)
 from fcn_jax.types import VOID, InputError
 from tests import fakes
 
@@ -203,6 +214,49 @@ def test_what_a_signal_is_followed_by(
     ours, theirs = _outcome(tmp_path), _outcome(straight)
     chex.assert_trees_all_equal(ours[0], theirs[0])
     assert ours[1:] == theirs[1:]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "call", "words"),
+    [
+        (session, "build", 1, "stopped before it trained"),
+        (steps, "_batch", 1, "stopped before it trained"),  # where the first step is compiled
+        (loop._Run, "lap", 2, None),  # where it is on its way
+        (checkpoint.Checkpoints, "_write", 1, None),
+        (evaluation, "evaluate", 1, "stopped after step 2; saved in"),
+        (loop._Run, "write_metrics", 2, None),  # judged, which is not saved yet
+        (evaluation, "evaluate", 4, "stopped after step 6; saved in"),
+    ],
+)
+def test_where_a_signal_may_end_it_at_once(tmp_path, monkeypatch, owner, name, call, words):
+    """Wherever there is nothing to finish or to save."""
+    told, decided, left = [], threading.Event(), [call]
+    original, decide = getattr(owner, name), loop._leave_at_once
+    save = checkpoint.Checkpoints.save
+
+    def killing(*args, **kwargs):
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert decided.wait(60)
+        return original(*args, **kwargs)
+
+    def deciding(*args):
+        decide(*args)
+        decided.set()
+
+    def saving(checkpoints, *args):
+        save(checkpoints, *args)
+        checkpoints._pending.result()
+
+    monkeypatch.setattr(owner, name, killing)
+    monkeypatch.setattr(loop, "_leave_at_once", deciding)
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", saving)
+    runtime = loop.Runtime(save_steps=1, show=False, leave=told.append)
+    with pytest.raises(loop.Interrupted):
+        loop.train(fakes.config(), fakes.dataset(), tmp_path, runtime)
+    assert len(told) == bool(words)
+    assert not words or told[0].startswith(words)
 
 
 @pytest.mark.parametrize("nothing", [None, float("nan")])

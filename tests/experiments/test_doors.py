@@ -168,12 +168,17 @@ def _interrupted(*_):
     raise loop.Interrupted("stopped after step 1")
 
 
+def _in_a_compilation(config, dataset, folder, runtime):
+    runtime.leave("stopped after step 1")
+
+
 @pytest.mark.parametrize("main", [run.main, reproduce.main])
-def test_a_run_that_was_stopped_leaves_at_once(main, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("train", [_interrupted, _in_a_compilation])
+def test_a_run_that_was_stopped_leaves_at_once(main, train, tmp_path, monkeypatch, capsys):
     def left(code):
         raise _LeftError(code)
 
-    monkeypatch.setattr(loop, "train", _interrupted)
+    monkeypatch.setattr(loop, "train", train)
     monkeypatch.setattr(os, "_exit", left)
     with pytest.raises(_LeftError, match="0"):
         main(["--dataset", "fake", "--image-size", "32", "--workdir", str(tmp_path / "run")])
@@ -184,7 +189,11 @@ def test_a_run_that_was_stopped_leaves_at_once(main, tmp_path, monkeypatch, caps
 
 
 def test_of_several_processes_none_leaves_before_the_others(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(loop, "train", _interrupted)
+    def interrupted(config, dataset, folder, runtime):
+        assert runtime.leave is None
+        _interrupted()
+
+    monkeypatch.setattr(loop, "train", interrupted)
     monkeypatch.setattr(hosts, "count", lambda: 2)
     monkeypatch.setattr(door, "leave", lambda: pytest.fail("left"))
     assert _enter(run.main, *SMALL, "--workdir", tmp_path / "run") == 0
