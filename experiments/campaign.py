@@ -5,6 +5,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -115,11 +116,12 @@ def _entry(plan: Plan, place: Place) -> comparison.Entry:
         if not (folder / workdir.RESULT).exists():
             print(f"\n== {plan.name}, seed {seed} ==", file=sys.stderr, flush=True)
         config = configs.replace(plan.config, seed=seed)
+        leave = partial(door.stopped, command=place.command)
         try:
-            loop.train(config, place.dataset, folder, loop.Runtime(origin=place.origin))
+            runtime = loop.Runtime(origin=place.origin, leave=leave)
+            loop.train(config, place.dataset, folder, runtime)
         except loop.Interrupted as stopped:
-            print(f"{stopped}; to go on:\n  {place.command}")
-            sys.exit(0)
+            leave(str(stopped))
         if not (folder / "report.html").exists():
             present.draw(folder, place.dataset, place.command)
         folders.append(folder)

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 from experiments import door, options
@@ -112,10 +113,16 @@ def _train(args: argparse.Namespace, config: Config, command: str) -> int:
         config.data.dataset, archives=args.archives, data_dir=args.data_dir, progress=show
     )
     origin = {k: str(v.resolve()) for k in ("archives", "data_dir") if (v := getattr(args, k))}
-    runtime = loop.Runtime(args.devices, args.save_every, args.save_steps, args.cache, show, origin)
+    # Several processes stop together, and take leave of each other at the interpreter's end.
+    leave = partial(door.stopped, command=command) if hosts.count() == 1 else None
+    runtime = loop.Runtime(
+        args.devices, args.save_every, args.save_steps, args.cache, show, origin, leave
+    )
     try:
         result = loop.train(config, dataset, folder, runtime)
     except loop.Interrupted as stopped:
+        if leave is not None:
+            leave(str(stopped))
         if hosts.is_primary():
             print(f"{stopped}; to go on:\n  {command}", flush=True)
         return 0

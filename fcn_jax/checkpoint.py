@@ -116,9 +116,16 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Return when nothing is being written; raise what the last save met."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
+        try:
+            if self._pending is not None:
+                self._pending.result()
+        finally:
+            self._pending = None
+
+    def idle(self) -> bool:
+        """Whether all that was saved is on disk; any thread may ask."""
+        pending = self._pending
+        return pending is None or (pending.done() and pending.exception() is None)
 
     def close(self) -> None:
         """Finish the last save and let go of the directory."""

@@ -51,6 +51,9 @@ class Runtime:
     show: bool = True
     origin: dict[str, Any] = field(default_factory=dict)
     """How the data was found (archives, data_dir), so that `evaluate` finds it again."""
+    leave: Callable[[str], object] | None = None
+    """Ends the process, and says why: called, from a thread, for a signal that comes while there is
+    nothing to finish or to save, as in a compilation. For a run of one process; None: it waits."""
 
 
 @dataclass
@@ -105,7 +108,9 @@ def train(
     """
     runtime = runtime or Runtime()
     folder = Path(folder)
-    with _precision(config), interrupts.noticed() as asked, contextlib.ExitStack() as held:
+    begun: list[_Run] = []
+    at_once = lambda: _leave_at_once(begun, folder, runtime)
+    with _precision(config), interrupts.noticed(at_once) as asked, contextlib.ExitStack() as held:
         # All processes ask together, because they have to stop after the same step.
         interrupted = lambda: hosts.agree(asked())
         hosts.from_primary(lambda: held.enter_context(workdir.claim(folder, config)))
@@ -122,13 +127,30 @@ def train(
         held.callback(checkpoints.close)
         state, done = _start(made, checkpoints, runtime)
         if interrupted():
-            raise Interrupted(f"stopped before it trained; {folder} is as it was")
+            raise Interrupted(_untouched(folder))
         run = _Run(made, state, done, checkpoints, folder, runtime, interrupted)
+        begun.append(run)
         run.write_metrics()
         with contextlib.closing(run.bar):
             _train(run)
         checkpoints.wait()
-        return _finish(run)
+        result = _finish(run)
+        if interrupted():  # or the answer would wait for what the caller does with the result
+            raise Interrupted(f"stopped after its last step; the result is in {folder}")
+        return result
+
+
+def _untouched(folder: Path) -> str:
+    return f"stopped before it trained; {folder} is as it was"
+
+
+def _leave_at_once(begun: list["_Run"], folder: Path, runtime: Runtime) -> None:
+    """End the process, unless there is something to finish or to save."""
+    if runtime.leave is None or not all(run.is_saved() for run in begun):
+        return
+    if runtime.show and begun:
+        print(file=sys.stderr)  # off the bar's line
+    runtime.leave(begun[0].farewell() if begun else _untouched(folder))
 
 
 def _finished(folder: Path) -> dict[str, Any] | None:
@@ -183,6 +205,8 @@ class _Run:
         self.interrupted: Callable[[], bool] = interrupted
         self.clock = time.perf_counter()
         self.pending: list[tuple[np.ndarray, dict[str, jax.Array]]] = []
+        self.saved = self.place()
+        """Where it was when it was last saved, or before it began."""
         self.batch_size = made.config.data.batch_size
         self.bar = progress.Progress(
             made.config.epochs,
@@ -190,6 +214,10 @@ class _Run:
             done.step * self.batch_size,
             runtime.show,
         )
+
+    def place(self) -> tuple[int, int]:
+        """How far it has got: two states of a run at the same place differ in their clocks only."""
+        return self.done.epoch, self.done.step
 
     def train_epoch(self) -> None:
         """The rest of the current epoch, in chunks of steps that are one program each."""
@@ -219,9 +247,9 @@ class _Run:
         mean = done.loss_sum / start if start else None
         self.bar.stepped(len(chunk) * self.batch_size, done.epoch + 1, mean)
         done.train_seconds += self.lap()
-        self.stop_if_asked()
         if self.runtime.save_steps and done.step % self.runtime.save_steps < len(chunk):
             self.save()
+        self.stop_if_asked()
 
     def lap(self) -> float:
         """Seconds since the last call."""
@@ -237,7 +265,9 @@ class _Run:
                 self.diverged(rows[bad[0]], len(rows) - int(bad[0]), float(loss[bad[0]]))
             for value in loss:
                 self.done.loss_sum += float(value)
-        self.pending.clear()
+        if self.pending:
+            self.pending.clear()
+            self.done.train_seconds += self.lap()
 
     def diverged(self, rows: np.ndarray, back: int, loss: float) -> None:
         """Keep the offending batch for replay, and give up; the last good checkpoint stays."""
@@ -310,6 +340,7 @@ class _Run:
         self.settle()
         meta = {**self.made.meta, "progress": dataclasses.asdict(self.done)}
         self.checkpoints.save(self.state, meta, score)
+        self.saved = self.place()
 
     def write_metrics(self) -> None:
         """Write metrics.jsonl."""
@@ -317,15 +348,29 @@ class _Run:
             workdir.write_metrics(self.folder, self.done.history)
 
     def stop_if_asked(self) -> None:
-        """Where it is asked to stop, save and leave."""
+        """Where it is asked to stop, save what is not saved yet, and leave.
+
+        To be called after every save too: it may have taken longer than a step.
+        """
         if self.interrupted():
-            self.save()
+            if self.saved != self.place():
+                self.save()
             self.leave()
+
+    def is_saved(self) -> bool:
+        """Whether all that was done is on disk; any thread may ask."""
+        return self.saved == self.place() and self.checkpoints.idle()
+
+    def farewell(self) -> str:
+        """What is said where all that was done is saved."""
+        if not self.done.step:
+            return _untouched(self.folder)
+        return f"stopped after step {self.done.step}; saved in {self.folder}"
 
     def leave(self) -> None:
         """Stop, with all that was done saved."""
         self.checkpoints.wait()
-        raise Interrupted(f"stopped after step {self.done.step}; saved in {self.folder}")
+        raise Interrupted(self.farewell())
 
 
 def _train(run: _Run) -> None:
@@ -333,12 +378,14 @@ def _train(run: _Run) -> None:
     done, config = run.done, run.made.config
     while not done.finished(config):
         run.train_epoch()
+        run.stop_if_asked()
         better = run.validate()
         row = done.history[-1]
         run.bar.validated(row, better)
         run.write_metrics()
         if better or done.epoch % run.runtime.save_every == 0 or done.finished(config):
             run.save(row["val"]["miou"])
+        run.stop_if_asked()
 
 
 def _finish(run: _Run) -> dict[str, Any]:

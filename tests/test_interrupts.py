@@ -55,6 +55,22 @@ def test_the_second_ends_the_process_whatever_it_is_busy_with(number):
             process.kill()
 
 
+def test_the_first_may_end_it_at_once_whatever_it_is_busy_with():
+    code = BUSY.replace("noticed()", "noticed(lambda: os._exit(0))")
+    with subprocess.Popen(
+        [sys.executable, "-c", f"import os\n{code}"],
+        cwd=Path(__file__).parent.parent,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout.readline() == "busy\n"
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(5) == 0
+        finally:
+            process.kill()
+
+
 def test_other_signals_are_left_alone():
     seen, before = [], signal.signal(signal.SIGUSR1, lambda *_: seen.append(1))
     try:

@@ -4,13 +4,24 @@ import json
 import os
 import shutil
 import signal
+import threading
 
 import chex
 import jax
 import numpy as np
 import pytest
 
-from fcn_jax import checkpoint, evaluation, inference, loop, models, progress, session, workdir
+from fcn_jax import (
+    checkpoint,
+    evaluation,
+    inference,
+    loop,
+    models,
+    progress,
+    session,
+    steps,
+    workdir,
+)
 from fcn_jax.types import VOID, InputError
 from tests import fakes
 
@@ -139,7 +150,11 @@ def test_a_signal_in_a_validation_stops_it(straight, tmp_path, monkeypatch, bn_b
 
 @pytest.mark.parametrize(
     ("owner", "name", "words"),
-    [(session, "build", "before it trained"), (loop, "_finish", "after step 6; saved in")],
+    [
+        (session, "build", "before it trained"),
+        (loop, "_finish", "after step 6; saved in"),
+        (evaluation, "save", "after its last step; the result is in"),
+    ],
 )
 def test_a_signal_before_and_after_the_training(
     straight, tmp_path, monkeypatch, owner, name, words
@@ -156,6 +171,92 @@ def test_a_signal_before_and_after_the_training(
             loop.train(fakes.config(), fakes.dataset(), tmp_path, QUIET)
     loop.train(fakes.config(), fakes.dataset(), tmp_path, QUIET)
     assert _outcome(tmp_path)[1:] == _outcome(straight)[1:]
+
+
+STEP = ["train_chunk", "save"]
+
+
+@pytest.mark.parametrize(
+    ("save_steps", "name", "call", "expected"),
+    [
+        (1, "save", 1, STEP),
+        (1, "save", 2, STEP * 2),
+        (1, "validate", 1, [*STEP * 2, "validate"]),
+        (1, "save", 3, [*STEP * 2, "validate", "save"]),
+        (0, "settle", 3, ["train_chunk", "train_chunk", "save"]),
+    ],
+)
+def test_what_a_signal_is_followed_by(
+    straight, tmp_path, monkeypatch, save_steps, name, call, expected
+):
+    """The step is finished and nothing else begun; what has been saved is not saved again."""
+    runtime, calls = loop.Runtime(save_steps=save_steps, show=False), []
+
+    def watched(name, number):
+        original, left = getattr(loop._Run, name), [number]
+
+        def method(*args):
+            calls.append(name)
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return original(*args)
+
+        return method
+
+    with monkeypatch.context() as patch:
+        for other in ("train_chunk", "save", "validate", "settle"):
+            patch.setattr(loop._Run, other, watched(other, call if other == name else 0))
+        with pytest.raises(loop.Interrupted, match="; saved in"):
+            loop.train(fakes.config(), fakes.dataset(), tmp_path, runtime)
+    assert [made for made in calls if made != "settle"] == expected
+    loop.train(fakes.config(), fakes.dataset(), tmp_path, runtime)
+    ours, theirs = _outcome(tmp_path), _outcome(straight)
+    chex.assert_trees_all_equal(ours[0], theirs[0])
+    assert ours[1:] == theirs[1:]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "call", "words"),
+    [
+        (session, "build", 1, "stopped before it trained"),
+        (steps, "_batch", 1, "stopped before it trained"),  # where the first step is compiled
+        (loop._Run, "lap", 2, None),  # where it is on its way
+        (checkpoint.Checkpoints, "_write", 1, None),
+        (evaluation, "evaluate", 1, "stopped after step 2; saved in"),
+        (loop._Run, "write_metrics", 2, None),  # judged, which is not saved yet
+        (evaluation, "evaluate", 4, "stopped after step 6; saved in"),
+    ],
+)
+def test_where_a_signal_may_end_it_at_once(tmp_path, monkeypatch, owner, name, call, words):
+    """Wherever there is nothing to finish or to save."""
+    told, decided, left = [], threading.Event(), [call]
+    original, decide = getattr(owner, name), loop._leave_at_once
+    save = checkpoint.Checkpoints.save
+
+    def killing(*args, **kwargs):
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert decided.wait(60)
+        return original(*args, **kwargs)
+
+    def deciding(*args):
+        decide(*args)
+        decided.set()
+
+    def saving(checkpoints, *args):
+        save(checkpoints, *args)
+        checkpoints._pending.result()
+
+    monkeypatch.setattr(owner, name, killing)
+    monkeypatch.setattr(loop, "_leave_at_once", deciding)
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", saving)
+    runtime = loop.Runtime(save_steps=1, show=False, leave=told.append)
+    with pytest.raises(loop.Interrupted):
+        loop.train(fakes.config(), fakes.dataset(), tmp_path, runtime)
+    assert len(told) == bool(words)
+    assert not words or told[0].startswith(words)
 
 
 @pytest.mark.parametrize("nothing", [None, float("nan")])
