@@ -32,7 +32,7 @@ from tests import fakes
 
 CLOCKS = ("seconds", "images_per_second", "environment")
 FLAGS = shlex.split(
-    "--arch simplified_unet --image-size 32 --batch-size 3 --epochs 3 --patience 0 "
+    "--arch simplified_unet --image-size 32 --batch-size 4 --epochs 3 --patience 0 "
     "--save-steps 1 --ema 0.9 --quiet"
 )
 
@@ -41,7 +41,7 @@ def make_data(folder: Path) -> Path:
     """A small data set in VOC's layout."""
     for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (folder / name).mkdir(parents=True)
-    splits = {"train": range(9), "val": range(9, 13)}
+    splits = {"train": range(12), "val": range(12, 16)}
     for split, numbers in splits.items():
         made = [fakes.example(n) for n in numbers]
         for e in made:
@@ -77,7 +77,6 @@ def steps_with_saves(data: Path, run: Path) -> list[float]:
         run.checkpoints.wait()
         seconds.append(time.monotonic() - began)
 
-    door.setup_jax()
     args = experiments.run.parser().parse_args(["--dataset", str(data), *FLAGS])
     config = options.to_config(args)
     dataset = voc.load(config.data.dataset, data_dir=data.parent / "prepared", progress=False)
@@ -189,6 +188,7 @@ def main() -> int:
     args = parser.parse_args()
     kinds = ["save" if i % 2 else "kill" for i in range(args.kills)] + ["term"] * args.terms
     rng, tallies = random.Random(args.seed), []
+    door.setup_jax()
     with tempfile.TemporaryDirectory(prefix="drill-") as folder:
         root = Path(folder)
         data = make_data(root / "data")
