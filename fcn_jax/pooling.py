@@ -42,6 +42,7 @@ def _max_pool_jvp(size: int, stride: int, padding: int, primals, tangents) -> tu
     def pick(winner: Array, dx: Array) -> Array:
         views = _windows(dx, size, stride, padding, 0.0)
         zero = jnp.zeros((), dx.dtype)
+        winner = winner.astype(jnp.int32)  # as in `_winner`
         parts = [jnp.where(winner == place, view, zero) for place, view in enumerate(views)]
         return sum(parts[1:], parts[0])
 
@@ -60,14 +61,17 @@ _max_pool.defjvp(_max_pool_jvp, symbolic_zeros=True)
 
 
 def _winner(x: Array, size: int, stride: int, padding: int) -> Array:
-    """uint8 [N, H', W', C]: the place in its window of the first largest value, in row order."""
+    """uint8 [N, H', W', C]: the place in its window of the first largest value, in row order.
+
+    Places are numbers as wide as x's until the end: a CPU takes bytes beside them one by one.
+    """
     best, *others = _windows(x, size, stride, padding, -jnp.inf)
-    winner = jnp.zeros(best.shape, jnp.uint8)
+    winner = jnp.zeros(best.shape, jnp.float32)
     for place, view in enumerate(others, 1):
         larger = view > best
         best = jnp.where(larger, view, best)
-        winner = jnp.where(larger, jnp.uint8(place), winner)
-    return winner
+        winner = jnp.where(larger, jnp.float32(place), winner)
+    return winner.astype(jnp.uint8)
 
 
 def _windows(x: Array, size: int, stride: int, padding: int, fill: float) -> list[Array]:
