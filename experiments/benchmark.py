@@ -3,6 +3,7 @@
     python -m experiments.benchmark                                   # ours alone, all networks
     python -m experiments.benchmark --against torch stock --cpu-malloc --out speed.json
     python -m experiments.benchmark --arch unet --batch-size 4 --mode train --against torch
+    python -m experiments.benchmark --epoch --arch fcn                # does anything wait?
 
 Each contender is a process of its own that stays alive; they take turns, so that a change of the
 machine's mood meets all of them. A ratio is the median over the turns of (rival's seconds / ours):
@@ -32,6 +33,9 @@ from typing import Any
 
 from experiments import door, huge_pages
 from experiments.benchmark_networks import NETWORKS
+from fcn_jax import allocator
+from fcn_jax import config as configs
+from fcn_jax.data import feed
 from fcn_jax.types import InputError
 
 BATCH_SIZE = {"fcn": 16, "simplified_unet": 4, "unet": 4, "resnet50_fcn": 16}
@@ -256,6 +260,18 @@ def parser() -> argparse.ArgumentParser:
         "--train-backbone", action="store_true", help="train the ResNet's backbone as well"
     )
     p.add_argument("--cpu", action="store_true", help="leave the accelerator alone")
+    p.add_argument(
+        "--epoch",
+        action="store_true",
+        help="instead: an epoch of a run, its steps alone and its input alone, on pictures of "
+        "VOC-2007's number and sizes",
+    )
+    p.add_argument(
+        "--cache",
+        choices=feed.MODES,
+        default="auto",
+        help="where an epoch's pictures are kept, as for a run",
+    )
     p.add_argument("--out", type=Path, metavar="FILE.json", help="write the results there too")
     return p
 
@@ -290,6 +306,8 @@ def main(argv: list[str] | None = None) -> int:
     if "torch" in args.against and not _has_torch():
         raise InputError("--against torch: PyTorch is not installed: pip install torch")
     args.cpu = args.cpu or not Path("/dev/nvidia0").exists()
+    if args.epoch:
+        return _epochs(args)
     settings = {k: v for k, v in vars(args).items() if k != "out"}
     data: dict[str, Any] = {"machine": machine(), "settings": settings, "results": []}
     for arch in args.arch:
@@ -322,6 +340,48 @@ def _measure(args: argparse.Namespace, arch: str, mode: str) -> dict[str, Any]:
         "contenders": contenders,
         "ratios": ratios(contenders) if contenders["ours"]["seconds"] else {},
     }
+
+
+def _epochs(args: argparse.Namespace) -> int:
+    """Measure epochs, print the table, write the file."""
+    if args.cpu:
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    if args.cpu_malloc:
+        allocator.keep_freed_memory()
+    door.setup_jax()
+    from experiments import benchmark_epoch, options
+
+    dataset, found = benchmark_epoch.stand_in(), {}
+    for arch in args.arch:
+        base = options.EXPERIMENTS["default"]()
+        changes = {
+            "model.arch": arch,
+            "model.pretrained": "none",
+            "data.batch_size": args.batch_size or BATCH_SIZE[arch],
+            "data.image_size": args.image_size,
+            "precision": args.precision,
+        }
+        config = options.untrained(configs.replace(base, **changes))
+        found[arch] = benchmark_epoch.measure(config, dataset, args.cache)
+    if args.out:
+        settings = {k: v for k, v in vars(args).items() if k != "out"}
+        data = {"machine": machine(), "settings": settings, "epochs": found}
+        args.out.write_text(json.dumps(data, indent=1) + "\n")
+    print(epoch_table(found))
+    return 0
+
+
+def epoch_table(found: dict[str, Any]) -> str:
+    """Markdown: network -> split -> seconds, as `benchmark_epoch.measure` gives them."""
+    header = ("network", "split", "whole", "steps alone", "input alone", "whole to steps")
+    body = [
+        [arch, split]
+        + [_duration(part[name]) for name in ("whole", "compute", "input")]
+        + [f"{part['whole'] / part['compute']:.3f}"]
+        for arch, splits in found.items()
+        for split, part in splits.items()
+    ]
+    return markdown(header, body)
 
 
 def _has_torch() -> bool:

@@ -367,6 +367,24 @@ def test_an_accelerators_program_has_only_xlas_convolutions(platform):
     assert "stablehlo.while" in traced.lower(lowering_platforms=("cpu",)).as_text()
 
 
+@pytest.mark.parametrize("side", [1, 2])
+@pytest.mark.parametrize("function", [conv.conv, conv.conv_transpose])
+def test_a_cpu_is_given_no_convolution_of_sides_below_the_taps(function, side):
+    """XLA's CPU backend would run nested loops; the values are XLA's all the same."""
+    x, kernel = arrays((2, side, side, 5), (3, 3, 5, 40))
+    plain = {conv.conv: xla_conv, conv.conv_transpose: xla_conv_transpose}[function]
+
+    def whole(apply, x, kernel):
+        return jax.value_and_grad(lambda x, k: (apply(x, k) ** 2).sum(), (0, 1))(x, kernel)
+
+    with jax.enable_x64(True):
+        program = jax.jit(partial(whole, function)).lower(x, kernel).compile()
+        assert " convolution(" not in program.as_text()
+        close(program(x, kernel), whole(plain, x, kernel), 1e-12)
+    large = jax.jit(partial(whole, function)).lower(np.ones((2, 3, 3, 5)), kernel).compile()
+    assert " convolution(" in large.as_text()
+
+
 def test_patches_are_not_kept_for_the_backward_pass():
     """The residuals of conv are x and the kernel, nothing of nine times x's size."""
     x, kernel = arrays((4, 32, 32, 16), (3, 3, 16, 16), np.float32)
