@@ -124,10 +124,10 @@ def _gradients(model, loss: losses.LossConfig, class_weights, sharding: NamedSha
             label_smoothing=loss.label_smoothing,
             focal_gamma=loss.focal_gamma,
         )
-        value = losses.ratio(total, across(weight))
+        value = losses.ratio(*across((total, weight)))
         if loss.dice:
-            value = value + loss.dice / devices * losses.soft_dice(logits, labels, across)
-        return value, updated.get("batch_stats", {})
+            value = value + loss.dice * losses.soft_dice(logits, labels, across)
+        return value / devices, updated.get("batch_stats", {})
 
     def gradients(params, *rest):
         (value, stats), grads = jax.value_and_grad(share_of_loss, has_aux=True)(params, *rest)
