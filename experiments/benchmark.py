@@ -26,6 +26,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -41,6 +42,8 @@ from fcn_jax.types import InputError
 BATCH_SIZE = {"fcn": 16, "simplified_unet": 4, "unet": 4, "resnet50_fcn": 16}
 MODES = ("train", "eval", "predict")
 TORCH_MODES = ("eager", "channels_last", "compile", "compile_graphs")
+PAUSE_SECONDS = 0.5
+"""Between two turns: the threads of the one before go on looking for work for a while."""
 TURN_SECONDS = 0.5
 """A turn has as many steps as take this long, so that starting and waiting do not count."""
 
@@ -102,6 +105,7 @@ def compare(
         for turn in range(pairs):
             report(f"turn {turn + 1} of {pairs}")
             for worker in sound:
+                time.sleep(PAUSE_SECONDS)
                 worker.seconds.append(worker.turn(steps[worker]))
         peaks = {w: w.ask("") for w in sound}
     return {w.name: {**w.facts, "seconds": w.seconds, **peaks.get(w, {})} for w in workers}

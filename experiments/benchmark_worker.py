@@ -1,8 +1,9 @@
 """One contender of the benchmark in a process of its own: its memory and allocator are its own.
 
 It is started by `experiments.benchmark` with a job as JSON, answers with one line when it is ready
-(compile times, FLOPs), then runs as many steps as each line on stdin asks for and answers with the
-seconds they took; an empty line asks for the memory it needed and ends it.
+(compile times, FLOPs), then runs as many steps as each line on stdin asks for, after one that does
+not count, and answers with the seconds they took; an empty line asks for the memory it needed and
+ends it.
 """
 
 import json
@@ -57,6 +58,7 @@ def serve(job: dict[str, Any], channel) -> None:
     for line in sys.stdin:
         if not line.strip():
             break
+        contender.wait(contender.step())  # caches and threads are another's still
         start, result = time.perf_counter(), None
         for _ in range(int(line)):
             result = contender.step()
