@@ -125,6 +125,12 @@ def speed_table() -> str:
     return benchmark.speed_table(sorted(RESULTS.glob("speed-*.json"))).strip()
 
 
+def epoch_table() -> str:
+    """Every epoch-*.json that `experiments.benchmark --epoch --out` wrote."""
+    files = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("epoch-*.json"))]
+    return benchmark.epoch_table({k: v for data in files for k, v in data["epochs"].items()})
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "shapes": lambda: result_table("shapes"),
     "overfit": lambda: result_table("overfit"),
@@ -132,6 +138,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "camvid": lambda: study_table("camvid"),
     "ablation": lambda: study_table("ablation-camvid"),
     "speed": speed_table,
+    "epoch": epoch_table,
 }
 
 
