@@ -148,7 +148,8 @@ def _xla_conv_transpose(x: Array, kernel: Array, window: _Window) -> Array:
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _conv(x: Array, kernel: Array, window: _Window) -> Array:
-    return _forward(x, kernel, window)(x, kernel)
+    # Nothing is chosen where no derivative is taken: the network that is exported is the plain one.
+    return _xla_conv(x, kernel, window)
 
 
 def _forward(x: Array, kernel: Array, window: _Window) -> Callable[[Array, Array], Array]:
@@ -175,7 +176,7 @@ def _conv_jvp(window: _Window, primals: tuple, tangents: tuple) -> tuple[Array, 
         pointwise = dkernel.shape[:2] == (1, 1) and window.padding == ((0, 0), (0, 0))
         formula = _pointwise_conv if pointwise else _patches_conv
         terms.append(_on_cpu(formula, _xla_conv, window)(x, dkernel))
-    y = _conv(x, kernel, window)
+    y = _forward(x, kernel, window)(x, kernel)
     return y, sum(terms[1:], terms[0]) if terms else jnp.zeros_like(y)
 
 
@@ -295,7 +296,7 @@ def _patches(x: Array, taps: Pair, out: Pair, window: _Window) -> Array:
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _conv_transpose(x: Array, kernel: Array, window: _Window) -> Array:
-    return _forward_transpose(x, kernel, window, FEW)(x, kernel)
+    return _xla_conv_transpose(x, kernel, window)  # see `_conv`
 
 
 def _forward_transpose(
@@ -315,7 +316,7 @@ def _conv_transpose_jvp(window: _Window, primals: tuple, tangents: tuple) -> tup
         terms.append(_forward_transpose(x, kernel, window)(dx, kernel))
     if not isinstance(dkernel, SymbolicZero):
         terms.append(_on_cpu(_patches_conv_transpose, _xla_conv_transpose, window)(x, dkernel))
-    y = _conv_transpose(x, kernel, window)
+    y = _forward_transpose(x, kernel, window, FEW)(x, kernel)
     return y, sum(terms[1:], terms[0]) if terms else jnp.zeros_like(y)
 
 
