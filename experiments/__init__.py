@@ -2,7 +2,8 @@
 
 import sys
 
-from experiments import huge_pages
+from experiments import huge_pages, stops
 
 if sys.argv[0] == "-m":  # Python is looking for the door, nothing heavy has been imported
     huge_pages.ask()
+    stops.listen()

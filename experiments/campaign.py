@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import door, options
+from experiments import door, options, stops
 from fcn_jax import allocator, comparison, loop, present, workdir
 from fcn_jax import config as configs
 from fcn_jax.config import Config
@@ -116,7 +116,7 @@ def _entry(plan: Plan, place: Place) -> comparison.Entry:
         if not (folder / workdir.RESULT).exists():
             print(f"\n== {plan.name}, seed {seed} ==", file=sys.stderr, flush=True)
         config = configs.replace(plan.config, seed=seed)
-        leave = partial(door.stopped, command=place.command)
+        leave = partial(stops.stopped, command=place.command)
         try:
             runtime = loop.Runtime(origin=place.origin, leave=leave)
             loop.train(config, place.dataset, folder, runtime)

@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 import platformdirs
 
@@ -33,23 +32,6 @@ def run(main: Callable[[list[str] | None], int | None]) -> None:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
-
-
-def stopped(text: str, command: str) -> NoReturn:
-    """Say how to go on with what a signal has stopped, and leave."""
-    print(f"{text}; to go on:\n  {command}")
-    leave()
-
-
-def leave() -> NoReturn:
-    """End the process with exit code 0, and do without the interpreter's own end.
-
-    There Python takes apart all that was imported, jax above all: half a second, which is long for
-    whoever waits for the answer to a signal. To be called when everything is written and closed.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
 
 
 CPU_DEVICES = 4

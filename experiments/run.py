@@ -3,11 +3,12 @@
 import argparse
 import contextlib
 import re
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
 
-from experiments import door, options
+from experiments import door, options, stops
 from fcn_jax import allocator, hosts, loop, present, report, workdir
 from fcn_jax.config import Config
 from fcn_jax.data import feed, voc
@@ -82,10 +83,8 @@ def main(argv: list[str] | None = None) -> int:
         print("note: --cpu-malloc does nothing here: the C library is not glibc", file=sys.stderr)
     door.setup_jax(alone=not (args.distributed or args.coordinator))
     with _processes(args):
-        command = "python -m experiments.run " + " ".join(
-            argv if argv is not None else sys.argv[1:]
-        )
-        return _train(args, config, command)
+        words = argv if argv is not None else sys.argv[1:]
+        return _train(args, config, shlex.join(["python", "-m", "experiments.run", *words]))
 
 
 def _processes(args: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
@@ -114,7 +113,7 @@ def _train(args: argparse.Namespace, config: Config, command: str) -> int:
     )
     origin = {k: str(v.resolve()) for k in ("archives", "data_dir") if (v := getattr(args, k))}
     # Several processes stop together, and take leave of each other at the interpreter's end.
-    leave = partial(door.stopped, command=command) if hosts.count() == 1 else None
+    leave = partial(stops.stopped, command=command) if hosts.count() == 1 else None
     runtime = loop.Runtime(
         args.devices, args.save_every, args.save_steps, args.cache, show, origin, leave
     )

@@ -145,8 +145,15 @@ def _untouched(folder: Path) -> str:
 
 
 def _leave_at_once(begun: list["_Run"], folder: Path, runtime: Runtime) -> None:
-    """End the process, unless there is something to finish or to save."""
-    if runtime.leave is None or not all(run.is_saved() for run in begun):
+    """End the process, unless there is something to finish or to save.
+
+    Of two saves, the one that is being written and one of what was done since, only the first is
+    waited for: what was done meanwhile is soon done again.
+    """
+    if runtime.leave is None:
+        return
+    if not all(run.is_saved() for run in begun):
+        begun[0].save_is_near = not begun[0].checkpoints.idle()
         return
     if runtime.show and begun:
         print(file=sys.stderr)  # off the bar's line
@@ -207,6 +214,8 @@ class _Run:
         self.pending: list[tuple[np.ndarray, dict[str, jax.Array]]] = []
         self.saved = self.place()
         """Where it was when it was last saved, or before it began."""
+        self.save_is_near = False
+        """Whether it was asked to stop while a save was being written, which then is enough."""
         self.batch_size = made.config.data.batch_size
         self.bar = progress.Progress(
             made.config.epochs,
@@ -248,7 +257,7 @@ class _Run:
         self.bar.stepped(len(chunk) * self.batch_size, done.epoch + 1, mean)
         done.train_seconds += self.lap()
         if self.runtime.save_steps and done.step % self.runtime.save_steps < len(chunk):
-            self.save()
+            self.save_if_none_is_near()
         self.stop_if_asked()
 
     def lap(self) -> float:
@@ -353,22 +362,29 @@ class _Run:
         To be called after every save too: it may have taken longer than a step.
         """
         if self.interrupted():
-            if self.saved != self.place():
+            if self.saved != self.place() and not self.save_is_near:
                 self.save()
             self.leave()
+
+    def save_if_none_is_near(self, score: float | None = None) -> None:
+        """Wait for the save before, and save again, unless that was enough by then."""
+        self.checkpoints.wait()
+        if not self.save_is_near:
+            self.save(score)
 
     def is_saved(self) -> bool:
         """Whether all that was done is on disk; any thread may ask."""
         return self.saved == self.place() and self.checkpoints.idle()
 
     def farewell(self) -> str:
-        """What is said where all that was done is saved."""
-        if not self.done.step:
+        """What is said where no more is to be saved."""
+        step = self.saved[1]
+        if not step:
             return _untouched(self.folder)
-        return f"stopped after step {self.done.step}; saved in {self.folder}"
+        return f"stopped after step {step}; saved in {self.folder}"
 
     def leave(self) -> None:
-        """Stop, with all that was done saved."""
+        """Stop, once what is being saved has been."""
         self.checkpoints.wait()
         raise Interrupted(self.farewell())
 
@@ -384,7 +400,7 @@ def _train(run: _Run) -> None:
         run.bar.validated(row, better)
         run.write_metrics()
         if better or done.epoch % run.runtime.save_every == 0 or done.finished(config):
-            run.save(row["val"]["miou"])
+            run.save_if_none_is_near(row["val"]["miou"])
         run.stop_if_asked()
 
 

@@ -259,6 +259,40 @@ def test_where_a_signal_may_end_it_at_once(tmp_path, monkeypatch, owner, name, c
     assert not words or told[0].startswith(words)
 
 
+def test_a_save_that_is_being_written_is_enough(straight, tmp_path, monkeypatch):
+    """Whoever stops waits for one save, not for that of the step in between as well."""
+    decided, told = threading.Event(), []
+    write, decide = checkpoint.Checkpoints._write, loop._leave_at_once
+    step = loop._Run.train_chunk
+
+    def writing(*args):
+        assert decided.wait(60)
+        write(*args)
+
+    def deciding(*args):
+        decide(*args)
+        decided.set()
+
+    def stepping(run, *args):
+        if run.done.step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        step(run, *args)
+
+    runtime = loop.Runtime(save_steps=1, show=False, leave=told.append)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.Checkpoints, "_write", writing)
+        patch.setattr(loop, "_leave_at_once", deciding)
+        patch.setattr(loop._Run, "train_chunk", stepping)
+        with pytest.raises(loop.Interrupted, match="stopped after step 1; saved in"):
+            loop.train(fakes.config(), fakes.dataset(), tmp_path, runtime)
+    assert not told
+    assert checkpoint.load(tmp_path / "checkpoints", "latest")[1]["progress"]["step"] == 1
+    loop.train(fakes.config(), fakes.dataset(), tmp_path, runtime)
+    ours, theirs = _outcome(tmp_path), _outcome(straight)
+    chex.assert_trees_all_equal(ours[0], theirs[0])
+    assert ours[1:] == theirs[1:]
+
+
 @pytest.mark.parametrize("nothing", [None, float("nan")])
 def test_an_epoch_without_a_score_is_never_the_best(tmp_path, monkeypatch, nothing):
     mious, evaluate, saved = iter([nothing, 0.2, nothing, 0.1]), evaluation.evaluate, []

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from experiments import compare as compare_door
-from experiments import door, evaluate, predict, reproduce, run
+from experiments import door, evaluate, predict, reproduce, run, stops
 from fcn_jax import disk, hosts, loop
 from fcn_jax.data import voc
 from tests import fakes
@@ -146,8 +146,8 @@ def test_a_folder_that_holds_another_run_is_refused(trained, capsys):
 
 def test_whoever_leaves_has_said_everything_and_waits_for_nothing():
     code = (
-        "import atexit; from experiments import door; atexit.register(print, 'taken apart'); "
-        "door.stopped('stopped', 'the command')"
+        "import atexit; from experiments import stops; atexit.register(print, 'taken apart'); "
+        "stops.stopped('stopped', 'the command')"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -195,7 +195,7 @@ def test_of_several_processes_none_leaves_before_the_others(tmp_path, monkeypatc
 
     monkeypatch.setattr(loop, "train", interrupted)
     monkeypatch.setattr(hosts, "count", lambda: 2)
-    monkeypatch.setattr(door, "leave", lambda: pytest.fail("left"))
+    monkeypatch.setattr(stops, "leave", lambda: pytest.fail("left"))
     assert _enter(run.main, *SMALL, "--workdir", tmp_path / "run") == 0
     assert "stopped after step 1; to go on:" in capsys.readouterr().out
 
