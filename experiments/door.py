@@ -43,13 +43,17 @@ def setup_jax(alone: bool = True) -> None:
 
     Compiled programs are kept in the user's cache, so that the second start compiles nothing. A CPU
     counts as several devices, one for each core at first, which share a batch: a program of its own
-    keeps a core busier than its part in every operation of a common one.
+    keeps a core busier than its part in every operation of a common one. What a compilation leaves
+    behind is given back to the system.
 
     Args:
       alone: False where several processes make one run; a CPU is one device of each then.
     """
     import jax
 
+    from fcn_jax import allocator
+
+    allocator.give_back_after_compiling()
     if alone and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", min(cores(), CPU_DEVICES))
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]

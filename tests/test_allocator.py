@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from fcn_jax import allocator
@@ -34,6 +35,56 @@ def test_freed_memory_stays():
     assert resident("keep") - resident("default") > 60 * 2**20
 
 
+LITTER = """
+import ctypes, sys, jax
+from fcn_jax import allocator
+libc = ctypes.CDLL("libc.so.6")
+libc.malloc.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+if sys.argv[1] == "give":
+    allocator.give_back_after_compiling()
+size = 64 * 2**10
+blocks = [libc.malloc(ctypes.c_size_t(size)) for _ in range(1000)]
+for block in blocks:
+    ctypes.memset(block, 1, size)
+for block in blocks[:-1]:  # the last holds the rest in its place
+    libc.free(block)
+before = resident()
+for seconds in (0.01, 5.0):
+    jax.monitoring.record_event_duration_secs(allocator.COMPILED, seconds)
+    print(before - resident())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
+def test_what_a_long_compilation_leaves_is_given_back():
+    def given_back(mode: str) -> list[int]:
+        out = subprocess.check_output([sys.executable, "-c", LITTER, mode])
+        return [int(line) for line in out.split()]
+
+    brief, long = given_back("give")
+    assert brief < 2**20
+    assert long > 55 * 2**20
+    assert max(given_back("default")) < 2**20
+
+
+def test_jax_reports_compilations_by_that_name():
+    seen = []
+    listener = lambda event, seconds, **_: seen.append(event)
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        jax.jit(lambda x: x * 3 + 1)(2.0)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+    assert allocator.COMPILED in seen
+
+
 def test_other_systems_are_left_alone(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     assert allocator.keep_freed_memory() is False
+    listeners = []
+    monkeypatch.setattr(jax.monitoring, "register_event_duration_secs_listener", listeners.append)
+    allocator.give_back_after_compiling()
+    assert not listeners

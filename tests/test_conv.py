@@ -7,13 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from fcn_jax import conv
+from fcn_jax import conv, winograd
 
 quick = settings(max_examples=7, deadline=None, derandomize=True)
+with_fixture = settings(
+    quick, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)  # the same for all examples
 
 
 def xla_conv(x, kernel, stride=(1, 1), padding=((1, 1), (1, 1)), dilation=(1, 1)):
@@ -99,6 +102,21 @@ def transposed_windows(draw):
     return x_shape, (*taps, x_shape[3], draw(small)), options
 
 
+@st.composite
+def tiled_windows(draw):
+    """What Winograd's formula is for, but for the number of channels."""
+    side, pad, few = st.integers(3, 9), st.integers(0, 3), st.integers(1, 3)
+    padding = ((draw(pad), draw(pad)), (draw(pad), draw(pad)))
+    x_shape = (draw(few), draw(side), draw(side), draw(few))
+    return x_shape, (3, 3, x_shape[3], draw(few)), {"padding": padding}
+
+
+@pytest.fixture(params=[2**24, 1], ids=["all images at once", "one image at a time"])
+def tiled(request, monkeypatch):
+    monkeypatch.setattr(winograd, "CHUNK_BYTES", request.param)
+    monkeypatch.setattr(conv, "MANY", 0)
+
+
 @pytest.fixture(params=[2**21, 1], ids=["chunks of images", "chunks of rows"])
 def patch_bytes(request, monkeypatch):
     monkeypatch.setattr(conv, "PATCH_BYTES", request.param)
@@ -154,6 +172,23 @@ def test_conv_is_xlas_on_any_window(case):
         ours, stock = partial(conv.conv, **options), partial(xla_conv, **options)
         close(ours(x, kernel), stock(x, kernel), 1e-13)
         close(gradients(ours)(x, kernel), gradients(stock)(x, kernel), 1e-13)
+
+
+@pytest.mark.usefixtures("tiled")
+@with_fixture
+@given(tiled_windows())
+@example(((2, 4, 4, 2), (3, 3, 2, 3), {}))
+@example(((2, 5, 3, 2), (3, 3, 2, 3), {"padding": ((0, 2), (3, 0))}))
+def test_tiles_are_xlas(case):
+    """The result too: where no derivative is taken it would be XLA's own."""
+    x_shape, kernel_shape, options = case
+    with jax.enable_x64(True):
+        x, kernel = arrays(x_shape, kernel_shape)
+        got, expected = (
+            jax.jit(jax.value_and_grad(lambda x, k, f=f: (f(x, k, **options) ** 2).sum(), (0, 1)))
+            for f in (conv.conv, xla_conv)
+        )
+        close(got(x, kernel), expected(x, kernel), 1e-13)
 
 
 @quick
@@ -226,6 +261,7 @@ def test_by_hand():
         ((4, 32, 32, 16), (3, 3, 16, 24), False),
         ((8, 96, 96, 8), (1, 1, 8, 8), False),  # a sum of 73728 terms
         ((2, 80, 80, 64), (3, 3, 64, 16), False),  # in rows
+        ((4, 32, 32, 128), (3, 3, 128, 128), False),  # in tiles
         ((4, 24, 24, 16), (3, 3, 16, 8), True),
         ((4, 32, 32, 16), (2, 2, 16, 8), True),
     ],
@@ -248,8 +284,24 @@ def test_weight_gradients_are_within_1e_6_of_float64(x_shape, kernel_shape, tran
     close(weight_gradient(x, dy), exact, 1e-6)
 
 
+def test_tiles_are_within_1e_6_of_float64():
+    x, kernel = arrays((2, 15, 16, 128), (3, 3, 128, 128), np.float32)
+    dy = np.random.default_rng(1).normal(size=(2, 15, 16, 128)).astype(np.float32)
+
+    @jax.jit
+    def whole(x, kernel, dy):
+        y, back = jax.vjp(conv.conv, x, kernel)
+        return y, *back(dy)
+
+    with jax.enable_x64(True):
+        exact = jax.tree.map(np.asarray, whole(*(v.astype(np.float64) for v in (x, kernel, dy))))
+    close(whole(x, kernel, dy), exact, 1e-6)
+
+
+@pytest.mark.parametrize("many", [0, conv.MANY])
 @pytest.mark.parametrize("function", [conv.conv, conv.conv_transpose])
-def test_bfloat16_sums_in_float32(function):
+def test_bfloat16_sums_in_float32(function, many, monkeypatch):
+    monkeypatch.setattr(conv, "MANY", many)
     x, kernel = arrays((4, 24, 24, 8), (3, 3, 8, 8), np.float32)
     x, kernel = x + 1.0, kernel  # sums that grow: a bfloat16 sum would stop growing
     low = [jnp.asarray(v, jnp.bfloat16) for v in (x, kernel)]
@@ -265,11 +317,14 @@ def test_bfloat16_sums_in_float32(function):
 PAIRS = {
     "conv": (partial(conv.conv, stride=(2, 1)), partial(xla_conv, stride=(2, 1)), (2, 6, 5, 2)),
     "conv_transpose": (conv.conv_transpose, xla_conv_transpose, (2, 3, 2, 2)),
+    "tiles": (conv.conv, xla_conv, (2, 6, 5, 2)),
 }
 
 
 @pytest.fixture(params=PAIRS)
-def pair(request):
+def pair(request, monkeypatch):
+    if request.param == "tiles":
+        monkeypatch.setattr(conv, "MANY", 0)
     ours, stock, x_shape = PAIRS[request.param]
     with jax.enable_x64(True):
         yield ours, stock, *arrays(x_shape, (3, 3, 2, 3))
@@ -356,8 +411,10 @@ def test_one_trace_for_one_shape():
     assert traces == 1
 
 
+@pytest.mark.parametrize("many", [0, conv.MANY])
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_an_accelerators_program_has_only_xlas_convolutions(platform):
+def test_an_accelerators_program_has_only_xlas_convolutions(platform, many, monkeypatch):
+    monkeypatch.setattr(conv, "MANY", many)
     x, kernel = arrays((2, 6, 6, 2), (3, 3, 2, 2), np.float32)
     traced = jax.jit(jax.grad(both, (0, 1))).trace(x, kernel)
     text = traced.lower(lowering_platforms=(platform,)).as_text()
@@ -383,6 +440,15 @@ def test_a_cpu_is_given_no_convolution_of_sides_below_the_taps(function, side):
         close(program(x, kernel), whole(plain, x, kernel), 1e-12)
     large = jax.jit(partial(whole, function)).lower(np.ones((2, 3, 3, 5)), kernel).compile()
     assert " convolution(" in large.as_text()
+
+
+@pytest.mark.parametrize(("channels", "tiled"), [(127, False), (128, True)])
+def test_many_channels_are_convolved_in_tiles(channels, tiled):
+    x, kernel = arrays((1, 4, 4, channels), (3, 3, channels, 128), np.float32)
+    whole = jax.value_and_grad(lambda x, k: (conv.conv(x, k) ** 2).sum(), (0, 1))
+    assert (" convolution(" in jax.jit(whole).lower(x, kernel).compile().as_text()) != tiled
+    # As the plain one, where no derivative is taken: that program may be exported.
+    assert " convolution(" in jax.jit(conv.conv).lower(x, kernel).compile().as_text()
 
 
 def test_patches_are_not_kept_for_the_backward_pass():
