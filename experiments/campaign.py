@@ -2,7 +2,6 @@
 
 import argparse
 import re
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -65,8 +64,8 @@ def open_place(args: argparse.Namespace, module: str, argv: list[str] | None) ->
     door.setup_jax()
     dataset = voc.load(args.dataset or "voc2007", archives=args.archives, data_dir=args.data_dir)
     origin = {k: str(v.resolve()) for k in ("archives", "data_dir") if (v := getattr(args, k))}
-    words = ["python", "-m", module, *(argv if argv is not None else sys.argv[1:])]
-    return Place(dataset, args.workdir, seeds, origin, shlex.join(words))
+    command = stops.command(module, argv if argv is not None else sys.argv[1:])
+    return Place(dataset, args.workdir, seeds, origin, command)
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -116,7 +115,7 @@ def _entry(plan: Plan, place: Place) -> comparison.Entry:
         if not (folder / workdir.RESULT).exists():
             print(f"\n== {plan.name}, seed {seed} ==", file=sys.stderr, flush=True)
         config = configs.replace(plan.config, seed=seed)
-        leave = partial(stops.stopped, command=place.command)
+        leave = partial(stops.stopped, again=place.command)
         try:
             runtime = loop.Runtime(origin=place.origin, leave=leave)
             loop.train(config, place.dataset, folder, runtime)

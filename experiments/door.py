@@ -29,9 +29,6 @@ def run(main: Callable[[list[str] | None], int | None]) -> None:
         where = error.filename or "the output"
         print(f"error: {where}: the disk is full: make room, then repeat", file=sys.stderr)
         os._exit(2)  # at an orderly exit Python would try to print again
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
 
 
 CPU_DEVICES = 4

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import re
-import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -84,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     door.setup_jax(alone=not (args.distributed or args.coordinator))
     with _processes(args):
         words = argv if argv is not None else sys.argv[1:]
-        return _train(args, config, shlex.join(["python", "-m", "experiments.run", *words]))
+        return _train(args, config, stops.command("experiments.run", words))
 
 
 def _processes(args: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
@@ -113,7 +112,7 @@ def _train(args: argparse.Namespace, config: Config, command: str) -> int:
     )
     origin = {k: str(v.resolve()) for k in ("archives", "data_dir") if (v := getattr(args, k))}
     # Several processes stop together, and take leave of each other at the interpreter's end.
-    leave = partial(stops.stopped, command=command) if hosts.count() == 1 else None
+    leave = partial(stops.stopped, again=command) if hosts.count() == 1 else None
     runtime = loop.Runtime(
         args.devices, args.save_every, args.save_steps, args.cache, show, origin, leave
     )

@@ -11,6 +11,7 @@ import os
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 from fcn_jax import interrupts
@@ -26,20 +27,25 @@ def listen() -> None:
     with; any other ends as by Ctrl-C, with what it began taken back.
     """
     called = sys.orig_argv[sys.orig_argv.index("-m") + 1 :] if "-m" in sys.orig_argv else []
-    if called[:1] and called[0] in GO_ON:
-        command = shlex.join(["python", "-m", *called])
+    if called and called[0] in GO_ON:
+        again = command(called[0], called[1:])
         listening = contextlib.ExitStack()
         listening.enter_context(
-            interrupts.noticed(lambda: stopped("stopped, with nothing lost", command))
+            interrupts.noticed(lambda: stopped("stopped, with nothing lost", again))
         )
         atexit.register(_end, listening)
     elif signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _stop)
 
 
-def stopped(text: str, command: str) -> NoReturn:
-    """Say how to go on with what a signal has stopped, and leave."""
-    print(f"{text}; to go on:\n  {command}")
+def command(module: str, arguments: Sequence[str]) -> str:
+    """The command line of a door, to be copied into a shell."""
+    return shlex.join(["python", "-m", module, *arguments])
+
+
+def stopped(text: str, again: str) -> NoReturn:
+    """Say with which command to go on with what a signal has stopped, and leave."""
+    print(f"{text}; to go on:\n  {again}")
     leave()
 
 
@@ -62,6 +68,6 @@ def _end(listening: contextlib.ExitStack) -> None:
 
 
 def _stop(*_) -> NoReturn:
-    """As KeyboardInterrupt, which in the middle of an import ends in a traceback."""
+    """In place of KeyboardInterrupt, which in the middle of an import ends in a traceback."""
     print("stopped", file=sys.stderr)
     sys.exit(130)

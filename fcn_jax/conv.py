@@ -38,7 +38,6 @@ GROUP = 2048
 """Positions whose products with dy make one sum, at the least, for a kernel of one tap: enough for
 the matrix product to run at its full rate, few enough for its rounding error."""
 
-
 MANY = 64
 """Channels from which on Winograd's formula is the faster one: inputs times features over their
 sum. (Processor time of a training step, 2 images, in ms, XLA's and patches against Winograd's:
@@ -306,8 +305,7 @@ def _chunk(n: int, rows: int, row_bytes: int, kernel: Array) -> Pair:
     """(images, rows) that are taken at a time: whole images, or some rows of one image."""
     limit = min(max(kernel.nbytes, PATCH_BYTES), 4 * PATCH_BYTES)
     if rows * row_bytes <= limit:
-        most = max(1, limit // max(1, rows * row_bytes))
-        return max(d for d in range(1, min(n, most) + 1) if n % d == 0), rows
+        return winograd.images_at_a_time(n, rows * row_bytes, limit), rows
     bands = math.ceil(rows * row_bytes / limit)
     return 1, math.ceil(rows / min(bands, rows))
 

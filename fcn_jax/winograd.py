@@ -105,13 +105,18 @@ def _by_images(function: Callable[[Array], Array], x: Array, kernel: Array) -> A
     """function(x), some images at a time; reverse mode keeps x, and makes the tiles anew."""
     n, height, width, _ = x.shape
     image_bytes = 4 * height * width * sum(kernel.shape[2:]) * x.dtype.itemsize
-    most = max(1, CHUNK_BYTES // image_bytes)
-    images = max(d for d in range(1, min(n, most) + 1) if n % d == 0)
+    images = images_at_a_time(n, image_bytes, CHUNK_BYTES)
     if images == n:
         return function(x)
     groups = x.reshape(n // images, images, *x.shape[1:])
     y = lax.map(jax.checkpoint(function, prevent_cse=False), groups)
     return y.reshape(n, *y.shape[2:])
+
+
+def images_at_a_time(n: int, image_bytes: int, limit: int) -> int:
+    """The largest divisor of n whose images take at most `limit` bytes; one at least."""
+    most = max(1, limit // max(1, image_bytes))
+    return max(d for d in range(1, min(n, most) + 1) if n % d == 0)
 
 
 def _taps(kernel: Array) -> Tiles:

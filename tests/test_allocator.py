@@ -8,14 +8,17 @@ import pytest
 
 from fcn_jax import allocator
 
-PROGRAM = """
-import ctypes, sys
+PREAMBLE = """
+import ctypes, sys, jax
 from fcn_jax import allocator
 libc = ctypes.CDLL("libc.so.6")
 libc.malloc.restype = ctypes.c_void_p
 libc.free.argtypes = [ctypes.c_void_p]
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096
+"""
+
+KEEP = """
 if sys.argv[1] == "keep":
     assert allocator.keep_freed_memory()
 size = 64 * 2**20
@@ -26,23 +29,19 @@ print(resident())
 """
 
 
-def resident(mode: str) -> int:
-    return int(subprocess.check_output([sys.executable, "-c", PROGRAM, mode]))
+def printed(program: str, mode: str) -> list[int]:
+    """The numbers that a program prints in a process of its own."""
+    out = subprocess.check_output([sys.executable, "-c", PREAMBLE + program, mode])
+    return [int(line) for line in out.split()]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
 def test_freed_memory_stays():
-    assert resident("keep") - resident("default") > 60 * 2**20
+    (kept,), (left,) = printed(KEEP, "keep"), printed(KEEP, "default")
+    assert kept - left > 60 * 2**20
 
 
-LITTER = """
-import ctypes, sys, jax
-from fcn_jax import allocator
-libc = ctypes.CDLL("libc.so.6")
-libc.malloc.restype = ctypes.c_void_p
-libc.free.argtypes = [ctypes.c_void_p]
-def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * 4096
+GIVE_BACK = """
 if sys.argv[1] == "give":
     allocator.give_back_after_compiling()
 size = 64 * 2**10
@@ -60,14 +59,10 @@ for seconds in (0.01, 5.0):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
 def test_what_a_long_compilation_leaves_is_given_back():
-    def given_back(mode: str) -> list[int]:
-        out = subprocess.check_output([sys.executable, "-c", LITTER, mode])
-        return [int(line) for line in out.split()]
-
-    brief, long = given_back("give")
+    brief, long = printed(GIVE_BACK, "give")
     assert brief < 2**20
     assert long > 55 * 2**20
-    assert max(given_back("default")) < 2**20
+    assert max(printed(GIVE_BACK, "default")) < 2**20
 
 
 def test_jax_reports_compilations_by_that_name():
