@@ -40,6 +40,7 @@ from fcn_jax.data import feed
 from fcn_jax.types import InputError
 
 BATCH_SIZE = {"fcn": 16, "simplified_unet": 4, "unet": 4, "resnet50_fcn": 16}
+"""Of training and evaluation; a prediction is of one image, as `experiments.predict` makes it."""
 MODES = ("train", "eval", "predict")
 TORCH_MODES = ("eager", "channels_last", "compile", "compile_graphs")
 PAUSE_SECONDS = 0.5
@@ -243,7 +244,7 @@ def parser() -> argparse.ArgumentParser:
         "--arch", choices=NETWORKS, default=list(NETWORKS), help=", ".join(NETWORKS), **names
     )
     p.add_argument("--mode", choices=MODES, default=list(MODES), help=", ".join(MODES), **names)
-    p.add_argument("--batch-size", type=int, help=f"default: {BATCH_SIZE}")
+    p.add_argument("--batch-size", type=int, help=f"default: {BATCH_SIZE}, and 1 to predict")
     p.add_argument("--image-size", type=door.image_size, default=(224, 224), metavar="N or HxW")
     p.add_argument("--precision", choices=("f32", "tf32", "bf16"), default="f32")
     p.add_argument(
@@ -285,7 +286,7 @@ def jobs(args: argparse.Namespace, arch: str, mode: str, cache: str) -> dict[str
     common = {
         "arch": arch,
         "mode": mode,
-        "batch_size": args.batch_size or BATCH_SIZE[arch],
+        "batch_size": args.batch_size or (1 if mode == "predict" else BATCH_SIZE[arch]),
         "image_size": args.image_size,
         "precision": args.precision,
         "frozen": not args.train_backbone,

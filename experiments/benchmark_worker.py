@@ -167,10 +167,11 @@ def ours(job: dict[str, Any]):
     state = steps.init_state(optimizer, starting.fresh(model, key, size))
     sizes = jnp.tile(jnp.array([size], jnp.int32), (job["batch_size"], 1))
     mesh = hosts.mesh(job["batch_size"], None)
-    whole, spread = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+    spread = NamedSharding(mesh, PartitionSpec("data"))
 
     def place(state, image, mask):
-        return jax.device_put((state, image, mask), (whole, spread, spread))
+        place_state = hosts.place if job["mode"] == "train" else hosts.replicate
+        return place_state(state, mesh), *jax.device_put((image, mask), spread)
 
     if job["mode"] == "train":
         shared = spread if mesh.size > 1 else None
@@ -178,7 +179,8 @@ def ours(job: dict[str, Any]):
         return state, lambda state, image, mask: train(state, Batch(image, mask, sizes), key), place
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     if job["mode"] == "eval":
-        evaluate = steps.make_eval_step(model, CLASSES)
+        shared = spread if mesh.size > 1 else None
+        evaluate = steps.make_eval_step(model, CLASSES, sharding=shared)
         return variables, lambda v, image, mask: (v, evaluate(v, Batch(image, mask, sizes))), place
 
     def predict(variables, image, mask):

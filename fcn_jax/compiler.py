@@ -12,6 +12,9 @@ CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": (
         "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
     ),
+    # The order of operations that needs the least memory, not the one that offers the most to run
+    # side by side: a core has a program of its own. (U-Net: 857 MiB instead of 1069, 3 % faster.)
+    "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
 }
 
 
@@ -19,14 +22,18 @@ CPU_OPTIONS = {
 def options() -> dict[str, str] | None:
     """`compiler_options` for `jax.jit`, on the backend that JAX uses now; None: the defaults.
 
-    Options are XLA's own business and come and go: a version that does not know one of them gets
-    none, and is only slower.
+    Options are XLA's own business and come and go: those that a version does not know are left out,
+    and it is only slower.
     """
     if jax.default_backend() != "cpu":
         return None
-    probe = jax.jit(lambda x: x + 1, compiler_options=CPU_OPTIONS)
+    return {name: value for name, value in CPU_OPTIONS.items() if _is_known(name, value)} or None
+
+
+def _is_known(name: str, value: str) -> bool:
+    probe = jax.jit(lambda x: x + 1, compiler_options={name: value})
     try:
         probe.lower(jnp.zeros(())).compile()
     except jax.errors.JaxRuntimeError:
-        return None
-    return CPU_OPTIONS
+        return False
+    return True

@@ -16,7 +16,9 @@ Layouts: images [N, H, W, C], kernels [kh, kw, I, O]. Below M = N H' W' output p
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import NamedTuple
 
@@ -44,9 +46,9 @@ sum. (Processor time of a training step, 2 images, in ms, XLA's and patches agai
 256 -> 256 at 56x56 230 against 132, 1024 -> 1024 at 14x14 296 against 173, 128 -> 128 at 112x112
 254 against 166; 64 -> 64 at 224x224 280 against 279, and more memory.)"""
 
-FEW = 32
+FEW = 64
 """Features up to which a transposed convolution's own sum of patches is the faster one forward too
-(21 at 8x112x112x64: 41 ms of processor time instead of 52; 64 are as fast either way)."""
+(64 at 8x56x56x64: 26 ms of processor time instead of 38; at 8x28x28x128 as fast either way)."""
 
 
 class _Window(NamedTuple):
@@ -55,6 +57,25 @@ class _Window(NamedTuple):
     stride: Pair
     padding: tuple[Pair, Pair]
     dilation: Pair
+    fast: bool
+    """Whether the result is computed by a CPU's formulas too, and not only derivatives."""
+
+
+_fast = ContextVar("fast", default=False)
+
+
+@contextmanager
+def fast_on_cpu() -> Iterator[None]:
+    """What is traced within this is computed by a CPU's formulas on a CPU.
+
+    So are derivatives, always. The rest are XLA's own convolutions, unless asked for in this way:
+    a network that is exported, or called op by op, should be the plain one.
+    """
+    token = _fast.set(True)
+    try:
+        yield
+    finally:
+        _fast.reset(token)
 
 
 def conv(
@@ -81,7 +102,8 @@ def conv(
 
     FLOPs: 2 M kh kw I O forward, and as many for each of the two gradients.
     """
-    return _conv(x, kernel, _Window(_pair(stride), _pairs(padding), _pair(dilation)))
+    window = _Window(_pair(stride), _pairs(padding), _pair(dilation), _fast.get())
+    return _conv_once(x, kernel, window)
 
 
 def conv_transpose(
@@ -110,7 +132,7 @@ def conv_transpose(
     """
     (top, bottom), (left, right) = _pairs(padding)
     padding = ((top, bottom - output_padding[0]), (left, right - output_padding[1]))
-    return _conv_transpose(x, kernel, _Window(_pair(stride), padding, (1, 1)))
+    return _conv_transpose_once(x, kernel, _Window(_pair(stride), padding, (1, 1), _fast.get()))
 
 
 def _pair(values: Sequence[int]) -> Pair:
@@ -156,8 +178,8 @@ def _xla_conv_transpose(x: Array, kernel: Array, window: _Window) -> Array:
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _conv(x: Array, kernel: Array, window: _Window) -> Array:
-    # Nothing is chosen where no derivative is taken: the network that is exported is the plain one.
-    return _xla_conv(x, kernel, window)
+    formula = _formulas(x.shape, kernel.shape, window).forward if window.fast else None
+    return _on_cpu(formula or _xla_conv, _xla_conv, window)(x, kernel)
 
 
 class _Formulas(NamedTuple):
@@ -208,6 +230,7 @@ def _jvp(
 
 
 _conv.defjvp(_conv_jvp, symbolic_zeros=True)
+_conv_once = jax.jit(_conv, static_argnums=2)  # equal layers of a network are traced once
 
 
 def _on_cpu(cpu: Callable, default: Callable, window: _Window) -> Callable[..., Array]:
@@ -264,7 +287,9 @@ def _patches_conv(x: Array, kernel: Array, window: _Window) -> Array:
     def one(_, start):
         part = lax.dynamic_slice(x, tuple(start), (images, in_rows, *x.shape[2:]))
         patches = _patches(part, (kh, kw), (rows, out_w), window).astype(wide)
-        return None, lax.dot_general(patches, kernel, (((3,), (1,)), ((), ())))
+        # Images and rows as one axis: where one of them is 1, XLA would copy all that comes out.
+        patches = patches.reshape(images * rows, out_w, kernel.shape[1])
+        return None, lax.dot_general(patches, kernel, (((2,), (1,)), ((), ())))
 
     starts = [(i, b * rows * stride, 0, 0) for i in range(0, n, images) for b in range(bands)]
     _, y = lax.scan(one, None, jnp.array(starts, jnp.int32))
@@ -332,7 +357,8 @@ def _patches(x: Array, taps: Pair, out: Pair, window: _Window) -> Array:
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _conv_transpose(x: Array, kernel: Array, window: _Window) -> Array:
-    return _xla_conv_transpose(x, kernel, window)  # see `_conv`
+    formula = _formulas_transpose(x.shape, kernel.shape).forward if window.fast else None
+    return _on_cpu(formula or _xla_conv_transpose, _xla_conv_transpose, window)(x, kernel)
 
 
 def _formulas_transpose(image: Sequence[int], taps: Sequence[int]) -> _Formulas:
@@ -349,6 +375,7 @@ def _conv_transpose_jvp(window: _Window, primals: tuple, tangents: tuple) -> tup
 
 
 _conv_transpose.defjvp(_conv_transpose_jvp, symbolic_zeros=True)
+_conv_transpose_once = jax.jit(_conv_transpose, static_argnums=2)
 
 
 def _patches_conv_transpose(x: Array, kernel: Array, window: _Window) -> Array:

@@ -54,7 +54,11 @@ def make_program(
     """Build the jitted `(variables, canvases, rows [B]) -> EvalSums` of one batch."""
     weights = None if class_weights is None else jnp.asarray(class_weights, jnp.float32)
     eval_step = steps.make_eval_step(
-        model, num_classes, class_weights=weights, void_as_background=void_as_background
+        model,
+        num_classes,
+        class_weights=weights,
+        void_as_background=void_as_background,
+        sharding=sharding,
     )
     return steps.on_rows(eval_step, sharding)
 

@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from fcn_jax.types import InputError
+from fcn_jax.types import InputError, TrainState
 
 T = TypeVar("T")
 
@@ -173,6 +173,37 @@ def replicate(tree, mesh: Mesh):
         return jax.device_put(tree, sharding)
     # device_put would compare the processes' values: a collective, which a thread must not start.
     return jax.tree.map(lambda x: _placed(sharding, np.asarray(x), np.shape(x)), tree)
+
+
+PART_SIZE = 2**16
+"""Values of an array from which on devices may hold a part of it each, instead of all the whole:
+each part is a message to the others."""
+
+
+def shardings(state: TrainState, mesh: Mesh | AbstractMesh) -> TrainState:
+    """Where the arrays of a state lie: whole on each device, but for the optimizer's.
+
+    Of those each device of one process has a part, along the first axis that they divide: it makes
+    the updates of that part and sends them to the others. With several processes these are whole
+    too, since a checkpoint is written from what one process has.
+    """
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def part(x) -> NamedSharding:
+        fitting = [axis for axis, n in enumerate(np.shape(x)) if n % mesh.size == 0]
+        if count() > 1 or np.size(x) < PART_SIZE or not fitting:
+            return whole
+        return NamedSharding(mesh, PartitionSpec(*[None] * fitting[0], *mesh.axis_names))
+
+    everywhere = jax.tree.map(lambda x: whole, state)
+    return everywhere._replace(opt_state=jax.tree.map(part, state.opt_state))
+
+
+def place(state: TrainState, mesh: Mesh) -> TrainState:
+    """A state of host arrays, the same on all processes -> global arrays, by its `shardings`."""
+    if count() > 1:
+        return replicate(state, mesh)
+    return jax.device_put(state, shardings(state, mesh))
 
 
 def assemble(tree, mesh: Mesh):

@@ -200,7 +200,7 @@ def _start(made: session.Session, checkpoints: checkpoint.Checkpoints, runtime: 
     done = Progress(**meta["progress"])
     if runtime.show and not done.finished(made.config):
         print(f"going on after epoch {done.epoch}, step {done.step}", flush=True)
-    return made.replicate(arrays), done
+    return made.place(arrays), done
 
 
 class _Run:

@@ -42,8 +42,10 @@ class Session:
     evaluate: evaluation.EvalProgram
     initial: Any
     """() -> TrainState on the devices."""
+    place: Any
+    """A TrainState of host arrays -> the same on the devices, as `train` wants it."""
     replicate: Any
-    """A tree of host arrays -> the same on the devices."""
+    """A tree of host arrays -> the same, whole on every device."""
     meta: dict[str, Any]
     """What a checkpoint carries so that it can be used without this session."""
 
@@ -100,7 +102,8 @@ def build(
         evaluate=evaluation.make_program(
             model, num_classes, weights, config.data.void_as_background, placed.spread
         ),
-        initial=partial(_initial, config, model, optimizer, placed.replicate),
+        initial=partial(_initial, config, model, optimizer, placed.place),
+        place=placed.place,
         replicate=placed.replicate,
         meta=_meta(config, dataset, model_spec, weights),
     )
@@ -111,6 +114,8 @@ class _Placement(NamedTuple):
 
     replicate: feed.Put
     """A tree of host arrays -> the same, whole on every device."""
+    place: Any
+    """The same of a TrainState: see `hosts.shardings`."""
     spread: NamedSharding | None
     """Of an axis over the devices; None where there is one."""
     share: feed.Share | None
@@ -123,7 +128,8 @@ def _placement(batch_size: int, devices: int | None) -> _Placement:
     share = None
     if hosts.count() > 1:
         share = feed.Share(hosts.own_part, partial(hosts.assemble, mesh=mesh))
-    return _Placement(partial(hosts.replicate, mesh=mesh), spread, share)
+    replicate, place = (partial(put, mesh=mesh) for put in (hosts.replicate, hosts.place))
+    return _Placement(replicate, place, spread, share)
 
 
 def _open_split(
@@ -160,13 +166,14 @@ def _train_program(config: Config, model, optimizer, weights: list[float] | None
     return steps.scan_train(step, spread)
 
 
-def _initial(config: Config, model, optimizer, replicate: feed.Put) -> TrainState:
+def _initial(config: Config, model, optimizer, place) -> TrainState:
     """The state before the first step, on the devices."""
     key, spec = _key(config, "init"), config.model
     size = config.data.image_size
     variables = starting.variables(spec.arch, model, key, size, spec.pretrained)
-    state = steps.init_state(optimizer, variables, config.optim.ema > 0)
-    return replicate(hosts.from_primary(lambda: state))
+    begin = jax.jit(partial(steps.init_state, optimizer, ema=config.optim.ema > 0))  # one program
+    state = begin(variables)
+    return place(hosts.from_primary(lambda: state))
 
 
 def _meta(

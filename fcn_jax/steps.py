@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from fcn_jax import compiler, losses, metrics
+from fcn_jax import compiler, conv, hosts, losses, metrics
 from fcn_jax.data import augment, batches
 from fcn_jax.types import VOID, Batch, TrainState
 
@@ -94,6 +94,9 @@ def make_train_step(
         if ema:
             average = jax.tree.map(lambda a, b: a + (1.0 - ema) * (b - a), average, (params, stats))
         state = TrainState(state.step + 1, params, stats, opt_state, average)
+        if sharding is not None:
+            places = hosts.shardings(state, sharding.mesh)
+            state = jax.lax.with_sharding_constraint(state, places)
         return state, {"loss": value, "grad_norm": optax.tree.norm(grads)}
 
     return train_step
@@ -152,22 +155,30 @@ def make_eval_step(
     *,
     class_weights: jax.Array | None = None,
     void_as_background: bool = False,
+    sharding: NamedSharding | None = None,
 ) -> Callable[[dict, Batch], EvalSums]:
     """Build `(variables, batch) -> EvalSums`, a pure function to be jitted.
 
     The confusion counts keep void apart whatever `void_as_background` says: that only chooses what
-    the loss is taken over.
+    the loss is taken over. `sharding` is that of the batch.
     """
 
     def eval_step(variables: dict, batch: Batch) -> EvalSums:
-        logits = model.apply(variables, batches.normalize(batch.image), train=False)
+        with conv.fast_on_cpu():
+            logits = model.apply(variables, batches.normalize(batch.image), train=False)
         predictions = jnp.argmax(logits, -1).astype(jnp.uint8)
         labels = _read_void(batch, void_as_background).mask
         loss, weight = losses.softmax_cross_entropy(logits, labels, class_weights, axis=(1, 2))
         counts = metrics.confusion_counts(batch.mask, predictions, num_classes)
         return EvalSums(counts, loss, weight)
 
-    return eval_step
+    if sharding is None:
+        return eval_step
+    # Each device the program of its share, as in training.
+    specs = (PartitionSpec(), sharding.spec)
+    return jax.shard_map(
+        eval_step, mesh=sharding.mesh, in_specs=specs, out_specs=sharding.spec, check_vma=False
+    )
 
 
 def scan_train(train_step: TrainStep, sharding: NamedSharding | None = None):
@@ -187,7 +198,7 @@ def scan_train(train_step: TrainStep, sharding: NamedSharding | None = None):
     @partial(
         jax.jit,
         donate_argnums=0,
-        out_shardings=_whole(sharding),
+        out_shardings=(None, _whole(sharding)),  # the state's are the step's
         compiler_options=compiler.options(),
     )
     def run(state, canvases, rows, count, key):

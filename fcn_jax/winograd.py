@@ -15,6 +15,7 @@ transposes them, meets fast formulas too: `conv` in the kernel, `conv_scattered`
 """
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +26,8 @@ Pair = tuple[int, int]
 Tiles = Sequence[Sequence[Array]]
 """[i][j]: of every tile the number at (i, j), [n, rows of tiles, columns of tiles, C]."""
 
-A = np.array([[1, 0], [1, 1], [1, -1], [0, -1]])
-B = np.array([[1, 0, 0, 0], [0, 1, -1, 1], [-1, 1, 1, 0], [0, 0, 0, -1]])
+A = np.array([[1, 0], [1, 1], [1, -1], [0, 1]])
+B = np.array([[1, 0, 0, 0], [0, 1, -1, -1], [-1, 1, 1, 0], [0, 0, 0, 1]])
 G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 
 CHUNK_BYTES = 16 * 2**20
@@ -51,7 +52,8 @@ def conv(x: Array, kernel: Array, padding: tuple[Pair, Pair]) -> Array:
     def some(images: Array) -> Array:
         images = _padded(_wide(images), edges)
         tiles = [[_every_other(images, i, j) for j in range(4)] for i in range(4)]
-        y = _interleaved(_transformed(A.T, _products(_transformed(B.T, tiles), kernels)))
+        y = _transformed(A.T, _products(_transformed(B.T, tiles), kernels))
+        y = _interleaved(y)
         return y[:, : size[0], : size[1]].astype(x.dtype)
 
     return _by_images(some, x, kernel)
@@ -69,10 +71,10 @@ def conv_scattered(x: Array, kernel: Array, padding: tuple[Pair, Pair]) -> Array
     cut = [(low - 2, s - low - _even(n)) for s, n, (low, _) in _axes(size, x, padding)]
 
     def some(images: Array) -> Array:
-        tiles = _transformed(A, _split(_padded(_wide(images), edges)))
-        tiles = _transformed(B, _products(tiles, kernels))
+        tiles = _split(_padded(_wide(images), edges))
+        tiles = _transformed(B, _products(_transformed(A, tiles), kernels))
         spread = [_at_every_other(tiles[i][j], i, j) for i in range(4) for j in range(4)]
-        return _padded(sum(spread[1:], spread[0]), cut).astype(x.dtype)
+        return _padded(reduce(lax.add, spread), cut).astype(x.dtype)
 
     return _by_images(some, x, kernel)
 
@@ -108,8 +110,10 @@ def _by_images(function: Callable[[Array], Array], x: Array, kernel: Array) -> A
     images = images_at_a_time(n, image_bytes, CHUNK_BYTES)
     if images == n:
         return function(x)
-    groups = x.reshape(n // images, images, *x.shape[1:])
-    y = lax.map(jax.checkpoint(function, prevent_cse=False), groups)
+    again = jax.checkpoint(function, prevent_cse=False)
+    if images == 1:  # an axis of one more would have XLA copy what goes in and what comes out
+        return lax.map(lambda image: again(image[None])[0], x)
+    y = lax.map(again, x.reshape(n // images, images, *x.shape[1:]))
     return y.reshape(n, *y.shape[2:])
 
 
@@ -141,10 +145,12 @@ def _transformed(matrix: np.ndarray, tiles: Tiles) -> Tiles:
 
 
 def _combined(factors: np.ndarray, arrays: Sequence[Array]) -> Array:
-    """The sum of factor times array, without what is multiplied by zero."""
-    used = [(f, a) for f, a in zip(factors.tolist(), arrays, strict=True) if f]
-    terms = [a if f == 1 else -a if f == -1 else f * a for f, a in used]
-    return sum(terms[1:], terms[0])
+    """The sum of factor times array; the factors of a row differ in their signs only."""
+    signed = list(zip(factors.tolist(), arrays, strict=True))
+    total = reduce(lax.add, [a for f, a in signed if f > 0])  # in all matrices each row has one
+    total = reduce(lax.sub, [a for f, a in signed if f < 0], total)
+    scale = max(factors.tolist())
+    return total if scale == 1 else lax.mul(total, lax.full_like(total, scale))
 
 
 def _every_other(x: Array, top: int, left: int) -> Array:

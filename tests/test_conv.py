@@ -15,7 +15,7 @@ from fcn_jax import conv, winograd
 
 quick = settings(max_examples=7, deadline=None, derandomize=True)
 with_fixture = settings(
-    quick, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    quick, max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )  # the same for all examples
 
 
@@ -111,15 +111,27 @@ def tiled_windows(draw):
     return x_shape, (3, 3, x_shape[3], draw(few)), {"padding": padding}
 
 
+@pytest.fixture
+def limit(monkeypatch):
+    """Set a limit of the formulas. Shapes are traced once, with the limits of that time."""
+
+    def set_to(module, name, value):
+        monkeypatch.setattr(module, name, value)
+        jax.clear_caches()
+
+    yield set_to
+    jax.clear_caches()
+
+
 @pytest.fixture(params=[2**24, 1], ids=["all images at once", "one image at a time"])
-def tiled(request, monkeypatch):
-    monkeypatch.setattr(winograd, "CHUNK_BYTES", request.param)
-    monkeypatch.setattr(conv, "MANY", 0)
+def tiled(request, limit):
+    limit(winograd, "CHUNK_BYTES", request.param)
+    limit(conv, "MANY", 0)
 
 
 @pytest.fixture(params=[2**21, 1], ids=["chunks of images", "chunks of rows"])
-def patch_bytes(request, monkeypatch):
-    monkeypatch.setattr(conv, "PATCH_BYTES", request.param)
+def patch_bytes(request, limit):
+    limit(conv, "PATCH_BYTES", request.param)
 
 
 # ---- values and gradients ------------------------------------------------------------------------
@@ -300,8 +312,8 @@ def test_tiles_are_within_1e_6_of_float64():
 
 @pytest.mark.parametrize("many", [0, conv.MANY])
 @pytest.mark.parametrize("function", [conv.conv, conv.conv_transpose])
-def test_bfloat16_sums_in_float32(function, many, monkeypatch):
-    monkeypatch.setattr(conv, "MANY", many)
+def test_bfloat16_sums_in_float32(function, many, limit):
+    limit(conv, "MANY", many)
     x, kernel = arrays((4, 24, 24, 8), (3, 3, 8, 8), np.float32)
     x, kernel = x + 1.0, kernel  # sums that grow: a bfloat16 sum would stop growing
     low = [jnp.asarray(v, jnp.bfloat16) for v in (x, kernel)]
@@ -322,9 +334,9 @@ PAIRS = {
 
 
 @pytest.fixture(params=PAIRS)
-def pair(request, monkeypatch):
+def pair(request, limit):
     if request.param == "tiles":
-        monkeypatch.setattr(conv, "MANY", 0)
+        limit(conv, "MANY", 0)
     ours, stock, x_shape = PAIRS[request.param]
     with jax.enable_x64(True):
         yield ours, stock, *arrays(x_shape, (3, 3, 2, 3))
@@ -413,8 +425,8 @@ def test_one_trace_for_one_shape():
 
 @pytest.mark.parametrize("many", [0, conv.MANY])
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_an_accelerators_program_has_only_xlas_convolutions(platform, many, monkeypatch):
-    monkeypatch.setattr(conv, "MANY", many)
+def test_an_accelerators_program_has_only_xlas_convolutions(platform, many, limit):
+    limit(conv, "MANY", many)
     x, kernel = arrays((2, 6, 6, 2), (3, 3, 2, 2), np.float32)
     traced = jax.jit(jax.grad(both, (0, 1))).trace(x, kernel)
     text = traced.lower(lowering_platforms=(platform,)).as_text()
@@ -447,8 +459,36 @@ def test_many_channels_are_convolved_in_tiles(channels, tiled):
     x, kernel = arrays((1, 4, 4, channels), (3, 3, channels, 128), np.float32)
     whole = jax.value_and_grad(lambda x, k: (conv.conv(x, k) ** 2).sum(), (0, 1))
     assert (" convolution(" in jax.jit(whole).lower(x, kernel).compile().as_text()) != tiled
-    # As the plain one, where no derivative is taken: that program may be exported.
-    assert " convolution(" in jax.jit(conv.conv).lower(x, kernel).compile().as_text()
+
+
+def test_results_alone_are_xlas_unless_asked_for():
+    x, kernel = arrays((2, 6, 6, 128), (3, 3, 128, 128), np.float32)
+    up, up_kernel = arrays((2, 3, 3, 8), (3, 3, 8, 4), np.float32)
+
+    def both(x, kernel, up, up_kernel):
+        return conv.conv(x, kernel), conv.conv_transpose(up, up_kernel)
+
+    def asked(*arrays):
+        with conv.fast_on_cpu():
+            return both(*arrays)
+
+    lowered = {f: jax.jit(f).lower(x, kernel, up, up_kernel).compile() for f in (both, asked)}
+    assert lowered[both].as_text().count(" convolution(") == 2
+    assert lowered[asked].as_text().count(" convolution(") == 0
+    close(lowered[asked](x, kernel, up, up_kernel), both(x, kernel, up, up_kernel), 1e-6)
+    text = jax.jit(asked).trace(x, kernel, up, up_kernel).lower(lowering_platforms=("cuda",))
+    assert text.as_text().count("stablehlo.convolution") == 2
+
+
+def test_equal_layers_are_traced_once(limit):
+    calls, real = [], conv._formulas
+    limit(conv, "_formulas", lambda *arguments: calls.append(arguments) or real(*arguments))
+
+    def network(x, kernel):
+        return conv.conv(conv.conv(x, kernel), kernel).sum()
+
+    jax.jit(jax.grad(network, (0, 1))).lower(*arrays((2, 7, 7, 3), (3, 3, 3, 3), np.float32))
+    assert len(calls) == 1
 
 
 def test_patches_are_not_kept_for_the_backward_pass():

@@ -208,6 +208,48 @@ def test_eight_devices_give_the_losses_of_one():
 
 
 @pytest.mark.slow
+def test_eight_devices_share_the_optimizers_state():
+    printed = _on_eight_devices("""
+        from fcn_jax import hosts
+        hosts.PART_SIZE = 128
+        ended, where = {}, Mesh(np.array(jax.devices()), ("data",))
+        for devices in (1, 8):
+            run, state, data = made(fakes.TinyNet(), devices)
+            if devices > 1:
+                state = hosts.place(state, where)
+                placed = jax.tree.map(lambda x: x.sharding, state)
+            for _ in range(3):
+                state, _ = run(state, data, rows, 1, key)
+            ended[devices] = state.opt_state
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-3, 1e-6), *ended.values())
+        # As they were placed, so that their buffers are used again; and in eight parts.
+        jax.tree.map(lambda x, s: (x.sharding.is_equivalent_to(s, x.ndim) or 1 / 0), state, placed)
+        assert all(x.is_fully_replicated for x in jax.tree.leaves(state.params))
+        leaves = [x for x in jax.tree.leaves(state.opt_state) if x.size >= 128]
+        print(len(leaves) > 1, {x.size // x.addressable_shards[0].data.size for x in leaves})
+    """)
+    assert printed == "True {8}"
+
+
+@pytest.mark.slow
+def test_eight_devices_evaluate_as_one():
+    printed = _on_eight_devices("""
+        model = models.create_model("simplified_unet", 3, width=64)  # in tiles, where that is fast
+        variables = starting.fresh(model, key, size)
+        mesh = Mesh(np.array(jax.devices()), ("data",))
+        found = []
+        for sharding in (None, NamedSharding(mesh, P("data"))):
+            place = NamedSharding(mesh, P()) if sharding else jax.devices()[0]
+            step = steps.make_eval_step(model, 3, sharding=sharding)
+            run = steps.on_rows(step, sharding)
+            found.append(run(*jax.device_put((variables, canvases), place), rows[0]))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5), *found)
+        print(found[1].loss.is_fully_replicated, found[0].counts.sum() > 0)
+    """)
+    assert printed == "True True"
+
+
+@pytest.mark.slow
 def test_dropout_does_not_depend_on_the_number_of_devices():
     _on_eight_devices("""
         from fcn_jax.models import layers
