@@ -284,17 +284,19 @@ def _patches_conv(x: Array, kernel: Array, window: _Window) -> Array:
     kernel = kernel.reshape(kh * kw * channels, features).T.astype(wide)
 
     @_keep_arguments
-    def one(_, start):
-        part = lax.dynamic_slice(x, tuple(start), (images, in_rows, *x.shape[2:]))
+    def one(y, start):
+        image, band = start
+        at = (image, band * rows * stride, 0, 0)
+        part = lax.dynamic_slice(x, at, (images, in_rows, *x.shape[2:]))
         patches = _patches(part, (kh, kw), (rows, out_w), window).astype(wide)
-        # Images and rows as one axis: where one of them is 1, XLA would copy all that comes out.
-        patches = patches.reshape(images * rows, out_w, kernel.shape[1])
-        return None, lax.dot_general(patches, kernel, (((2,), (1,)), ((), ())))
+        sums = lax.dot_general(patches, kernel, (((3,), (1,)), ((), ())))
+        return _add_at(y, sums.astype(x.dtype), jnp.stack([image, band * rows])), None
 
-    starts = [(i, b * rows * stride, 0, 0) for i in range(0, n, images) for b in range(bands)]
-    _, y = lax.scan(one, None, jnp.array(starts, jnp.int32))
-    y = y.reshape(n, bands * rows, out_w, features)
-    return y[:, :out_h].astype(x.dtype)
+    # Added to what is there, so that the transpose reads dy where it lies. (As rows of a stack it
+    # would be computed for them anew, and what it is computed from be kept so long.)
+    y = jnp.zeros((n, bands * rows, out_w, features), x.dtype)
+    y, _ = lax.scan(one, y, _starts(n, images, bands))
+    return y[:, :out_h]
 
 
 def _pointwise_conv(x: Array, kernel: Array, window: _Window) -> Array:
@@ -329,10 +331,18 @@ def _out_size(size: int, taps: int, window: _Window, axis: int) -> int:
 def _chunk(n: int, rows: int, row_bytes: int, kernel: Array) -> Pair:
     """(images, rows) that are taken at a time: whole images, or some rows of one image."""
     limit = min(max(kernel.nbytes, PATCH_BYTES), 4 * PATCH_BYTES)
-    if rows * row_bytes <= limit:
-        return winograd.images_at_a_time(n, rows * row_bytes, limit), rows
     bands = math.ceil(rows * row_bytes / limit)
-    return 1, math.ceil(rows / min(bands, rows))
+    if bands <= 1:
+        return winograd.at_a_time(n, rows * row_bytes, limit), rows
+    most = math.ceil(rows / min(bands, rows))
+    even = winograd.at_a_time(rows, row_bytes, limit)  # bands of the same size, no padding
+    return 1, even if 2 * even >= most else most
+
+
+def _starts(n: int, images: int, bands: int) -> Array:
+    """The first image, and the band, of every time."""
+    starts = [(image, band) for image in range(0, n, images) for band in range(bands)]
+    return jnp.array(starts, jnp.int32)
 
 
 def _patches(x: Array, taps: Pair, out: Pair, window: _Window) -> Array:
@@ -402,19 +412,19 @@ def _patches_conv_transpose(x: Array, kernel: Array, window: _Window) -> Array:
 
     @_keep_arguments
     def one(canvas, start):
-        part = lax.dynamic_slice(x, tuple(start), (images, rows, width, channels))
+        image, band = start
+        part = lax.dynamic_slice(x, (image, band * rows, 0, 0), (images, rows, width, channels))
         columns = lax.dot_general(part.astype(wide), kernel, (((3,), (1,)), ((), ())))
         sums = _add_patches(columns.astype(x.dtype), (kh, kw), window.stride)
-        return _add_at(canvas, sums, start[:2] * jnp.array([1, window.stride[0]], jnp.int32)), None
+        return _add_at(canvas, sums, jnp.stack([image, band * rows * window.stride[0]])), None
 
     # Every tap of every pixel has its place on the canvas; what is padding is cut off at the end.
     tall, across = (
         (count - 1) * stride + taps
         for count, stride, taps in zip((bands * rows, width), window.stride, (kh, kw), strict=True)
     )
-    starts = [(i, b * rows, 0, 0) for i in range(0, n, images) for b in range(bands)]
     canvas = jnp.zeros((n, tall, across, features), x.dtype)
-    canvas, _ = lax.scan(one, canvas, jnp.array(starts, jnp.int32))
+    canvas, _ = lax.scan(one, canvas, _starts(n, images, bands))
     (top, _), (left, _) = window.padding
     cut = ((-top, out[0] + top - tall, 0), (-left, out[1] + left - across, 0))
     return lax.pad(canvas, zero, ((0, 0, 0), *cut, (0, 0, 0)))
