@@ -285,12 +285,10 @@ def _patches_conv(x: Array, kernel: Array, window: _Window) -> Array:
 
     @_keep_arguments
     def one(y, start):
-        image, band = start
-        at = (image, band * rows * stride, 0, 0)
-        part = lax.dynamic_slice(x, at, (images, in_rows, *x.shape[2:]))
+        part = lax.dynamic_slice(x, _at(start, rows * stride), (images, in_rows, *x.shape[2:]))
         patches = _patches(part, (kh, kw), (rows, out_w), window).astype(wide)
         sums = lax.dot_general(patches, kernel, (((3,), (1,)), ((), ())))
-        return _add_at(y, sums.astype(x.dtype), jnp.stack([image, band * rows])), None
+        return _add_at(y, sums.astype(x.dtype), _at(start, rows)), None
 
     # Added to what is there, so that the transpose reads dy where it lies. (As rows of a stack it
     # would be computed for them anew, and what it is computed from be kept so long.)
@@ -340,9 +338,16 @@ def _chunk(n: int, rows: int, row_bytes: int, kernel: Array) -> Pair:
 
 
 def _starts(n: int, images: int, bands: int) -> Array:
-    """The first image, and the band, of every time."""
+    """The first image, and the band, of every time: int32 [times, 2]."""
     starts = [(image, band) for image in range(0, n, images) for band in range(bands)]
     return jnp.array(starts, jnp.int32)
+
+
+def _at(start: Array, rows: int) -> list[Array]:
+    """Where (image, band) begins in an array [N, H, W, C] whose bands have so many rows."""
+    image, band = start
+    nothing = jnp.zeros_like(band)
+    return [image, band * rows, nothing, nothing]
 
 
 def _patches(x: Array, taps: Pair, out: Pair, window: _Window) -> Array:
@@ -412,11 +417,10 @@ def _patches_conv_transpose(x: Array, kernel: Array, window: _Window) -> Array:
 
     @_keep_arguments
     def one(canvas, start):
-        image, band = start
-        part = lax.dynamic_slice(x, (image, band * rows, 0, 0), (images, rows, width, channels))
+        part = lax.dynamic_slice(x, _at(start, rows), (images, rows, width, channels))
         columns = lax.dot_general(part.astype(wide), kernel, (((3,), (1,)), ((), ())))
         sums = _add_patches(columns.astype(x.dtype), (kh, kw), window.stride)
-        return _add_at(canvas, sums, jnp.stack([image, band * rows * window.stride[0]])), None
+        return _add_at(canvas, sums, _at(start, rows * window.stride[0])), None
 
     # Every tap of every pixel has its place on the canvas; what is padding is cut off at the end.
     tall, across = (
@@ -430,11 +434,11 @@ def _patches_conv_transpose(x: Array, kernel: Array, window: _Window) -> Array:
     return lax.pad(canvas, zero, ((0, 0, 0), *cut, (0, 0, 0)))
 
 
-def _add_at(canvas: Array, sums: Array, start: Array) -> Array:
-    """Add [n, H, W, C] to the canvas from image and row `start`; its transpose is one slice."""
-    everything = lax.ScatterDimensionNumbers((0, 1, 2, 3), (), (0, 1))
+def _add_at(canvas: Array, sums: Array, start: Sequence[Array]) -> Array:
+    """Add [n, H, W, C] to the canvas from there on; its transpose is one slice."""
+    everything = lax.ScatterDimensionNumbers((0, 1, 2, 3), (), (0, 1, 2, 3))
     inside = lax.GatherScatterMode.PROMISE_IN_BOUNDS
-    return lax.scatter_add(canvas, start, sums, everything, mode=inside)
+    return lax.scatter_add(canvas, jnp.stack(start), sums, everything, mode=inside)
 
 
 def _add_patches(columns: Array, taps: Pair, stride: Pair) -> Array:
