@@ -17,12 +17,12 @@ transposes them, meets fast formulas too: `conv` in the kernel, `conv_scattered`
 from collections.abc import Callable, Sequence
 from functools import reduce
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-Pair = tuple[int, int]
+from fcn_jax.patches import Pair, Window, at_a_time, keep_arguments
+
 Tiles = Sequence[Sequence[Array]]
 """[i][j]: of every tile the number at (i, j), [n, rows of tiles, columns of tiles, C]."""
 
@@ -35,7 +35,7 @@ CHUNK_BYTES = 16 * 2**20
 that they stay in the cache. (A batch at once took a tenth longer, and a third more memory.)"""
 
 
-def conv(x: Array, kernel: Array, padding: tuple[Pair, Pair]) -> Array:
+def conv(x: Array, kernel: Array, window: Window) -> Array:
     """Cross-correlation: [N, H, W, I], [3, 3, I, O] -> [N, H + top + bottom - 2, W + ..., O].
 
     Its transpose in the kernel sums 16 products [I, M / 4] . [M / 4, O].
@@ -43,34 +43,33 @@ def conv(x: Array, kernel: Array, padding: tuple[Pair, Pair]) -> Array:
     Args:
         x: any floating type; sums are float32 at least.
         kernel: of x's type.
-        padding: zeros ((top, bottom), (left, right)).
+        window: of stride and dilation 1.
     """
-    size = _out_size(x, padding)
+    size = window.out_size(x.shape[1], 3, 0), window.out_size(x.shape[2], 3, 1)
     kernels = _transformed(G, _taps(kernel))
-    edges = [(low, _even(s) + 2 - low - n) for s, n, (low, _) in _axes(size, x, padding)]
+    edges = [(low, _even(s) + 2 - low - n) for s, n, (low, _) in _axes(size, x, window)]
 
     def some(images: Array) -> Array:
         images = _padded(_wide(images), edges)
         tiles = [[_every_other(images, i, j) for j in range(4)] for i in range(4)]
-        y = _transformed(A.T, _products(_transformed(B.T, tiles), kernels))
-        y = _interleaved(y)
+        y = _interleaved(_transformed(A.T, _products(_transformed(B.T, tiles), kernels)))
         return y[:, : size[0], : size[1]].astype(x.dtype)
 
     return _by_images(some, x, kernel)
 
 
-def conv_scattered(x: Array, kernel: Array, padding: tuple[Pair, Pair]) -> Array:
+def conv_scattered(x: Array, kernel: Array, window: Window) -> Array:
     """The same: what each 2x2 inputs add to the 4x4 results around them, summed.
 
     It is the transpose of `conv` with the kernel turned by 180 degrees. Its own in x is thus that
     `conv`, applied to dy.
     """
-    size = _out_size(x, padding)
+    size = window.out_size(x.shape[1], 3, 0), window.out_size(x.shape[2], 3, 1)
     # The same numbers as from G, but made in another way: XLA would else keep half of the tiles of
     # the kernel from the result to the gradient (U-Net: 100 MiB), as turned they are the same.
     kernels = _transformed(2 * G, _taps(lax.rev(kernel, (0, 1)) / 4))
     edges = [(0, _even(n) - n) for n in x.shape[1:3]]
-    cut = [(low - 2, s - low - _even(n)) for s, n, (low, _) in _axes(size, x, padding)]
+    cut = [(low - 2, s - low - _even(n)) for s, n, (low, _) in _axes(size, x, window)]
 
     def some(images: Array) -> Array:
         tiles = _split(_padded(_wide(images), edges))
@@ -81,14 +80,9 @@ def conv_scattered(x: Array, kernel: Array, padding: tuple[Pair, Pair]) -> Array
     return _by_images(some, x, kernel)
 
 
-def _out_size(x: Array, padding: tuple[Pair, Pair]) -> Pair:
-    height, width = (n + sum(edges) - 2 for n, edges in zip(x.shape[1:3], padding, strict=True))
-    return height, width
-
-
-def _axes(size: Pair, x: Array, padding: tuple[Pair, Pair]):
+def _axes(size: Pair, x: Array, window: Window):
     """(results, inputs, padding) of the rows, and of the columns."""
-    return zip(size, x.shape[1:3], padding, strict=True)
+    return zip(size, x.shape[1:3], window.padding, strict=True)
 
 
 def _even(n: int) -> int:
@@ -112,17 +106,11 @@ def _by_images(function: Callable[[Array], Array], x: Array, kernel: Array) -> A
     images = at_a_time(n, image_bytes, CHUNK_BYTES)
     if images == n:
         return function(x)
-    again = jax.checkpoint(function, prevent_cse=False)
+    again = keep_arguments(function)
     if images == 1:  # an axis of one more would have XLA copy what goes in and what comes out
         return lax.map(lambda image: again(image[None])[0], x)
     y = lax.map(again, x.reshape(n // images, images, *x.shape[1:]))
     return y.reshape(n, *y.shape[2:])
-
-
-def at_a_time(n: int, each: int, limit: int) -> int:
-    """How many of n, each of so many bytes, fit the limit: a divisor of n, so that none is over."""
-    most = max(1, limit // max(1, each))
-    return max(d for d in range(1, min(n, most) + 1) if n % d == 0)
 
 
 def _taps(kernel: Array) -> Tiles:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from fcn_jax import conv, winograd
+from fcn_jax import conv, patches, winograd
 
 quick = settings(max_examples=7, deadline=None, derandomize=True)
 with_fixture = settings(
@@ -131,7 +131,7 @@ def tiled(request, limit):
 
 @pytest.fixture(params=[2**21, 1], ids=["chunks of images", "chunks of rows"])
 def patch_bytes(request, limit):
-    limit(conv, "PATCH_BYTES", request.param)
+    limit(patches, "PATCH_BYTES", request.param)
 
 
 # ---- values and gradients ------------------------------------------------------------------------

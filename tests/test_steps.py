@@ -67,7 +67,7 @@ def test_chunks_equal_single_steps():
 @pytest.mark.parametrize("arch", ["fcn", "simplified_unet", "unet", "resnet50_fcn"])
 @pytest.mark.slow
 def test_every_trainable_parameter_receives_a_gradient(arch):
-    model = models.create_model(arch, 3)
+    model = models.create_model(arch, 3, width=16)
     rng = np.random.default_rng(0)
     image = rng.normal(size=(2, 32, 32, 3)).astype(np.float32)
     variables = jax.jit(model.init)(KEY, image)
@@ -269,8 +269,8 @@ def test_dropout_does_not_depend_on_the_number_of_devices():
 def test_no_device_is_sent_the_others_activations():
     # To repeat their part of a convolution's gradient it would have to gather them first.
     printed = _on_eight_devices("""
-        from fcn_jax import conv
-        conv.PATCH_BYTES = 2**10  # so that images are taken one after the other
+        from fcn_jax import patches
+        patches.PATCH_BYTES = 2**10  # so that images are taken one after the other
         run, state, data = made(models.create_model("fcn", 3, width=4), 8)
         text = run.lower(state, data, rows, 1, key).compile().as_text()
         print("all-reduce" in text, "all-gather" in text)
