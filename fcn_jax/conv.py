@@ -30,6 +30,8 @@ from jax.custom_derivatives import SymbolicZero
 from fcn_jax import patches, winograd
 from fcn_jax.patches import Pair, Window
 
+Arrays = tuple[Array, Array]
+
 MANY = 64
 """Channels from which on Winograd's formula is the faster one: inputs times features over their
 sum. (Processor time of a training step, 2 images, in ms, XLA's and patches against Winograd's:
@@ -221,20 +223,18 @@ def _conv_transpose(x: Array, kernel: Array, window: Window, fast: bool) -> Arra
     return _on_cpu(formula, _xla_conv_transpose, window)(x, kernel)
 
 
-def _conv_jvp(window: Window, _: bool, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+def _conv_jvp(window: Window, _: bool, primals: Arrays, tangents: tuple) -> Arrays:
     return _jvp(_formulas(*primals, window), _xla_conv, window, primals, tangents)
 
 
-def _conv_transpose_jvp(
-    window: Window, _: bool, primals: tuple, tangents: tuple
-) -> tuple[Array, Array]:
+def _conv_transpose_jvp(window: Window, _: bool, primals: Arrays, tangents: tuple) -> Arrays:
     formulas = _formulas_transpose(*primals, window)
     return _jvp(formulas, _xla_conv_transpose, window, primals, tangents)
 
 
 def _jvp(
-    formulas: _Formulas, default: Callable, window: Window, primals: tuple, tangents: tuple
-) -> tuple[Array, Array]:
+    formulas: _Formulas, default: Callable, window: Window, primals: Arrays, tangents: tuple
+) -> Arrays:
     """The result and its derivative: by the formulas on a CPU, by `default` elsewhere."""
     (x, kernel), (dx, dkernel) = primals, tangents
     forward, in_image, in_kernel = (_on_cpu(f, default, window) for f in formulas)

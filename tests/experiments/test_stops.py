@@ -18,7 +18,9 @@ def opened(module: str, *arguments: str, busy: str, before: str = "pass") -> sub
     """A door that does `busy` where it would import what is heavy."""
     called = ["python", "-m", module, *arguments]
     code = (
-        f"import sys; sys.argv[0] = '-m'; sys.orig_argv = {called}; {before}; "
+        "import signal, sys; "  # heard as at a terminal, also where these tests run unheard
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "
+        f"sys.argv[0] = '-m'; sys.orig_argv = {called}; {before}; "
         f"import experiments; print('listening', flush=True); {busy}"
     )
     return subprocess.Popen(
