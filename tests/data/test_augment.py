@@ -117,37 +117,6 @@ def test_whole_picture_is_resized_as_by_torch_in_float():
         np.testing.assert_allclose(image[i], y[0].permute(1, 2, 0).numpy(), atol=0.01)
 
 
-@pytest.mark.parametrize("dimension", [0, 1])
-@pytest.mark.parametrize(
-    ("start", "length", "resized", "offset", "low", "high"),
-    [
-        (0, 40, 16, 0, 0, 40),  # smaller
-        (3, 20, 48, 0, 3, 23),  # a crop, larger
-        (5, 7, 7, 0, 5, 12),  # as it is
-        (0, 33, 20, -6, 0, 33),  # with padding
-        (9, 11, 64, 30, 0, 40),  # a window, beyond whose edges something is seen
-    ],
-)
-def test_matrix_and_taps_are_the_same_filter(start, length, resized, offset, low, high, dimension):
-    x = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
-    axis = aug.Axis(*map(jnp.int32, (start, length, resized, offset, low, high)), jnp.array(False))
-    centre = (2 * (jnp.arange(-2, 26) + offset) + 1) * length
-    taps = math.ceil(2 * max(length / resized, 1))
-    by_taps = aug._by_taps(x, axis, centre, dimension=dimension, taps=taps)
-    by_matrix = aug._by_matrix(x, axis, centre, dimension=dimension)
-    assert by_matrix.shape == ((28, 40, 3), (40, 28, 3))[dimension]
-    np.testing.assert_allclose(by_matrix, by_taps, atol=1e-3)
-    assert np.ptp(by_taps) > 10
-
-
-def test_only_a_cpu_resizes_by_matrix():
-    arguments = jax.random.key(0), noise_batch([(90, 110)], CANVAS)
-    traced = jax.jit(lambda k, b: aug.augment(k, b, OUT, CONFIGS["whole"])).trace(*arguments)
-    for platform, found in (("cpu", True), ("cuda", False), ("tpu", False)):
-        text = traced.lower(lowering_platforms=(platform,)).as_text()
-        assert ("dot_general" in text) == found
-
-
 def test_crop_is_cut_out_first_then_resized_as_by_pil():
     size, key = (80, 110), jax.random.key(5)
     batch = noise_batch([size] * COPIES, CANVAS)
