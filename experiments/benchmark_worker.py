@@ -168,18 +168,17 @@ def ours(job: dict[str, Any]):
     sizes = jnp.tile(jnp.array([size], jnp.int32), (job["batch_size"], 1))
     mesh = hosts.mesh(job["batch_size"], None)
     spread = NamedSharding(mesh, PartitionSpec("data"))
+    shared = spread if mesh.size > 1 else None
 
     def place(state, image, mask):
         place_state = hosts.place if job["mode"] == "train" else hosts.replicate
         return place_state(state, mesh), *jax.device_put((image, mask), spread)
 
     if job["mode"] == "train":
-        shared = spread if mesh.size > 1 else None
         train = steps.make_train_step(model, optimizer, image_size=size, sharding=shared)
         return state, lambda state, image, mask: train(state, Batch(image, mask, sizes), key), place
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     if job["mode"] == "eval":
-        shared = spread if mesh.size > 1 else None
         evaluate = steps.make_eval_step(model, CLASSES, sharding=shared)
         return variables, lambda v, image, mask: (v, evaluate(v, Batch(image, mask, sizes))), place
 

@@ -168,11 +168,8 @@ def mesh(batch_size: int, devices: int | None) -> Mesh:
 
 def replicate(tree, mesh: Mesh):
     """A tree of host arrays, the same on all processes -> global arrays, whole on every device."""
-    sharding = NamedSharding(mesh, PartitionSpec())
-    if count() == 1:
-        return jax.device_put(tree, sharding)
-    # device_put would compare the processes' values: a collective, which a thread must not start.
-    return jax.tree.map(lambda x: _placed(sharding, np.asarray(x), np.shape(x)), tree)
+    whole = NamedSharding(mesh, PartitionSpec())
+    return _put(tree, jax.tree.map(lambda x: whole, tree))
 
 
 PART_SIZE = 2**16
@@ -201,9 +198,14 @@ def shardings(state: TrainState, mesh: Mesh | AbstractMesh) -> TrainState:
 
 def place(state: TrainState, mesh: Mesh) -> TrainState:
     """A state of host arrays, the same on all processes -> global arrays, by its `shardings`."""
-    if count() > 1:
-        return replicate(state, mesh)
-    return jax.device_put(state, shardings(state, mesh))
+    return _put(state, shardings(state, mesh))
+
+
+def _put(tree, places):
+    if count() == 1:
+        return jax.device_put(tree, places)
+    # device_put would compare the processes' values: a collective, which a thread must not start.
+    return jax.tree.map(lambda x, place: _placed(place, np.asarray(x), np.shape(x)), tree, places)
 
 
 def assemble(tree, mesh: Mesh):

@@ -45,6 +45,11 @@ class Window(NamedTuple):
 keep_arguments = partial(jax.checkpoint, prevent_cse=False)
 
 
+def wide(x: Array) -> Array:
+    """x in the type of sums: float32 at least."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def conv(x: Array, kernel: Array, window: Window) -> Array:
     """The convolution as patches(x) [M, kh kw I] . kernel [kh kw I, O]; linear in the kernel.
 
@@ -64,13 +69,12 @@ def conv(x: Array, kernel: Array, window: Window) -> Array:
     low = bands * rows * stride - stride + (kh - 1) * dilation + 1 - x.shape[1] - top
     zero = jnp.zeros((), x.dtype)
     x = lax.pad(x, zero, ((0, 0, 0), (top, low, 0), (*sides, 0), (0, 0, 0)))
-    wide = jnp.promote_types(x.dtype, jnp.float32)  # the type of sums
-    kernel = kernel.reshape(kh * kw * channels, features).T.astype(wide)
+    kernel = wide(kernel.reshape(kh * kw * channels, features).T)
 
     @keep_arguments
     def one(y, start):
         part = lax.dynamic_slice(x, _at(start, rows * stride), (images, in_rows, *x.shape[2:]))
-        patches = _patches(part, (kh, kw), (rows, out_w), window).astype(wide)
+        patches = wide(_patches(part, (kh, kw), (rows, out_w), window))
         sums = lax.dot_general(patches, kernel, (((3,), (1,)), ((), ())))
         return _add_at(y, sums.astype(x.dtype), _at(start, rows)), None
 
@@ -91,12 +95,9 @@ def pointwise_conv(x: Array, kernel: Array, window: Window) -> Array:
     x = x[:, ::sh, ::sw]
     n, height, width, _ = x.shape
     groups = max(g for g in range(1, n * height + 1) if _fits(n * height, width, g))
-    wide = jnp.promote_types(x.dtype, jnp.float32)  # the type of sums
     kernels = jnp.broadcast_to(kernel.reshape(1, channels, features), (groups, channels, features))
     y = lax.dot_general(
-        x.reshape(groups, -1, channels).astype(wide),
-        kernels.astype(wide),
-        (((2,), (1,)), ((0,), (0,))),
+        wide(x.reshape(groups, -1, channels)), wide(kernels), (((2,), (1,)), ((0,), (0,)))
     )
     return y.reshape(n, height, width, features).astype(x.dtype)
 
@@ -117,14 +118,13 @@ def conv_transpose(x: Array, kernel: Array, window: Window) -> Array:
     images, rows = _chunk(n, height, width * kh * kw * features * x.dtype.itemsize, kernel)
     bands, zero = -(-height // rows), jnp.zeros((), x.dtype)
     x = lax.pad(x, zero, ((0, 0, 0), (0, bands * rows - height, 0), (0, 0, 0), (0, 0, 0)))
-    wide = jnp.promote_types(x.dtype, jnp.float32)  # the type of sums
     # Taps first: the transpose is then a product that XLA needs no copy of the patches for.
-    kernel = kernel.transpose(0, 1, 3, 2).reshape(kh * kw * features, channels).astype(wide)
+    kernel = wide(kernel.transpose(0, 1, 3, 2).reshape(kh * kw * features, channels))
 
     @keep_arguments
     def one(canvas, start):
         part = lax.dynamic_slice(x, _at(start, rows), (images, rows, width, channels))
-        columns = lax.dot_general(part.astype(wide), kernel, (((3,), (1,)), ((), ())))
+        columns = lax.dot_general(wide(part), kernel, (((3,), (1,)), ((), ())))
         sums = _add_patches(columns.astype(x.dtype), (kh, kw), window.stride)
         return _add_at(canvas, sums, _at(start, rows * window.stride[0])), None
 

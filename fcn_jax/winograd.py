@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from fcn_jax.patches import Pair, Window, at_a_time, keep_arguments
+from fcn_jax.patches import Pair, Window, at_a_time, keep_arguments, wide
 
 Tiles = Sequence[Sequence[Array]]
 """[i][j]: of every tile the number at (i, j), [n, rows of tiles, columns of tiles, C]."""
@@ -50,7 +50,7 @@ def conv(x: Array, kernel: Array, window: Window) -> Array:
     edges = [(low, _even(s) + 2 - low - n) for s, n, (low, _) in _axes(size, x, window)]
 
     def some(images: Array) -> Array:
-        images = _padded(_wide(images), edges)
+        images = _padded(wide(images), edges)
         tiles = [[_every_other(images, i, j) for j in range(4)] for i in range(4)]
         y = _interleaved(_transformed(A.T, _products(_transformed(B.T, tiles), kernels)))
         return y[:, : size[0], : size[1]].astype(x.dtype)
@@ -72,7 +72,7 @@ def conv_scattered(x: Array, kernel: Array, window: Window) -> Array:
     cut = [(low - 2, s - low - _even(n)) for s, n, (low, _) in _axes(size, x, window)]
 
     def some(images: Array) -> Array:
-        tiles = _split(_padded(_wide(images), edges))
+        tiles = _split(_padded(wide(images), edges))
         tiles = _transformed(B, _products(_transformed(A, tiles), kernels))
         spread = [_at_every_other(tiles[i][j], i, j) for i in range(4) for j in range(4)]
         return _padded(reduce(lax.add, spread), cut).astype(x.dtype)
@@ -87,10 +87,6 @@ def _axes(size: Pair, x: Array, window: Window):
 
 def _even(n: int) -> int:
     return n + n % 2
-
-
-def _wide(x: Array) -> Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _padded(x: Array, edges: Sequence[Pair]) -> Array:
@@ -114,7 +110,7 @@ def _by_images(function: Callable[[Array], Array], x: Array, kernel: Array) -> A
 
 
 def _taps(kernel: Array) -> Tiles:
-    kernel = _wide(kernel)
+    kernel = wide(kernel)
     return [[kernel[i, j] for j in range(3)] for i in range(3)]
 
 
