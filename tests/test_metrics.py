@@ -2,6 +2,7 @@
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -57,13 +58,26 @@ def _pair(shape=(3, 17, 19), classes=5, seed=0):
     return labels, rng.integers(0, classes, shape).astype(np.uint8)
 
 
-def test_device_counts_equal_host_counts():
+@pytest.mark.parametrize(
+    "count",
+    [metrics.confusion_counts, metrics.counted_one_by_one, metrics.counted_by_a_product],
+    ids=["the platform's", "one by one", "a product"],
+)
+def test_device_counts_equal_host_counts(count):
     labels, predictions = _pair()
-    counts = jax.jit(metrics.confusion_counts, static_argnums=2)(labels, predictions, 5)
+    counts = jax.jit(count, static_argnums=2)(labels, predictions, 5)
     chex.assert_shape(counts, (3, 6, 5))
     expected = [metrics.image_counts(y, p, 5) for y, p in zip(labels, predictions, strict=True)]
     np.testing.assert_array_equal(counts, expected)
     assert counts.sum() == labels.size
+
+
+@pytest.mark.parametrize("count", [metrics.counted_one_by_one, metrics.counted_by_a_product])
+def test_what_is_no_class_counts_nothing(count):
+    labels = jnp.array([[[0, 7, 250]], [[1, 1, VOID]]], jnp.uint8)
+    counts = count(labels, jnp.zeros_like(labels), 2)
+    np.testing.assert_array_equal(counts[:, :, 0], [[1, 0, 0], [0, 2, 1]])
+    assert counts.sum() == 4
 
 
 def test_matrix_sums_to_the_labelled_pixels():
