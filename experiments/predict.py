@@ -8,6 +8,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,15 +104,14 @@ def main(argv: list[str] | None = None) -> int:
         restored = inference.load_checkpoint(args.inputs[0])
     rows: list[tuple] = []
     failed = 0
-    bar = tqdm(jobs, unit="img", disable=not sys.stderr.isatty())
-    for job in bar:
-        windows = itertools.count(1)
-        try:
-            mask = segment(restored, job, args, lambda n=windows: bar.set_postfix(tiles=next(n)))
-            rows += area_rows(str(job.path), mask, restored.class_names)
-        except InputError as error:
-            failed += 1
-            tqdm.write(f"error: {error}", file=sys.stderr)
+    with tqdm(total=len(jobs), unit="img", disable=not sys.stderr.isatty()) as bar:
+        for done in segmented(restored, jobs, args, bar):
+            if isinstance(done, InputError):
+                failed += 1
+                tqdm.write(f"error: {done}", file=sys.stderr)
+            else:
+                rows += done
+            bar.update()
     if args.areas:
         write_areas(rows, args.areas)
     print(
@@ -134,6 +134,32 @@ def published(name: str, weights: Path | None) -> inference.Checkpoint:
     model = create_model(name, len(VOC_CLASSES), aux="aux_head" in variables["params"])
     palette = voc_palette(len(VOC_CLASSES))
     return inference.Checkpoint(model, variables, VOC_CLASSES, palette, (520, 520), {})
+
+
+WORKERS = 4
+"""Images in work at a time, at most: each holds its photograph and a band of logits."""
+
+
+def segmented(
+    restored: inference.Checkpoint, jobs: list[Job], args: argparse.Namespace, bar: tqdm
+) -> Iterator[list[tuple] | InputError]:
+    """The area rows of each image, in order, or what is wrong with it.
+
+    While the network is busy with one image, others are read, resized and written. The first goes
+    alone: it compiles what the others use.
+    """
+
+    def work(job: Job) -> list[tuple] | InputError:
+        windows = itertools.count(1)
+        try:
+            mask = segment(restored, job, args, lambda: bar.set_postfix(tiles=next(windows)))
+        except InputError as error:
+            return error
+        return area_rows(str(job.path), mask, restored.class_names)
+
+    yield work(jobs[0])
+    with ThreadPoolExecutor(min(door.cores(), WORKERS)) as pool:
+        yield from pool.map(work, jobs[1:])
 
 
 def segment(

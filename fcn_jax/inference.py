@@ -9,10 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 from fcn_jax import checkpoint as checkpoints
-from fcn_jax import compiler, tiling
+from fcn_jax import compiler, resizing, tiling
 from fcn_jax.data import batches
 from fcn_jax.models import create_model
 from fcn_jax.types import MATMUL_PRECISION, InputError
@@ -20,9 +19,6 @@ from fcn_jax.types import MATMUL_PRECISION, InputError
 SCALES = ("fit", "native")
 """`fit`: the image is squeezed to the size the network was trained at, which is what validation
 does, so objects have the scale the network knows. `native`: every pixel of the image is seen."""
-
-BAND_BYTES = 2**28
-"""Logits held at a time; a band of rows of the image, more only where one row of tiles needs it."""
 
 DTYPES = {"f32": jnp.float32, "tf32": jnp.float32, "bf16": jnp.bfloat16}
 
@@ -119,7 +115,7 @@ def logit_bands(
     """
     image = _checked(image)
     if scale == "fit":
-        yield from resized_bands(predict_logits(checkpoint, image), image.shape[:2])
+        yield from resizing.resized_bands(predict_logits(checkpoint, image), image.shape[:2])
     elif scale == "native":
         run = _forward(checkpoint.model)[0]
         tile = _tile(image.shape[1], len(checkpoint.class_names))
@@ -139,7 +135,7 @@ def logit_bands(
 def _tile(width: int, classes: int) -> int:
     """The largest usual tile whose row of logits stays within the budget, for very many classes."""
     sides = [side for side in tiling.SIDES if 256 <= side <= tiling.TILE]
-    fitting = [side for side in sides if side * width * classes * 4 <= 2 * BAND_BYTES]
+    fitting = [side for side in sides if side * width * classes * 4 <= 2 * resizing.BAND_BYTES]
     return max(fitting, default=sides[0])
 
 
@@ -175,7 +171,7 @@ def _view(
     height, width = (max(1, round(n * factor)) for n in image.shape[:2])
     sized = batches.resize_image(np.ascontiguousarray(image), (height, width))
     logits = np.concatenate(list(logit_bands(checkpoint, sized, scale)))
-    return resized_bands(logits, image.shape[:2])
+    return resizing.resized_bands(logits, image.shape[:2])
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -229,25 +225,3 @@ def _checked(image: np.ndarray) -> np.ndarray:
             f"image is {image.dtype} {list(image.shape)}: give uint8 [height, width, 3], RGB"
         )
     return image
-
-
-def resize_logits(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bilinear, half-pixel centres: float32 [h, w, K] -> [H, W, K].
-
-    On the host, because every image has a size of its own and each would be compiled for.
-    """
-    return np.concatenate(list(resized_bands(logits, size)))
-
-
-def resized_bands(logits: np.ndarray, size: tuple[int, int]) -> Iterator[np.ndarray]:
-    """`resize_logits` from the top, a band of rows at a time: float32 [rows, W, K]."""
-    (height, width), (h, w, k) = size, logits.shape
-    rows = max(1, BAND_BYTES // (4 * width * k))
-    channels = [Image.fromarray(c) for c in np.ascontiguousarray(np.moveaxis(logits, -1, 0))]
-    for top in range(0, height, rows):
-        bottom = min(height, top + rows)
-        # The filter reads beyond the box where it has to: bands join without a seam.
-        box = (0, top * h / height, w, bottom * h / height)
-        size = (width, bottom - top)
-        parts = [c.resize(size, Image.Resampling.BILINEAR, box) for c in channels]
-        yield np.stack([np.asarray(part) for part in parts], -1)

@@ -11,7 +11,7 @@ FLOORS = [
     ["types"],
     ["data", "models", "conv", "losses", "metrics", "optim", "checkpoint", "torch_files",
      "torch_weights", "pretrained", "pooling", "report", "bootstrap", "progress", "allocator",
-     "tiling", "compiler", "onnx_graph", "hosts", "disk", "winograd", "patches",
+     "resizing", "tiling", "compiler", "onnx_graph", "hosts", "disk", "winograd", "patches",
      "interrupts"],
     ["steps", "precise_bn"],
     ["inference"],

@@ -59,15 +59,6 @@ def test_tiles_agree_with_the_whole_but_at_their_edges(checkpoint, monkeypatch):
     assert np.abs(logits - whole)[:-1, :-1].max() < 0.02 * np.abs(whole).max()
 
 
-def test_bands_of_resized_logits_join_without_a_seam(monkeypatch):
-    logits = np.random.default_rng(0).normal(size=(14, 17, 3)).astype(np.float32)
-    whole = inference.resize_logits(logits, (200, 90))
-    monkeypatch.setattr(inference, "BAND_BYTES", 4 * 90 * 3 * 7)
-    bands = list(inference.resized_bands(logits, (200, 90)))
-    assert {len(b) for b in bands} == {7, 4}
-    np.testing.assert_allclose(np.concatenate(bands), whole, atol=1e-4)
-
-
 def test_few_programs_for_many_sizes():
     checkpoint = fakes.checkpoint()
     inference._forward.cache_clear()
