@@ -10,8 +10,8 @@ machine's mood meets all of them. A ratio is the median over the turns of (rival
 above 1 we are faster; against PyTorch it is taken to whichever of its modes has the best median.
 FLOPs are those of the convolutions (a training step: three times forward, a frozen part once),
 whatever a formula saves or wastes; the device's peak is that of a large matrix product in the same
-precision. Memory is the peak of the process on a CPU (the compiler's included), of the device's
-allocator on a GPU.
+precision. Compiling is timed twice: afresh, and in the next process, as at a second start. Memory
+is the peak of the process on a CPU (the compiler's included), of the device's allocator on a GPU.
 The ResNet's backbone is frozen, as in the paper, unless --train-backbone is given. Expect an hour
 on 2 cores for everything, 5 to 10 minutes for one network's training step.
 """
@@ -90,6 +90,15 @@ class Worker:
             pass
 
 
+def seconds_again(job: dict[str, Any]) -> float:
+    """What compiling takes in the next process, which finds the programs of the first."""
+    worker = Worker("again", {**job, "again": True})
+    worker.close()
+    if "error" in worker.facts:
+        raise InputError(f"compiling again failed: {worker.facts['error']}: try again")
+    return worker.facts["compile_seconds"]
+
+
 def compare(
     jobs: dict[str, dict[str, Any]], pairs: int, report=lambda text: None
 ) -> dict[str, dict[str, Any]]:
@@ -101,6 +110,8 @@ def compare(
             worker = Worker(name, job)
             stack.callback(worker.close)
             workers.append(worker)
+            if job["framework"] != "torch" and "error" not in worker.facts:
+                worker.facts["warm_seconds"] = seconds_again(job)
         sound = [w for w in workers if "error" not in w.facts]
         steps = {w: max(1, math.ceil(TURN_SECONDS / w.turn(1))) for w in sound}
         for turn in range(pairs):

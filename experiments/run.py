@@ -51,8 +51,9 @@ def parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--cpu-malloc",
         action="store_true",
-        help="on a CPU, keep freed memory for the next step: up to a quarter faster, "
-        "up to twice the memory",
+        help="on a CPU without huge pages, keep freed memory for the next step: a tenth faster "
+        "once the programs are compiled, slower in the run that compiles them; up to twice the "
+        "memory",
     )
     where.add_argument(
         "--cache",
