@@ -151,7 +151,6 @@ def ours(job: dict[str, Any]):
     """(state, step, placement on the devices) from fcn_jax's own steps."""
     import jax
     import jax.numpy as jnp
-    from jax.sharding import NamedSharding, PartitionSpec
 
     from fcn_jax import hosts, optim, starting, steps
     from fcn_jax.data import batches
@@ -163,12 +162,11 @@ def ours(job: dict[str, Any]):
     state = steps.init_state(optimizer, starting.fresh(model, key, size))
     sizes = jnp.tile(jnp.array([size], jnp.int32), (job["batch_size"], 1))
     mesh = hosts.mesh(job["batch_size"], None)
-    spread = NamedSharding(mesh, PartitionSpec("data"))
-    shared = spread if mesh.size > 1 else None
+    shared = hosts.spread(mesh)
 
     def place(state, image, mask):
         place_state = hosts.place if job["mode"] == "train" else hosts.replicate
-        return place_state(state, mesh), *jax.device_put((image, mask), spread)
+        return place_state(state, mesh), *hosts.assemble((image, mask), mesh)
 
     if job["mode"] == "train":
         train = steps.make_train_step(model, optimizer, image_size=size, sharding=shared)

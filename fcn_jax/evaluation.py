@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from fcn_jax import config as configs
-from fcn_jax import disk, inference, metrics, steps, workdir
+from fcn_jax import disk, hosts, inference, metrics, steps, workdir
 from fcn_jax.config import MATMUL_PRECISION
 from fcn_jax.data import batches, feed, voc
 from fcn_jax.types import Batch, Example, InputError
@@ -199,27 +199,32 @@ def evaluate_checkpoint(
     """Evaluate a saved network on a split, exactly as its training validated it.
 
     The size, precision, loss and reading of void are the checkpoint's own, and so is the batch size
-    unless one is given.
+    unless one is given. All devices that divide a batch share it.
 
     Raises:
       InputError: if the data set has other classes than the network, or no such split.
     """
     config = configs.from_dict(restored.meta["config"], "checkpoint")
-    examples = list(split_examples(restored, dataset, split))
+    examples = split_examples(restored, dataset, split)
+    batch_size = batch_size or config.data.batch_size
+    mesh = hosts.mesh(batch_size, None)
+    place = partial(hosts.replicate, mesh=mesh)
+    judged = feed.open_split(examples, restored.image_size, len(restored.class_names), place)
     program = make_program(
         restored.model,
         len(restored.class_names),
         restored.meta["class_weights"],
         config.data.void_as_background,
+        hosts.spread(mesh),
     )
     with jax.default_matmul_precision(MATMUL_PRECISION[config.precision]):
         return evaluate(
             program,
-            restored.variables,
-            feed.cached(jax.device_put(batches.resized(examples, restored.image_size))),
-            [e.id for e in examples],
+            place(restored.variables),
+            judged.feed,
+            judged.ids,
             restored.class_names,
-            batch_size or config.data.batch_size,
+            batch_size,
             split,
         )
 

@@ -166,6 +166,11 @@ def mesh(batch_size: int, devices: int | None) -> Mesh:
     return Mesh(np.asarray(chosen), ("data",))
 
 
+def spread(mesh: Mesh) -> NamedSharding | None:
+    """Where the axis of a batch goes: over the mesh; None where that is one device."""
+    return NamedSharding(mesh, PartitionSpec(*mesh.axis_names)) if mesh.size > 1 else None
+
+
 def replicate(tree, mesh: Mesh):
     """A tree of host arrays, the same on all processes -> global arrays, whole on every device."""
     whole = NamedSharding(mesh, PartitionSpec())

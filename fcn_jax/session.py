@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from fcn_jax import evaluation, hosts, losses, optim, precise_bn, starting, steps
 from fcn_jax.config import Config
@@ -124,12 +124,11 @@ class _Placement(NamedTuple):
 
 def _placement(batch_size: int, devices: int | None) -> _Placement:
     mesh = hosts.mesh(batch_size, devices)
-    spread = NamedSharding(mesh, PartitionSpec("data")) if mesh.size > 1 else None
     share = None
     if hosts.count() > 1:
         share = feed.Share(hosts.own_part, partial(hosts.assemble, mesh=mesh))
     replicate, place = (partial(put, mesh=mesh) for put in (hosts.replicate, hosts.place))
-    return _Placement(replicate, place, spread, share)
+    return _Placement(replicate, place, hosts.spread(mesh), share)
 
 
 def _open_split(
