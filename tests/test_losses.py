@@ -26,6 +26,13 @@ def test_cross_entropy_by_hand():
     assert weight == 2.0
 
 
+@pytest.mark.parametrize("at_label", [losses.read_at_label, losses.compared_at_label])
+def test_the_logit_of_the_label_by_hand(at_label):
+    z = jnp.array([[3.0, 5.0], [-1.0, 2.0], [7.0, 9.0], [4.0, 6.0]])
+    labels = jnp.array([1, 0, VOID, 2], jnp.uint8)
+    np.testing.assert_array_equal(at_label(z, labels), [5.0, -1.0, 0.0, 0.0])
+
+
 def test_weights_divide_by_their_sum():
     logits = jnp.array([[0.0, np.log(3.0)], [0.0, np.log(3.0)]])
     labels = jnp.array([0, 1], jnp.uint8)
