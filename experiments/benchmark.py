@@ -32,11 +32,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from experiments import door, huge_pages
-from experiments.benchmark_networks import NETWORKS
-from fcn_jax import allocator
+from experiments.benchmarks.networks import NETWORKS
+from experiments.cli import command, huge_pages
 from fcn_jax import config as configs
-from fcn_jax.data import feed
+from fcn_jax.data import loader
+from fcn_jax.runtime import malloc
 from fcn_jax.types import InputError
 
 BATCH_SIZE = {"fcn": 16, "simplified_unet": 4, "unet": 4, "resnet50_fcn": 16}
@@ -58,7 +58,7 @@ class Worker:
         if job["cpu"]:
             environment["JAX_PLATFORMS"] = "cpu"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "experiments.benchmark_worker", json.dumps(job)],
+            [sys.executable, "-m", "experiments.benchmarks.worker", json.dumps(job)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             env=environment, text=True,
         )  # fmt: skip
@@ -146,7 +146,7 @@ def machine() -> dict[str, Any]:
             versions[package] = metadata.version(package)
     return {
         "cpu": _cpu_name(),
-        "cores": door.cores(),
+        "cores": command.cores(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": versions,
@@ -256,7 +256,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--mode", choices=MODES, default=list(MODES), help=", ".join(MODES), **names)
     p.add_argument("--batch-size", type=int, help=f"default: {BATCH_SIZE}, and 1 to predict")
-    p.add_argument("--image-size", type=door.image_size, default=(224, 224), metavar="N or HxW")
+    p.add_argument("--image-size", type=command.image_size, default=(224, 224), metavar="N or HxW")
     p.add_argument("--precision", choices=("f32", "tf32", "bf16"), default="f32")
     p.add_argument(
         "--against",
@@ -284,7 +284,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--cache",
-        choices=feed.MODES,
+        choices=loader.MODES,
         default="auto",
         help="where an epoch's pictures are kept, as for a run",
     )
@@ -363,13 +363,14 @@ def _epochs(args: argparse.Namespace) -> int:
     if args.cpu:
         os.environ["JAX_PLATFORMS"] = "cpu"
     if args.cpu_malloc:
-        allocator.keep_freed_memory()
-    door.setup_jax()
-    from experiments import benchmark_epoch, options
+        malloc.keep_freed_memory()
+    command.setup_jax()
+    from experiments.benchmarks import epoch
+    from experiments.cli import flags
 
-    dataset, found = benchmark_epoch.stand_in(), {}
+    dataset, found = epoch.stand_in(), {}
     for arch in args.arch:
-        base = options.EXPERIMENTS["default"]()
+        base = flags.EXPERIMENTS["default"]()
         changes = {
             "model.arch": arch,
             "model.pretrained": "none",
@@ -377,8 +378,8 @@ def _epochs(args: argparse.Namespace) -> int:
             "data.image_size": args.image_size,
             "precision": args.precision,
         }
-        config = options.untrained(configs.replace(base, **changes))
-        found[arch] = benchmark_epoch.measure(config, dataset, args.cache)
+        config = flags.untrained(configs.replace(base, **changes))
+        found[arch] = epoch.measure(config, dataset, args.cache)
     if args.out:
         settings = {k: v for k, v in vars(args).items() if k != "out"}
         data = {"machine": machine(), "settings": settings, "epochs": found}
@@ -407,4 +408,4 @@ def _has_torch() -> bool:
 
 
 if __name__ == "__main__":
-    door.run(main)
+    command.run(main)

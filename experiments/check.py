@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from experiments import door, options
-from fcn_jax.data import survey, voc
+from experiments.cli import command, flags
+from fcn_jax.data import prepare, validate
 from fcn_jax.losses import class_weights
 from fcn_jax.report import contact
 from fcn_jax.types import VOID, InputError
@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("dataset", help="voc2007, shapes, or a folder in VOC's layout")
     parser.add_argument("--out", type=Path, metavar="PNG", help="write a contact sheet")
-    options.add_data_flags(parser)
+    flags.add_data_flags(parser)
     return parser
 
 
@@ -41,14 +41,14 @@ def main(argv: list[str] | None = None) -> int:
     if args.out and args.out.suffix.lower() != ".png":
         raise InputError(f"--out {args.out}: the contact sheet is a PNG: give a name in .png")
     try:
-        source = voc.open_source(args.dataset, archives=args.archives, data_dir=args.data_dir)
+        source = prepare.open_source(args.dataset, archives=args.archives, data_dir=args.data_dir)
     except InputError as error:
         print(f"error: {error}")
         print("training would fail: 1 error")
         return 1
     total = sum(len(ids) for ids in source.splits.values())
     with tqdm(total=total, unit="img", disable=not sys.stderr.isatty(), leave=False) as bar:
-        found = survey.survey(source, bar.update)
+        found = validate.survey(source, bar.update)
     for problem in found.problems:
         print(f"error: {problem}")
     for note in found.notes:
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if count else 0
 
 
-def table(found: survey.Survey) -> str:
+def table(found: validate.Survey) -> str:
     """Sizes of the pictures; then a line a class: share of the pixels, masks, suggested weight."""
     lines = [sizes(name, split) for name, split in found.splits.items()]
     names, splits = found.class_names, found.splits
@@ -92,7 +92,7 @@ def table(found: survey.Survey) -> str:
     return "\n".join(lines)
 
 
-def sizes(name: str, split: survey.Split) -> str:
+def sizes(name: str, split: validate.Split) -> str:
     """One line on the pictures of a split."""
     if not split.ids:
         return f"{name}: no sound picture"
@@ -105,11 +105,11 @@ def sizes(name: str, split: survey.Split) -> str:
     )
 
 
-def _cell(split: survey.Split, index: int, classes: int) -> str:
+def _cell(split: validate.Split, index: int, classes: int) -> str:
     labelled = max(1, int(split.pixels[:classes].sum()))
     pixels = int(split.pixels[index])
     return f"{pixels:>16} {100 * pixels / labelled:>7.3f} {int(split.masks[index]):>6}"
 
 
 if __name__ == "__main__":
-    door.run(main)
+    command.run(main)

@@ -5,8 +5,13 @@ import shlex
 import sys
 from pathlib import Path
 
-from experiments import door, evaluate, options
-from fcn_jax import comparison, inference, workdir
+from experiments import evaluate
+from experiments.cli import command as door
+from experiments.cli import flags
+from fcn_jax.analysis import compare
+from fcn_jax.inference import predict
+from fcn_jax.runtime import files
+from fcn_jax.training import run_dir
 
 
 def parser() -> argparse.ArgumentParser:
@@ -21,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("workdirs", type=Path, nargs="+", metavar="WORKDIR", help="finished runs")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--dataset", help="data set of the pictures (default: the first run's)")
-    options.add_data_flags(parser)
+    flags.add_data_flags(parser)
     return parser
 
 
@@ -29,25 +34,25 @@ def main(argv: list[str] | None = None) -> int:
     """Parse, group by seed, write."""
     args = parser().parse_args(argv)
     door.setup_jax()
-    dataset = evaluate.open_dataset(inference.load_checkpoint(args.workdirs[0]), args)
+    dataset = evaluate.open_dataset(predict.load_checkpoint(args.workdirs[0]), args)
     entries = group(args.workdirs)
     command = shlex.join(
         ["python", "-m", "experiments.compare", *(argv if argv is not None else sys.argv[1:])]
     )
-    comparison.write(entries, dataset, args.out, "Comparison", command)
+    compare.write(entries, dataset, args.out, "Comparison", command)
     print((args.out / "table.md").read_text())
     print(f"page: {args.out}/report.html")
     return 0
 
 
-def group(folders: list[Path]) -> list[comparison.Entry]:
+def group(folders: list[Path]) -> list[compare.Entry]:
     """One entry a configuration; runs that differ only in the seed belong together."""
     groups: dict[str, list[Path]] = {}
     for folder in folders:
-        config = workdir.read_json(folder / workdir.CONFIG)
+        config = files.read_json(folder / run_dir.CONFIG)
         config.pop("seed")
         groups.setdefault(str(sorted(config.items())), []).append(folder)
-    return [comparison.Entry(_name(found), found) for found in groups.values()]
+    return [compare.Entry(_name(found), found) for found in groups.values()]
 
 
 def _name(folders: list[Path]) -> str:

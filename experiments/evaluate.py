@@ -6,9 +6,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from experiments import door, options
-from fcn_jax import evaluation, inference, present, report, workdir
-from fcn_jax.data import voc
+from experiments.cli import command, flags
+from fcn_jax import report
+from fcn_jax.analysis import run_report
+from fcn_jax.data import prepare
+from fcn_jax.inference import predict
+from fcn_jax.runtime import files
+from fcn_jax.training import evaluate
 from fcn_jax.types import InputError
 
 
@@ -31,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--scale",
-        choices=inference.SCALES,
+        choices=predict.SCALES,
         default="fit",
         help="what the network sees with --resolution native: the image squeezed to its size, or "
         "every pixel",
@@ -43,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         " (1 is always among them)",
     )
     parser.add_argument("--batch-size", type=int, help="images at a time (default: the run's)")
-    options.add_data_flags(parser)
+    flags.add_data_flags(parser)
     return parser
 
 
@@ -57,36 +61,36 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError("--tta and --scale go with --resolution native: add it, or leave them out")
     if args.batch_size is not None and not 1 <= args.batch_size <= 4096:
         raise InputError(f"--batch-size {args.batch_size}: must lie between 1 and 4096")
-    door.setup_jax()
-    restored = inference.load_checkpoint(args.workdir)
+    command.setup_jax()
+    restored = predict.load_checkpoint(args.workdir)
     dataset = open_dataset(restored, args)
     result = judge(restored, dataset, args, tta)
-    path = evaluation.save(result, args.workdir)
-    data = workdir.read_json(path)
+    path = evaluate.save(result, args.workdir)
+    data = files.read_json(path)
     overfit = restored.meta["config"]["data"]["overfit"]
     base = {"arch": restored.meta["model"]["name"], "dataset": dataset.name, "overfit": overfit}
-    shown = present.split_result(data, base)
+    shown = run_report.split_result(data, base)
     print(report.result_table(shown, restored.class_names, args.split))
     print(f"\n{result.summary['pixels']} labelled pixels counted; written to {path}")
     return 0
 
 
 def judge(
-    restored: inference.Checkpoint,
-    dataset: voc.Dataset,
+    restored: predict.Checkpoint,
+    dataset: prepare.Dataset,
     args: argparse.Namespace,
-    tta: inference.TTA,
-) -> evaluation.Evaluation:
+    tta: predict.TTA,
+) -> evaluate.Evaluation:
     """Evaluate in the way the flags ask for."""
     if args.resolution == "training":
-        return evaluation.evaluate_checkpoint(restored, dataset, args.split, args.batch_size)
-    examples = evaluation.split_examples(restored, dataset, args.split)
+        return evaluate.evaluate_checkpoint(restored, dataset, args.split, args.batch_size)
+    examples = evaluate.split_examples(restored, dataset, args.split)
     images = (examples[i] for i in range(len(examples)))
     with tqdm(total=len(examples), unit="img", disable=not sys.stderr.isatty()) as bar:
-        return evaluation.evaluate_native(restored, images, args.split, args.scale, tta, bar.update)
+        return evaluate.evaluate_native(restored, images, args.split, args.scale, tta, bar.update)
 
 
-def parse_tta(text: str | None) -> inference.TTA:
+def parse_tta(text: str | None) -> predict.TTA:
     """`flip,0.75,1.25` -> a mirror image and three sizes."""
     flip, factors = False, {1.0}
     for word in text.split(",") if text else ():
@@ -102,16 +106,16 @@ def parse_tta(text: str | None) -> inference.TTA:
                 f"--tta {text}: {word!r} is neither flip nor a size between 0.25 and 4: correct it"
             )
         factors.add(factor)
-    return inference.TTA(flip, tuple(sorted(factors)))
+    return predict.TTA(flip, tuple(sorted(factors)))
 
 
-def open_dataset(restored: inference.Checkpoint, args: argparse.Namespace) -> voc.Dataset:
+def open_dataset(restored: predict.Checkpoint, args: argparse.Namespace) -> prepare.Dataset:
     """The data set a checkpoint was trained on, found where it was found then."""
     origin = {k: Path(v) for k, v in restored.meta.get("origin", {}).items()}
     name = args.dataset or restored.meta["config"]["data"]["dataset"]
     archives = args.archives or (origin.get("archives") if name == "voc2007" else None)
-    return voc.load(name, archives=archives, data_dir=args.data_dir or origin.get("data_dir"))
+    return prepare.load(name, archives=archives, data_dir=args.data_dir or origin.get("data_dir"))
 
 
 if __name__ == "__main__":
-    door.run(main)
+    command.run(main)

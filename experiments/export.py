@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import door, evaluate, options
+from experiments import evaluate
+from experiments.cli import command, flags
 from experiments.predict import find_images
-from fcn_jax import export, inference
 from fcn_jax.data import source
+from fcn_jax.inference import export, predict
 
 EPILOG = """examples:
   python -m experiments.export runs/mine --format onnx --out mine.onnx
@@ -46,18 +47,18 @@ def parser() -> argparse.ArgumentParser:
         help="compare on these (default: the first 8 of the validation split)",
     )
     parser.add_argument("--dataset", help="another data set to compare on")
-    options.add_data_flags(parser)
+    flags.add_data_flags(parser)
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, export, compare, write."""
     args = parser().parse_args(argv)
-    door.setup_jax()
-    restored = inference.load_checkpoint(args.workdir)
+    command.setup_jax()
+    restored = predict.load_checkpoint(args.workdir)
     size = restored.image_size
     if args.size:
-        size = export.ANY if args.size == export.ANY else door.image_size(args.size)
+        size = export.ANY if args.size == export.ANY else command.image_size(args.size)
     convert = export.to_onnx if args.format == "onnx" else export.to_stablehlo
     exported = convert(restored, size, args.pixels)
     report = export.parity(restored, exported, photos(restored, args), args.pixels)
@@ -77,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def photos(
-    restored: inference.Checkpoint, args: argparse.Namespace
+    restored: predict.Checkpoint, args: argparse.Namespace
 ) -> Iterator[tuple[str, np.ndarray]]:
     """(name, pixels) of what is compared on."""
     if args.images:
@@ -90,4 +91,4 @@ def photos(
 
 
 if __name__ == "__main__":
-    door.run(main)
+    command.run(main)

@@ -16,11 +16,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from experiments import door
-from fcn_jax import disk, inference, report
+from experiments.cli import command
+from fcn_jax import report
 from fcn_jax.data import source
 from fcn_jax.data.classes import VOC_CLASSES, voc_palette
+from fcn_jax.inference import predict
 from fcn_jax.models import create_model
+from fcn_jax.runtime import files as disk
 from fcn_jax.types import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
@@ -62,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--recursive", action="store_true", help="search folders to the bottom")
     parser.add_argument(
         "--scale",
-        choices=inference.SCALES,
+        choices=predict.SCALES,
         help="fit (default): squeeze the image to the size of the training, as validation does; "
         "native (default with --pretrained): see every pixel, in overlapping tiles where the "
         "image is large",
@@ -97,11 +99,11 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"{args.inputs[0]}: name the images after the folder of the run")
     jobs = name_jobs(find_images(images, args.recursive))
     check_targets(jobs, args.out)
-    door.setup_jax()
+    command.setup_jax()
     if args.pretrained:
         restored = published(args.pretrained, args.weights)
     else:
-        restored = inference.load_checkpoint(args.inputs[0])
+        restored = predict.load_checkpoint(args.inputs[0])
     rows: list[tuple] = []
     failed = 0
     with tqdm(total=len(jobs), unit="img", disable=not sys.stderr.isatty()) as bar:
@@ -116,24 +118,24 @@ def main(argv: list[str] | None = None) -> int:
         write_areas(rows, args.areas)
     print(
         f"{len(jobs) - failed} of {len(jobs)} images segmented into {args.out} "
-        f"({inference.programs(restored)} programs compiled)"
+        f"({predict.programs(restored)} programs compiled)"
     )
     return 2 if failed else 0
 
 
-def published(name: str, weights: Path | None) -> inference.Checkpoint:
+def published(name: str, weights: Path | None) -> predict.Checkpoint:
     """torchvision's network as a checkpoint; its pictures were some 520 pixels high."""
-    from fcn_jax import starting, torch_weights
+    from fcn_jax.weights import initialize, torch_names
 
     try:
-        path = weights or starting.published(name)
+        path = weights or initialize.published(name)
     except InputError as error:
         raise InputError(str(error).replace("--pretrained PATH", "--weights FILE")) from None
-    variables = torch_weights.load_torch_weights(name, path)
+    variables = torch_names.load_torch_weights(name, path)
     variables = {k: variables[k] for k in ("params", "batch_stats")}
     model = create_model(name, len(VOC_CLASSES), aux="aux_head" in variables["params"])
     palette = voc_palette(len(VOC_CLASSES))
-    return inference.Checkpoint(model, variables, VOC_CLASSES, palette, (520, 520), {})
+    return predict.Checkpoint(model, variables, VOC_CLASSES, palette, (520, 520), {})
 
 
 WORKERS = 4
@@ -141,7 +143,7 @@ WORKERS = 4
 
 
 def segmented(
-    restored: inference.Checkpoint, jobs: list[Job], args: argparse.Namespace, bar: tqdm
+    restored: predict.Checkpoint, jobs: list[Job], args: argparse.Namespace, bar: tqdm
 ) -> Iterator[list[tuple] | InputError]:
     """The area rows of each image, in order, or what is wrong with it.
 
@@ -158,12 +160,12 @@ def segmented(
         return area_rows(str(job.path), mask, restored.class_names)
 
     yield work(jobs[0])
-    with ThreadPoolExecutor(min(door.cores(), WORKERS)) as pool:
+    with ThreadPoolExecutor(min(command.cores(), WORKERS)) as pool:
         yield from pool.map(work, jobs[1:])
 
 
 def segment(
-    restored: inference.Checkpoint,
+    restored: predict.Checkpoint,
     job: Job,
     args: argparse.Namespace,
     tick: Callable[[], object] = lambda: None,
@@ -172,7 +174,7 @@ def segment(
     image = source.read_photo(job.path)
     target = args.out / job.name
     disk.make_folder(target.parent)
-    bands = inference.logit_bands(restored, image, args.scale, tick)
+    bands = predict.logit_bands(restored, image, args.scale, tick)
     if args.probabilities:
         shape = (*image.shape[:2], len(restored.class_names))
         with disk.replacing(suffixed(target, ".npy")) as part:
@@ -194,7 +196,7 @@ def fill(
         end = row + len(band)
         mask[row:end] = band.argmax(-1)
         if table is not None:
-            table[row:end] = inference.softmax(band)
+            table[row:end] = predict.softmax(band)
         row = end
     return mask
 
@@ -312,4 +314,4 @@ def write_areas(rows: list[tuple], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    door.run(main)
+    command.run(main)

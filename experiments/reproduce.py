@@ -2,9 +2,10 @@
 
 import argparse
 
-from experiments import campaign, door, paper
-from fcn_jax import comparison
+from experiments import paper
+from experiments.cli import command, sweep
 from fcn_jax import config as configs
+from fcn_jax.analysis import compare
 from fcn_jax.types import InputError
 
 EPILOG = """examples:
@@ -28,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only", nargs="+", metavar="NAME", help=f"some of {', '.join(paper.PAPER)}"
     )
-    campaign.add_flags(parser, "runs/paper")
+    sweep.add_flags(parser, "runs/paper")
     return parser
 
 
@@ -40,9 +41,9 @@ def main(argv: list[str] | None = None) -> int:
         if name not in paper.EXPERIMENTS:
             known = ", ".join(paper.EXPERIMENTS)
             raise InputError(f"--only {name}: there is none of that name: choose of {known}")
-    place = campaign.open_place(args, "experiments.reproduce", argv)
-    entries = campaign.run([plan(name, args) for name in names], place)
-    comparison.write(
+    place = sweep.open_place(args, "experiments.reproduce", argv)
+    entries = sweep.run([plan(name, args) for name in names], place)
+    compare.write(
         entries, place.dataset, args.workdir, "The paper's seven experiments", place.command
     )
     print((args.workdir / "table.md").read_text())
@@ -50,14 +51,14 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def plan(name: str, args: argparse.Namespace) -> campaign.Plan:
+def plan(name: str, args: argparse.Namespace) -> sweep.Plan:
     """The experiment with the flags put over it, and a note of what is then not the paper's."""
     base = paper.EXPERIMENTS[name]()
-    config = campaign.adapted(base, args)
+    config = sweep.adapted(base, args)
     changed = "; ".join(configs.differences(base, config))
     note = changed and f"differs from the paper: {changed}"
-    return campaign.Plan(name, config, paper.PAPER[name]._asdict(), note)
+    return sweep.Plan(name, config, paper.PAPER[name]._asdict(), note)
 
 
 if __name__ == "__main__":
-    door.run(main)
+    command.run(main)

@@ -7,10 +7,14 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from experiments import door, options, stops
-from fcn_jax import allocator, hosts, loop, present, report, workdir
+from experiments.cli import command as door
+from experiments.cli import flags, stopping
+from fcn_jax import report
+from fcn_jax.analysis import run_report
 from fcn_jax.config import Config
-from fcn_jax.data import feed, voc
+from fcn_jax.data import loader, prepare
+from fcn_jax.runtime import distributed, malloc
+from fcn_jax.training import loop, run_dir
 from fcn_jax.types import InputError
 
 EPILOG = """examples:
@@ -30,8 +34,8 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    options.add_run_flags(parser)
-    options.add_data_flags(parser)
+    flags.add_run_flags(parser)
+    flags.add_data_flags(parser)
     where = parser.add_argument_group("where and how it runs (nothing here changes the result)")
     where.add_argument("--workdir", type=Path, help="run folder (default: runs/NAME)")
     where.add_argument(
@@ -57,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     )
     where.add_argument(
         "--cache",
-        choices=feed.MODES,
+        choices=loader.MODES,
         default="auto",
         help="where pictures are kept: device, host (gathered while the step before runs), none "
         "(decoded every time); auto takes the first that fits",
@@ -78,42 +82,42 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Parse, train, draw."""
     args = parser().parse_args(argv)
-    config = options.to_config(args)
-    if args.cpu_malloc and not allocator.keep_freed_memory():
+    config = flags.to_config(args)
+    if args.cpu_malloc and not malloc.keep_freed_memory():
         print("note: --cpu-malloc does nothing here: the C library is not glibc", file=sys.stderr)
     door.setup_jax(alone=not (args.distributed or args.coordinator))
     with _processes(args):
         words = argv if argv is not None else sys.argv[1:]
-        return _train(args, config, stops.command("experiments.run", words))
+        return _train(args, config, stopping.command("experiments.run", words))
 
 
 def _processes(args: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
     """Join the other processes, if the flags say that there are some."""
     named = (args.coordinator, args.process_id, args.process_count)
     if named == (None, None, None):
-        return hosts.joined() if args.distributed else contextlib.nullcontext()
+        return distributed.joined() if args.distributed else contextlib.nullcontext()
     if None in named or not re.fullmatch(r".+:\d+", args.coordinator):
         raise InputError(
             "--coordinator HOST:PORT, --process-id I and --process-count N belong together: "
             "give all three, or --distributed alone where the cluster can be found"
         )
-    return hosts.joined(*named)
+    return distributed.joined(*named)
 
 
 def _train(args: argparse.Namespace, config: Config, command: str) -> int:
     """What `main` does once the processes know each other."""
-    show = not args.quiet and hosts.is_primary()
+    show = not args.quiet and distributed.is_primary()
     folder = args.workdir or Path("runs") / default_name(config)
-    if args.resume and not (folder / workdir.CONFIG).exists():
+    if args.resume and not (folder / run_dir.CONFIG).exists():
         raise InputError(
             f"--resume: {folder} holds no run: name its --workdir, or leave --resume out"
         )
-    dataset = voc.load(
+    dataset = prepare.load(
         config.data.dataset, archives=args.archives, data_dir=args.data_dir, progress=show
     )
     origin = {k: str(v.resolve()) for k in ("archives", "data_dir") if (v := getattr(args, k))}
     # Several processes stop together, and take leave of each other at the interpreter's end.
-    leave = partial(stops.stopped, again=command) if hosts.count() == 1 else None
+    leave = partial(stopping.stopped, again=command) if distributed.count() == 1 else None
     runtime = loop.Runtime(
         args.devices, args.save_every, args.save_steps, args.cache, show, origin, leave
     )
@@ -122,12 +126,12 @@ def _train(args: argparse.Namespace, config: Config, command: str) -> int:
     except loop.Interrupted as stopped:
         if leave is not None:
             leave(str(stopped))
-        if hosts.is_primary():
+        if distributed.is_primary():
             print(f"{stopped}; to go on:\n  {command}", flush=True)
         return 0
-    if not hosts.is_primary():
+    if not distributed.is_primary():
         return 0
-    present.draw(folder, dataset, command)
+    run_report.draw(folder, dataset, command)
     print(report.result_table(result, dataset.class_names))
     print(f"\nresult, pictures and page: {folder}/report.html", flush=True)
     return 0

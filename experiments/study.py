@@ -2,9 +2,10 @@
 
 import argparse
 
-from experiments import campaign, door, paper, tuned
-from fcn_jax import comparison
+from experiments import paper, tuned
+from experiments.cli import command, sweep
 from fcn_jax import config as configs
+from fcn_jax.analysis import compare
 from fcn_jax.types import InputError
 
 EPILOG = """examples:
@@ -61,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("study", choices=("ablation", "networks"))
     parser.add_argument("--arch", choices=PAPER, default="fcn", help="of the ablation")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="some of the study's lines")
-    campaign.add_flags(parser, "runs/study")
+    sweep.add_flags(parser, "runs/study")
     return parser
 
 
@@ -69,15 +70,15 @@ def main(argv: list[str] | None = None) -> int:
     """Run what is missing, then write the page."""
     args = parser().parse_args(argv)
     plans = ablation(args.arch) if args.study == "ablation" else networks()
-    plans = [plan._replace(config=campaign.adapted(plan.config, args)) for plan in plans]
+    plans = [plan._replace(config=sweep.adapted(plan.config, args)) for plan in plans]
     if args.study == "ablation":
         plans = plans[:1] + [p for p in plans[1:] if p.config != plans[0].config]
     plans = chosen(plans, args.only)
-    place = campaign.open_place(args, "experiments.study", argv)
-    entries = campaign.run(plans, place)
+    place = sweep.open_place(args, "experiments.study", argv)
+    entries = sweep.run(plans, place)
     names = [entry.name for entry in entries]
     title = f"{args.study.capitalize()} on {place.dataset.name}"
-    comparison.write(
+    compare.write(
         entries, place.dataset, args.workdir, title, place.command, compared(args.study, names)
     )
     print((args.workdir / "table.md").read_text())
@@ -85,22 +86,22 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def ablation(arch: str) -> list[campaign.Plan]:
+def ablation(arch: str) -> list[sweep.Plan]:
     """The candidate for a network's recipe, the paper's recipe, then the candidate's variants."""
     candidate = configs.replace(tuned.EXPERIMENTS[f"tuned_{arch}"](), **OUTVOTED)
     theirs = paper.EXPERIMENTS[PAPER[arch]]()
-    plans = [campaign.Plan(CANDIDATE, candidate), campaign.Plan("the paper's recipe", theirs)]
+    plans = [sweep.Plan(CANDIDATE, candidate), sweep.Plan("the paper's recipe", theirs)]
     for name, changes in ABLATION.items():
         config = configs.replace(candidate, **changes)
         note = "; ".join(configs.differences(candidate, config))
-        plans.append(campaign.Plan(name, config, note=note))
+        plans.append(sweep.Plan(name, config, note=note))
     return plans
 
 
-def networks() -> list[campaign.Plan]:
+def networks() -> list[sweep.Plan]:
     """The paper's recipe and the tuned one for every network, in pairs."""
     return [
-        campaign.Plan(f"{arch}, {kind}", make())
+        sweep.Plan(f"{arch}, {kind}", make())
         for arch, name in PAPER.items()
         for kind, make in (
             ("paper", paper.EXPERIMENTS[name]),
@@ -109,7 +110,7 @@ def networks() -> list[campaign.Plan]:
     ]
 
 
-def chosen(plans: list[campaign.Plan], names: list[str] | None) -> list[campaign.Plan]:
+def chosen(plans: list[sweep.Plan], names: list[str] | None) -> list[sweep.Plan]:
     """The plans of these names, in the study's order; all for None."""
     known = [plan.name for plan in plans]
     for name in names or ():
@@ -127,4 +128,4 @@ def compared(study: str, names: list[str]) -> list[tuple[str, str]]:
 
 
 if __name__ == "__main__":
-    door.run(main)
+    command.run(main)

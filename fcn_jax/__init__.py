@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from fcn_jax import metrics as metrics
     from fcn_jax import optim as optim
     from fcn_jax.config import Config as Config
-    from fcn_jax.inference import load_checkpoint as load_checkpoint
-    from fcn_jax.inference import predict as predict
-    from fcn_jax.loop import train as train
+    from fcn_jax.inference.predict import load_checkpoint as load_checkpoint
+    from fcn_jax.inference.predict import predict as predict
     from fcn_jax.models import MODELS as MODELS
     from fcn_jax.models import create_model as create_model
-    from fcn_jax.torch_weights import load_torch_weights as load_torch_weights
-    from fcn_jax.torch_weights import to_torch as to_torch
+    from fcn_jax.training.loop import train as train
     from fcn_jax.types import VOID as VOID
     from fcn_jax.types import InputError as InputError
+    from fcn_jax.weights.torch_names import load_torch_weights as load_torch_weights
+    from fcn_jax.weights.torch_names import to_torch as to_torch
 
 _HOMES = {
     "Config": "config",
@@ -27,11 +27,11 @@ _HOMES = {
     "MODELS": "models",
     "VOID": "types",
     "create_model": "models",
-    "load_checkpoint": "inference",
-    "load_torch_weights": "torch_weights",
-    "predict": "inference",
-    "to_torch": "torch_weights",
-    "train": "loop",
+    "load_checkpoint": "inference.predict",
+    "load_torch_weights": "weights.torch_names",
+    "predict": "inference.predict",
+    "to_torch": "weights.torch_names",
+    "train": "training.loop",
 }
 _MODULES = ("losses", "metrics", "optim")
 

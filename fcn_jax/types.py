@@ -12,11 +12,25 @@ MATMUL_PRECISION = {"f32": "highest", "tf32": "tensorfloat32", "bf16": "default"
 
 
 class InputError(ValueError):
-    """Bad input from outside: a file, a flag, a value.
+    """Bad input from outside: a file, a setting, a value.
 
-    The message is one line that says what was found, where, and what to do about it. The doors in
-    `experiments` print it without a traceback and exit with code 2.
+    The message is one line that says what is wrong and what to do about it. It names no command-line
+    flag: where a setting is at fault, `field` is its dotted name in `Config` (or the name of the
+    argument), and the commands in `experiments` print the flag instead. They exit with code 2 and
+    print no traceback.
+
+    >>> str(InputError("must be at least 1", field="data.batch_size", value=0))
+    'data.batch_size=0: must be at least 1'
+
+    Attributes:
+        message: what is wrong and what to do, without the field.
+        field: the setting at fault, such as `data.batch_size`; None for a file.
+        value: what it was set to.
     """
+
+    def __init__(self, message: str, *, field: str | None = None, value: Any = None) -> None:
+        super().__init__(message if field is None else f"{field}={value}: {message}")
+        self.message, self.field, self.value = message, field, value
 
 
 class Example(NamedTuple):

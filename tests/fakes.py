@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fcn_jax import inference
 from fcn_jax.config import Config, replace
 from fcn_jax.data.classes import voc_palette
-from fcn_jax.data.voc import Dataset
+from fcn_jax.data.prepare import Dataset
+from fcn_jax.inference import predict
 from fcn_jax.models import layers
 from fcn_jax.types import VOID, Example
 
@@ -71,4 +71,4 @@ def checkpoint(image_size: tuple[int, int] = (32, 32), seed: int = 0):
     """The tiny network with random weights, ready to predict; no file is needed."""
     net = TinyNet()
     variables = net.init(jax.random.key(seed), jnp.zeros((1, 8, 8, 3)))
-    return inference.Checkpoint(net, dict(variables), CLASSES, voc_palette(3), image_size, {})
+    return predict.Checkpoint(net, dict(variables), CLASSES, voc_palette(3), image_size, {})

@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from experiments import options
+from experiments.cli import flags
 from fcn_jax import config as configs
 from fcn_jax.types import InputError
 
 
-@pytest.mark.parametrize("name", options.EXPERIMENTS)
+@pytest.mark.parametrize("name", flags.EXPERIMENTS)
 def test_every_experiment_survives_json(name):
-    config = options.EXPERIMENTS[name]()
+    config = flags.EXPERIMENTS[name]()
     text = json.dumps(configs.to_dict(config))
     assert configs.from_dict(json.loads(text)) == config
     assert config.experiment == name

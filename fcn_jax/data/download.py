@@ -9,7 +9,7 @@ from pathlib import Path
 import requests
 from tqdm import tqdm
 
-from fcn_jax import disk
+from fcn_jax.runtime import files
 from fcn_jax.types import InputError
 
 TIMEOUT = (10.0, 60.0)
@@ -56,8 +56,8 @@ def fetch(
     target = folder / filename
     if _is_right(target, size, sha256):
         return target
-    disk.make_folder(folder)
-    with disk.alone(folder / ".lock", f"downloading to {folder}"):
+    files.make_folder(folder)
+    with files.alone(folder / ".lock", f"downloading to {folder}"):
         return _fetch(target, mirrors, size, sha256, progress, timeout)
 
 
@@ -86,12 +86,12 @@ def _fetch(
         try:
             expected = _size_at(url, timeout) if size is None else size
             lacking = expected - (part.stat().st_size if part.exists() else 0)
-            disk.require(folder, lacking, filename)
+            files.require(folder, lacking, filename)
             _download(url, part, expected, progress, timeout)
             _verify(part, expected, sha256)
         except (requests.RequestException, OSError, _WrongFileError) as error:
-            if disk.is_full(error):  # for every mirror
-                raise disk.full(folder, size, filename) from None
+            if files.is_full(error):  # for every mirror
+                raise files.full(folder, size, filename) from None
             reasons.append(f"{url}: {_one_line(error)}")
         else:
             os.replace(part, target)

@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from fcn_jax import disk
 from fcn_jax.data.classes import VOC_CLASSES, voc_palette
+from fcn_jax.runtime import files
 from fcn_jax.types import VOID
 
 SIZES = {"train": 600, "val": 100, "test": 100}
@@ -40,18 +40,18 @@ def ensure(folder: Path, progress: bool = True) -> Path:
     target = folder / f"shapes_{digest[:12]}"
     if target.is_dir():
         return target
-    disk.make_folder(folder, "choose another directory with --data-dir")
-    with disk.alone(folder / ".lock", f"drawing shapes in {folder}"):
+    files.make_folder(folder, "choose another directory with --data-dir")
+    with files.alone(folder / ".lock", f"drawing shapes in {folder}"):
         if not target.is_dir():
             scratch = folder / "incomplete"
             shutil.rmtree(scratch, ignore_errors=True)
-            disk.require(folder, _BYTES, "drawing shapes", _ROOM)
+            files.require(folder, _BYTES, "drawing shapes", _ROOM)
             try:
                 draw(scratch, progress=progress)
                 os.replace(scratch, target)
             except OSError as error:
                 shutil.rmtree(scratch, ignore_errors=True)  # what room there is, is for others
-                raise disk.refused(folder, error, _BYTES, _ROOM) from None
+                raise files.refused(folder, error, _BYTES, _ROOM) from None
     return target
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from fcn_jax import conv
+from fcn_jax.ops import conv
 from fcn_jax.types import InputError
 
 Pair = tuple[int, int]

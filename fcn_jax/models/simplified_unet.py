@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from fcn_jax.models.layers import Conv, ConvTranspose, crop
-from fcn_jax.pooling import max_pool
+from fcn_jax.ops.max_pool import max_pool
 
 
 class SimplifiedUNet(nn.Module):

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from fcn_jax import disk
 from fcn_jax.report.masks import legend_entries, overlay
 from fcn_jax.report.sheet import GAP, INK, SWATCH, _font, _legend_rows, fitted
 from fcn_jax.report.text import plain
+from fcn_jax.runtime import files
 from fcn_jax.types import Example
 
 CELL = 180
@@ -57,4 +57,4 @@ def contact_sheet(
         top += SWATCH + 10
     buffer = BytesIO()
     sheet.save(buffer, "PNG")
-    disk.write_bytes(path, buffer.getvalue())
+    files.write_bytes(path, buffer.getvalue())

@@ -13,8 +13,8 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fcn_jax import disk
 from fcn_jax.report.text import is_number, plain
+from fcn_jax.runtime import files
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -191,7 +191,7 @@ def curves(rows: Rows, path: str | Path, *, trivial_miou: float | None = None) -
     draw_loss(loss, rows, LIGHT)
     draw_miou(miou, rows, LIGHT, trivial_miou)
     draw_rate(rate, rows, LIGHT)
-    disk.write_bytes(path, _png(figure))
+    files.write_bytes(path, _png(figure))
 
 
 def curve_images(rows: Rows, theme: Theme, trivial_miou: float | None = None) -> list[bytes]:

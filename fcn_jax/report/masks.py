@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from fcn_jax import disk
+from fcn_jax.runtime import files
 from fcn_jax.types import VOID, InputError
 
 VOID_COLOUR = (224, 224, 192)
@@ -113,7 +113,7 @@ def index_png(mask: np.ndarray, palette: np.ndarray) -> bytes:
 
 def save_index_png(mask: np.ndarray, palette: np.ndarray, path: str | Path) -> None:
     """Write `index_png` to a file, all of it or nothing."""
-    disk.write_bytes(path, index_png(mask, palette))
+    files.write_bytes(path, index_png(mask, palette))
 
 
 def legend_entries(

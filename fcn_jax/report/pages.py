@@ -15,7 +15,6 @@ import numpy as np
 from markupsafe import Markup, escape
 from PIL import Image
 
-from fcn_jax import disk
 from fcn_jax.report import figures, tables, words
 from fcn_jax.report.masks import (
     ERROR_COLOURS,
@@ -27,6 +26,7 @@ from fcn_jax.report.masks import (
     overlay,
 )
 from fcn_jax.report.text import flatten, is_number, number, plain
+from fcn_jax.runtime import files
 
 THUMB = 400
 """The longer side, in pixels, of the pictures in a page: sharp on a phone, small in the file."""
@@ -135,7 +135,7 @@ def _environment() -> jinja2.Environment:
 
 def _write(template: str, path: str | Path, **values: Any) -> None:
     page = _environment().get_template(template).render(values)
-    disk.write_bytes(path, page.encode("utf-8", "backslashreplace"))
+    files.write_bytes(path, page.encode("utf-8", "backslashreplace"))
 
 
 def _plots(rows: figures.Rows, trivial: Any) -> list[dict[str, str]]:

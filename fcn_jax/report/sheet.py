@@ -11,9 +11,9 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fcn_jax import disk
 from fcn_jax.report.masks import Panel, colourise, legend_entries, overlay
 from fcn_jax.report.text import plain
+from fcn_jax.runtime import files
 
 CELL = 240
 GAP = 12
@@ -95,4 +95,4 @@ def gallery(
             draw.text((box[2] + 6, top - 1), label, INK, text)
     buffer = BytesIO()
     sheet.save(buffer, "PNG")
-    disk.write_bytes(path, buffer.getvalue())
+    files.write_bytes(path, buffer.getvalue())

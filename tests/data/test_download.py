@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from fcn_jax import disk
 from fcn_jax.data import download
+from fcn_jax.runtime import files
 from fcn_jax.types import InputError
 
 BODY = bytes(range(256)) * 400
@@ -174,11 +174,11 @@ def test_a_full_disk_is_said_once_and_not_of_every_mirror(server, tmp_path, monk
 
 def test_room_is_asked_for_what_is_lacking_only(server, tmp_path, monkeypatch):
     (tmp_path / "a.tar.part").write_bytes(BODY[:KEPT])
-    monkeypatch.setattr(disk, "free", lambda _: len(BODY) - KEPT - 1)
+    monkeypatch.setattr(files, "free", lambda _: len(BODY) - KEPT - 1)
     with pytest.raises(InputError, match="too full"):
         fetch(tmp_path, server.url + "/good")
     assert server.requests == []
-    monkeypatch.setattr(disk, "free", lambda _: len(BODY) - KEPT)
+    monkeypatch.setattr(files, "free", lambda _: len(BODY) - KEPT)
     assert fetch(tmp_path, server.url + "/good").read_bytes() == BODY
 
 

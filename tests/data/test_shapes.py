@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcn_jax import disk
-from fcn_jax.data import shapes, voc
+from fcn_jax.data import prepare, shapes
+from fcn_jax.runtime import files as disk
 from fcn_jax.types import VOID, InputError
 
 SIZES = {"train": 60, "val": 40, "test": 20}
@@ -72,7 +72,7 @@ def test_sizes(pairs):
 def test_masks_are_as_vocs(root, pairs):
     mask = Image.open(root / "SegmentationClass/train_0000.png")
     assert mask.mode == "P"
-    assert mask.getpalette() == voc.voc_palette().ravel().tolist()
+    assert mask.getpalette() == prepare.voc_palette().ravel().tolist()
     for items in pairs.values():
         counts = sum(np.bincount(mask.ravel(), minlength=256) for _, mask in items)
         share = counts / counts.sum()
@@ -115,9 +115,9 @@ def test_a_classifier_of_single_colours_learns_next_to_nothing(pairs):
 
 def test_drawn_once_and_read_by_the_same_builder(tmp_path, monkeypatch):
     monkeypatch.setattr(shapes, "SIZES", {"train": 3, "val": 2, "test": 1})
-    dataset = voc.load("shapes", data_dir=tmp_path, progress=False)
+    dataset = prepare.load("shapes", data_dir=tmp_path, progress=False)
     assert dataset.name == "shapes"
-    assert dataset.class_names == voc.VOC_CLASSES
+    assert dataset.class_names == prepare.VOC_CLASSES
     assert {k: len(v) for k, v in dataset.splits.items()} == {"train": 3, "val": 2, "test": 1}
     assert dataset.splits["val"][1].id == "val_0001"
 
@@ -125,7 +125,7 @@ def test_drawn_once_and_read_by_the_same_builder(tmp_path, monkeypatch):
         raise AssertionError("drawn again")
 
     monkeypatch.setattr(shapes, "draw", fail)
-    again = voc.load("shapes", data_dir=tmp_path, progress=False)
+    again = prepare.load("shapes", data_dir=tmp_path, progress=False)
     np.testing.assert_array_equal(again.splits["val"][1].image, dataset.splits["val"][1].image)
 
 

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import benchmark, benchmark_stock, benchmark_worker
-from experiments.benchmark_networks import NETWORKS, network
+from experiments import benchmark
+from experiments.benchmarks import stock, worker
+from experiments.benchmarks.networks import NETWORKS, network
 from fcn_jax.models import create_model
 from fcn_jax.types import InputError
 
@@ -26,12 +27,12 @@ def count(model) -> int:
 @pytest.mark.parametrize("arch", NETWORKS)
 def test_rivals_run_the_same_network(arch):
     torch = pytest.importorskip("torch")
-    from experiments import benchmark_torch
+    from experiments.benchmarks import torch_worker
 
     assert count(create_model(arch)) == PARAMETERS[arch]
-    assert count(benchmark_stock.Network(tuple(network(arch, 21)))) == PARAMETERS[arch]
+    assert count(stock.Network(tuple(network(arch, 21)))) == PARAMETERS[arch]
     with torch.device("meta"):
-        model = benchmark_torch.Network(network(arch, 21))
+        model = torch_worker.Network(network(arch, 21))
         logits = model(torch.zeros(2, 3, 64, 96))
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[arch]
     assert logits.shape == (2, 21, 64, 96)
@@ -47,37 +48,37 @@ def test_flops_by_hand():
         (16 * 16, 4, 128, 64), (32 * 32, 9, 64, 64), (32 * 32, 1, 64, 21),
     ]  # fmt: skip
     forward = sum(2 * p * k * i * o for p, k, i, o in layers)
-    assert benchmark_worker.forward_flops(job) == forward
-    assert benchmark_worker.step_flops(job) == 3 * forward  # it has no backbone to freeze
+    assert worker.forward_flops(job) == forward
+    assert worker.step_flops(job) == 3 * forward  # it has no backbone to freeze
 
 
 def test_a_frozen_backbone_counts_once():
     job = {"arch": "resnet50_fcn", "precision": "f32", "batch_size": 1, "image_size": [32, 32]}
     whole, forward = (
-        benchmark_worker.step_flops({**job, "frozen": False}),
-        benchmark_worker.forward_flops({**job, "frozen": True}),
+        worker.step_flops({**job, "frozen": False}),
+        worker.forward_flops({**job, "frozen": True}),
     )
     head = [(1, 1, 2048, 1024), (1, 1, 1024, 512), (1, 9, 512, 256), (4, 9, 256, 128),
             (16, 9, 128, 64), (64, 9, 64, 64), (256, 1, 64, 21)]  # fmt: skip
     trained = sum(2 * p * k * i * o for p, k, i, o in head)
     assert whole == 3 * forward
-    assert benchmark_worker.step_flops({**job, "frozen": True}) == forward + 2 * trained
+    assert worker.step_flops({**job, "frozen": True}) == forward + 2 * trained
 
 
 @pytest.mark.slow
 def test_the_rivals_leave_a_frozen_backbone_alone():
     pytest.importorskip("torch")
-    from experiments import benchmark_torch
+    from experiments.benchmarks import torch_worker
 
-    model = benchmark_torch.Network(network("resnet50_fcn", 21, frozen=True)).train()
+    model = torch_worker.Network(network("resnet50_fcn", 21, frozen=True)).train()
     fixed = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     assert fixed == PARAMETERS["resnet50_fcn"] - 4_210_261
     assert not model.layers[1].training
     assert model.layers[-4].training
 
     size = (32, 32)
-    state, step = benchmark_stock.make("resnet50_fcn", 21, "train", jnp.float32, size, True)
-    image, mask = benchmark_worker.pictures({"batch_size": 2, "image_size": size})
+    state, step = stock.make("resnet50_fcn", 21, "train", jnp.float32, size, True)
+    image, mask = worker.pictures({"batch_size": 2, "image_size": size})
     with jax.numpy_rank_promotion("allow"):  # it is written as most programs are
         (params, stats, _), _ = jax.jit(step)(state, image, mask)
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), (params, stats), state[:2])
@@ -152,11 +153,11 @@ def test_it_runs(tmp_path, capsys, mode):
 @pytest.mark.parametrize("work", ["train", "eval", "predict"])
 def test_the_rivals_step(work):
     torch = pytest.importorskip("torch")
-    from experiments import benchmark_torch
+    from experiments.benchmarks import torch_worker
 
     job = {"batch_size": 2, "image_size": (32, 32)}
-    image, mask = (torch.from_numpy(v) for v in benchmark_worker.pictures(job))
-    step = benchmark_torch.make("fcn", 21, work, "channels_last", "f32", "cpu", False)
+    image, mask = (torch.from_numpy(v) for v in worker.pictures(job))
+    step = torch_worker.make("fcn", 21, work, "channels_last", "f32", "cpu", False)
     result = step(image, mask)
     if work == "train":
         losses = [float(step(image, mask)) for _ in range(3)]

@@ -5,7 +5,7 @@ from PIL import Image
 
 from experiments import check
 from fcn_jax.types import InputError
-from tests import damage
+from tests.drills import damage
 
 
 @pytest.fixture

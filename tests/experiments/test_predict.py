@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from experiments import predict as door
-from fcn_jax import inference
+from fcn_jax.inference import predict
 from fcn_jax.types import InputError
 from tests import fakes
 
@@ -32,8 +32,8 @@ def folder(tmp_path):
 @pytest.fixture(autouse=True)
 def _network(monkeypatch):
     restored = fakes.checkpoint()
-    monkeypatch.setattr(inference, "load_checkpoint", lambda workdir: restored)
-    monkeypatch.setattr(door.door, "setup_jax", lambda **_: None)
+    monkeypatch.setattr(predict, "load_checkpoint", lambda workdir: restored)
+    monkeypatch.setattr(door.command, "setup_jax", lambda **_: None)
 
 
 def run(folder, *flags):
@@ -56,7 +56,7 @@ def test_masks_and_overlays_have_the_size_of_the_image(folder, capsys):
     assert written(folder) == ["x-overlay.jpg", "x.png"]
     with Image.open(folder / "out/x.png") as mask:
         assert (mask.mode, mask.size) == ("P", (30, 20))
-        expected = inference.predict(fakes.checkpoint(), read(folder / "a/x.jpg"))
+        expected = predict.predict(fakes.checkpoint(), read(folder / "a/x.jpg"))
         np.testing.assert_array_equal(np.asarray(mask), expected)
     assert "1 of 1 images segmented" in capsys.readouterr().out
 
@@ -139,7 +139,7 @@ def test_published_weights_that_cannot_be_had(folder, monkeypatch):
     def offline(name):
         raise InputError("no network: put the file there")
 
-    monkeypatch.setattr("fcn_jax.starting.published", offline)
+    monkeypatch.setattr("fcn_jax.weights.initialize.published", offline)
     with pytest.raises(InputError, match="put the file there"):
         door.published("fcn_resnet50", None)
 

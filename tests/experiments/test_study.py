@@ -5,10 +5,12 @@ import json
 
 import pytest
 
-from experiments import campaign, door, options, paper, reproduce, study, tuned
+from experiments import paper, reproduce, study, tuned
+from experiments.cli import command, sweep
+from experiments.cli import flags as options
 from fcn_jax import config as configs
-from fcn_jax import loop
-from fcn_jax.data import voc
+from fcn_jax.data import prepare
+from fcn_jax.training import loop
 from fcn_jax.types import InputError
 from tests import fakes
 
@@ -18,8 +20,8 @@ def small(monkeypatch):
     """The FCN's recipe stands for a network and a data set that take seconds."""
     made = lambda: fakes.config(experiment="tuned_fcn", **{"data.batch_size": 2})
     monkeypatch.setitem(tuned.EXPERIMENTS, "tuned_fcn", made)
-    monkeypatch.setattr(voc, "load", lambda *_, **__: fakes.dataset())
-    monkeypatch.setattr(door, "setup_jax", lambda **_: None)
+    monkeypatch.setattr(prepare, "load", lambda *_, **__: fakes.dataset())
+    monkeypatch.setattr(command, "setup_jax", lambda **_: None)
 
 
 @pytest.mark.usefixtures("tiny", "small")
@@ -52,13 +54,13 @@ def test_an_ablation_compares_every_variant_with_the_candidate(tmp_path, capsys,
 
 def test_variants_that_change_nothing_are_left_out(monkeypatch):
     planned = []
-    monkeypatch.setattr(campaign, "open_place", lambda *_: None)
+    monkeypatch.setattr(sweep, "open_place", lambda *_: None)
 
     def stop(plans, _):
         planned.extend(plans)
         raise InputError("enough")
 
-    monkeypatch.setattr(campaign, "run", stop)
+    monkeypatch.setattr(sweep, "run", stop)
     with pytest.raises(InputError, match="enough"):
         study.main(["ablation", "--batch-size", "16", "--epochs", "2"])
     candidate, *variants = [plan.config for plan in planned]
@@ -99,15 +101,15 @@ def test_networks_are_compared_with_the_papers_recipe():
 def test_without_imagenet_the_backbone_learns_like_the_rest():
     args_none = reproduce.parser().parse_args(["--pretrained", "none"])
     for config in (paper.resnet50(), tuned.tuned_resnet50_fcn()):
-        found = campaign.adapted(config, args_none)
+        found = sweep.adapted(config, args_none)
         assert (found.model.pretrained, found.optim.backbone_scale) == (None, 1.0)
-    assert campaign.adapted(paper.unet(), args_none) == paper.unet()
+    assert sweep.adapted(paper.unet(), args_none) == paper.unet()
     flags = argparse.ArgumentParser()
     options.add_run_flags(flags)
     args = flags.parse_args(["--experiment", "resnet50", "--pretrained", "none"])
-    assert options.to_config(args) == campaign.adapted(paper.resnet50(), args_none)
+    assert options.to_config(args) == sweep.adapted(paper.resnet50(), args_none)
     args = reproduce.parser().parse_args(["--pretrained", "file.pth"])
-    assert campaign.adapted(paper.resnet50(), args).model.pretrained == "file.pth"
+    assert sweep.adapted(paper.resnet50(), args).model.pretrained == "file.pth"
 
 
 def test_an_unknown_line_is_refused():

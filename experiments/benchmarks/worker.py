@@ -1,0 +1,297 @@
+"""One contender of the benchmark in a process of its own: its memory and allocator are its own.
+
+It is started by `experiments.benchmark` with a job as JSON, answers with one line when it is ready
+(compile times, FLOPs), then runs as many steps as each line on stdin asks for, after one that does
+not count, and answers with the seconds they took; an empty line asks for the memory it needed and
+ends it.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+CLASSES = 21
+WARM_UP = 3
+"""Steps that are not timed: the first ones allocate, and a GPU raises its clock."""
+
+
+class Contender(NamedTuple):
+    """What a framework's part hands over."""
+
+    step: Callable[[], Any]
+    """Start one step; it need not have finished on return."""
+    wait: Callable[[Any], Any]
+    """Wait for the result of the last one."""
+    facts: dict[str, Any]
+    memory: Callable[[], int | None]
+    """Peak bytes on the device; None where that is the process's own memory."""
+
+
+def main() -> None:
+    """Serve one job."""
+    channel = os.fdopen(os.dup(1), "w")  # what a library prints goes to stderr instead
+    os.dup2(2, 1)
+    job = json.loads(sys.argv[1])
+    try:
+        serve(job, channel)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        answer(channel, {"error": f"{type(error).__name__}: {reason}"})
+
+
+def serve(job: dict[str, Any], channel) -> None:
+    """Set up, say so, then time what is asked for; for a job "again" say so and no more."""
+    if job["cpu_malloc"]:
+        from fcn_jax.runtime import malloc
+
+        malloc.keep_freed_memory()
+    build = torch_contender if job["framework"] == "torch" else jax_contender
+    contender = build(job)
+    if job.get("again"):
+        return answer(channel, contender.facts)
+    for _ in range(WARM_UP):
+        contender.wait(contender.step())
+    answer(channel, contender.facts)
+    for line in sys.stdin:
+        if not line.strip():
+            break
+        contender.wait(contender.step())  # caches and threads are another's still
+        start, result = time.perf_counter(), None
+        for _ in range(int(line)):
+            result = contender.step()
+        contender.wait(result)
+        answer(channel, {"seconds": time.perf_counter() - start})
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
+    answer(channel, {"peak_bytes": contender.memory() or own})
+
+
+def answer(channel, value: dict[str, Any]) -> None:
+    """One line of JSON."""
+    channel.write(json.dumps(value) + "\n")
+    channel.flush()
+
+
+def pictures(job: dict[str, Any]):
+    """The same random batch for everybody: image uint8 [N, H, W, 3], mask uint8 [N, H, W]."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    shape = (job["batch_size"], *job["image_size"])
+    image = rng.integers(0, 256, (*shape, 3), np.uint8)
+    mask = rng.integers(0, CLASSES, shape, np.uint8)
+    mask[:, :4] = 255  # some void
+    return image, mask
+
+
+# ---- JAX -----------------------------------------------------------------------------------------
+
+
+def jax_contender(job: dict[str, Any]) -> Contender:
+    """Ours, or plain Flax."""
+    import jax
+
+    from experiments.cli import command
+    from fcn_jax.config import MATMUL_PRECISION
+    from fcn_jax.runtime import xla_options
+
+    jax.config.update("jax_compilation_cache_dir", job["cache"])
+    if job["framework"] == "ours":
+        command.setup_jax()
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    jax.config.update("jax_default_matmul_precision", MATMUL_PRECISION[job["precision"]])
+    state, function, place = (ours if job["framework"] == "ours" else stock)(job)
+    state, image, mask = place(state, *pictures(job))
+    donate = (0,) if job["mode"] == "train" else ()
+    options = xla_options.options() if job["framework"] == "ours" else None
+
+    start = time.perf_counter()
+    program = jax.jit(function, donate_argnums=donate, compiler_options=options)
+    step = program.lower(state, image, mask).compile()
+    compile_seconds = time.perf_counter() - start
+
+    def run():
+        nonlocal state
+        state, result = step(state, image, mask)
+        return result
+
+    device = jax.devices()[0]
+    facts = {
+        "compile_seconds": compile_seconds,
+        "flops": step_flops(job) if job["mode"] == "train" else forward_flops(job),
+        "peak_flops": peak_flops(job["precision"]),
+        "device": device.device_kind,
+    }
+
+    def memory():
+        stats = device.memory_stats() or {}
+        return stats.get("peak_bytes_in_use")
+
+    return Contender(run, jax.block_until_ready, facts, memory)
+
+
+def _model(job: dict[str, Any]):
+    from fcn_jax.inference.predict import DTYPES
+    from fcn_jax.models import create_model
+
+    options: dict[str, Any] = {}
+    if job["arch"] == "resnet50_fcn":
+        options["freeze_backbone"] = job["frozen"]
+    return create_model(job["arch"], CLASSES, dtype=DTYPES[job["precision"]], **options)
+
+
+def ours(job: dict[str, Any]):
+    """(state, step, placement on the devices) from fcn_jax's own steps."""
+    import jax
+    import jax.numpy as jnp
+
+    from fcn_jax import optim
+    from fcn_jax.data import batches
+    from fcn_jax.runtime import distributed
+    from fcn_jax.training import steps
+    from fcn_jax.types import Batch
+    from fcn_jax.weights import initialize
+
+    model, size, key = _model(job), tuple(job["image_size"]), jax.random.key(0)
+    scale = 0.0 if job["frozen"] and job["arch"] == "resnet50_fcn" else None
+    optimizer = optim.make_optimizer(optim.OptimConfig(backbone_scale=scale), 1000)
+    state = steps.init_state(optimizer, initialize.fresh(model, key, size))
+    sizes = jnp.tile(jnp.array([size], jnp.int32), (job["batch_size"], 1))
+    mesh = distributed.mesh(job["batch_size"], None)
+    shared = distributed.spread(mesh)
+
+    def place(state, image, mask):
+        place_state = distributed.place if job["mode"] == "train" else distributed.replicate
+        return place_state(state, mesh), *distributed.assemble((image, mask), mesh)
+
+    if job["mode"] == "train":
+        train = steps.make_train_step(model, optimizer, image_size=size, sharding=shared)
+        return state, lambda state, image, mask: train(state, Batch(image, mask, sizes), key), place
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    if job["mode"] == "eval":
+        evaluate = steps.make_eval_step(model, CLASSES, sharding=shared)
+        return variables, lambda v, image, mask: (v, evaluate(v, Batch(image, mask, sizes))), place
+
+    def predict(variables, image, mask):
+        logits: Any = model.apply(variables, batches.normalize(image), train=False)
+        return variables, jnp.argmax(logits, -1).astype(jnp.uint8)
+
+    return variables, predict, lambda *arrays: jax.device_put(arrays)  # as `predict` does, on one
+
+
+def stock(job: dict[str, Any]):
+    """(state, step, placement) of plain Flax and optax."""
+    import jax
+
+    from experiments.benchmarks import stock as benchmark_stock
+    from fcn_jax.inference.predict import DTYPES
+
+    dtype = DTYPES[job["precision"]]
+    size = tuple(job["image_size"])
+    made = benchmark_stock.make(job["arch"], CLASSES, job["mode"], dtype, size, job["frozen"])
+    return *made, lambda *arrays: jax.device_put(arrays)
+
+
+def step_flops(job: dict[str, Any]) -> int:
+    """A training step: three times forward, once where the backbone is frozen."""
+    forward, model = forward_flops(job), _model(job)
+    if not (job["frozen"] and job["arch"] == "resnet50_fcn"):
+        return 3 * forward
+    from fcn_jax.models.resnet import ResNet
+
+    backbone = ResNet(model.backbone, width=model.width, dtype=model.dtype)
+    return 3 * forward - 2 * forward_flops(job, backbone)
+
+
+def forward_flops(job: dict[str, Any], model: Any = None) -> int:
+    """2 x the multiplications of the convolutions of the job's network, or of `model`."""
+    import jax
+    import jax.numpy as jnp
+
+    model = model or _model(job)
+    image = jax.ShapeDtypeStruct((job["batch_size"], *job["image_size"], 3), jnp.float32)
+    variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
+    jaxpr = jax.make_jaxpr(partial(model.apply, train=False))(variables, image)
+    return _count(jaxpr.jaxpr)
+
+
+def _count(jaxpr) -> int:
+    """FLOPs of the convolutions of a jaxpr and of the functions it calls."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "conv_general_dilated":
+            kernel, output = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
+            spread = equation.params["lhs_dilation"]  # a transposed one multiplies mostly zeros
+            taps = kernel[0] * kernel[1] * kernel[2] * kernel[3]
+            total += 2 * taps * output[0] * output[1] * output[2] // (spread[0] * spread[1])
+        for value in equation.params.values():
+            # A choice by platform has a branch for each; XLA's convolution stands in one of them.
+            for inner in value if isinstance(value, tuple) else (value,):
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    total += _count(inner)
+    return total
+
+
+def peak_flops(precision: str) -> float:
+    """FLOP/s of a large matrix product on this device, the best of five."""
+    import jax
+    import jax.numpy as jnp
+
+    n = 2048 if jax.default_backend() == "cpu" else 8192
+    a = jnp.ones((n, n), jnp.bfloat16 if precision == "bf16" else jnp.float32)
+    repeat = jax.jit(lambda a: jax.lax.fori_loop(0, 4, lambda _, b: (a @ b) / n, a))
+    repeat(a).block_until_ready()
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        repeat(a).block_until_ready()
+        times.append(time.perf_counter() - start)
+    return 4 * 2 * n**3 / min(times)
+
+
+# ---- PyTorch -------------------------------------------------------------------------------------
+
+
+def torch_contender(job: dict[str, Any]) -> Contender:
+    """PyTorch in one of its modes; its compile time is that of the first step."""
+    import torch
+
+    from experiments.benchmarks import torch_worker
+    from experiments.cli import command
+
+    device = "cuda" if torch.cuda.is_available() and not job["cpu"] else "cpu"
+    if device == "cpu":
+        torch.set_num_threads(command.cores())
+    run = torch_worker.make(
+        job["arch"],
+        CLASSES,
+        job["mode"],
+        job["torch_mode"],
+        job["precision"],
+        device,
+        job["frozen"],
+    )
+    image, mask = (torch.from_numpy(v).to(device) for v in pictures(job))
+
+    def wait(result):
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return result
+
+    start = time.perf_counter()
+    wait(run(image, mask))
+    facts = {"compile_seconds": time.perf_counter() - start, "device": device}
+    memory = torch.cuda.max_memory_allocated if device == "cuda" else lambda: None
+    return Contender(lambda: run(image, mask), wait, facts, memory)
+
+
+if __name__ == "__main__":
+    main()

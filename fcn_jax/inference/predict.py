@@ -1,0 +1,228 @@
+"""From a checkpoint and any image to a mask of the image's own size."""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fcn_jax.data import batches
+from fcn_jax.inference import resize, sliding_window
+from fcn_jax.models import create_model
+from fcn_jax.runtime import xla_options
+from fcn_jax.types import MATMUL_PRECISION, InputError
+from fcn_jax.weights import checkpoint as checkpoints
+
+SCALES = ("fit", "native")
+"""`fit`: the image is squeezed to the size the network was trained at, which is what validation
+does, so objects have the scale the network knows. `native`: every pixel of the image is seen."""
+
+DTYPES = {"f32": jnp.float32, "tf32": jnp.float32, "bf16": jnp.bfloat16}
+
+
+class Checkpoint(NamedTuple):
+    """A trained network with all that is needed to use it; made by `load_checkpoint`."""
+
+    model: nn.Module
+    variables: dict[str, Any]
+    """{"params", "batch_stats"}."""
+    class_names: tuple[str, ...]
+    palette: np.ndarray
+    """uint8 [K, 3] RGB."""
+    image_size: tuple[int, int]
+    """Height and width it was trained at."""
+    meta: dict[str, Any]
+    """All else that was saved: config, progress, class weights."""
+
+
+def model_of(spec: Mapping[str, Any]) -> nn.Module:
+    """The network that a checkpoint's `model` describes: `create_model`'s arguments as JSON."""
+    options = dict(spec)
+    dtype = DTYPES[options.pop("precision")]
+    return create_model(options.pop("name"), options.pop("num_classes"), dtype=dtype, **options)
+
+
+def load_checkpoint(path: Path | str, which: str = "best") -> Checkpoint:
+    """Load a run's network for use; no training flag and no optimizer is needed.
+
+    Args:
+      path: the folder of a run, or its `checkpoints` folder.
+      which: `best` (by validation miou) or `latest`.
+
+    Raises:
+      InputError: if there is no sound checkpoint.
+    """
+    path = Path(path)
+    inner = path / "checkpoints"
+    variables, meta = checkpoints.load(inner if inner.is_dir() else path, which)
+    return Checkpoint(
+        model_of(meta["model"]),
+        jax.tree.map(jnp.asarray, variables),
+        tuple(meta["class_names"]),
+        np.asarray(meta["palette"], np.uint8),
+        tuple(meta["image_size"]),
+        meta,
+    )
+
+
+class TTA(NamedTuple):
+    """Test-time augmentation: the probabilities of several views of an image are averaged."""
+
+    flip: bool = False
+    """Also the mirror image of each view."""
+    factors: tuple[float, ...] = (1.0,)
+    """Sizes of the views, relative to `scale`'s."""
+
+
+def predict(
+    checkpoint: Checkpoint, image: np.ndarray, scale: str = "fit", tta: TTA | None = None
+) -> np.ndarray:
+    """The most likely class of every pixel.
+
+    Args:
+      checkpoint: from `load_checkpoint`.
+      image: uint8 [H, W, 3], RGB, of any size.
+      scale: one of `SCALES`.
+      tta: views to average; None for the image alone. Their probabilities are held whole.
+
+    Returns:
+      uint8 [H, W].
+    """
+    if tta is not None and tta != TTA():
+        return probabilities(checkpoint, image, scale, tta).argmax(-1).astype(np.uint8)
+    mask = np.empty(np.shape(image)[:2], np.uint8)
+    row = 0
+    for band in logit_bands(checkpoint, image, scale):
+        mask[row : row + len(band)] = band.argmax(-1)
+        row += len(band)
+    return mask
+
+
+def logit_bands(
+    checkpoint: Checkpoint,
+    image: np.ndarray,
+    scale: str = "fit",
+    tick: Callable[[], object] = lambda: None,
+) -> Iterator[np.ndarray]:
+    """Logits at the image's own size, from the top, a band of rows at a time.
+
+    So an image of any size is predicted in bounded memory. `tick` is called after each tile.
+
+    Yields float32 [rows, W, K]; the rows add up to H.
+    """
+    image = _checked(image)
+    if scale == "fit":
+        yield from resize.resized_bands(predict_logits(checkpoint, image), image.shape[:2])
+    elif scale == "native":
+        run = _forward(checkpoint.model)[0]
+        tile = _tile(image.shape[1], len(checkpoint.class_names))
+        overlap = min(sliding_window.OVERLAP, tile // 4)
+
+        def forward(part: np.ndarray) -> np.ndarray:
+            with _precision(checkpoint):
+                logits = np.asarray(run(checkpoint.variables, part))
+            tick()
+            return logits
+
+        yield from sliding_window.bands(forward, image, tile, overlap)
+    else:
+        raise InputError(f"scale {scale!r}: choose one of {', '.join(SCALES)}")
+
+
+def _tile(width: int, classes: int) -> int:
+    """The largest usual tile whose row of logits stays within the budget, for very many classes."""
+    sides = [side for side in sliding_window.SIDES if 256 <= side <= sliding_window.TILE]
+    fitting = [side for side in sides if side * width * classes * 4 <= 2 * resize.BAND_BYTES]
+    return max(fitting, default=sides[0])
+
+
+def probabilities(
+    checkpoint: Checkpoint, image: np.ndarray, scale: str = "fit", tta: TTA | None = None
+) -> np.ndarray:
+    """Softmax over the classes at the image's own size, averaged over the views: [H, W, K].
+
+    float32, held whole: 4 H W K bytes, and as much again while it is made.
+    """
+    tta, image = tta or TTA(), _checked(image)
+    views = [(factor, flip) for factor in tta.factors for flip in (False, True)[: 1 + tta.flip]]
+    total = np.zeros((*image.shape[:2], len(checkpoint.class_names)), np.float32)
+    for factor, flip in views:
+        row = 0
+        for band in _view(checkpoint, image[:, ::-1] if flip else image, scale, factor):
+            values = softmax(band)
+            total[row : row + len(band)] += values[:, ::-1] if flip else values
+            row += len(band)
+    return total / np.float32(len(views))
+
+
+def _view(
+    checkpoint: Checkpoint, image: np.ndarray, scale: str, factor: float
+) -> Iterator[np.ndarray]:
+    """Bands of logits, at the size of `image`, of a view `factor` times as large."""
+    if factor == 1.0:
+        return logit_bands(checkpoint, np.ascontiguousarray(image), scale)
+    if scale == "fit":
+        height, width = (max(32, 32 * round(n * factor / 32)) for n in checkpoint.image_size)
+        checkpoint = checkpoint._replace(image_size=(height, width))
+        return logit_bands(checkpoint, np.ascontiguousarray(image), scale)
+    height, width = (max(1, round(n * factor)) for n in image.shape[:2])
+    sized = batches.resize_image(np.ascontiguousarray(image), (height, width))
+    logits = np.concatenate(list(logit_bands(checkpoint, sized, scale)))
+    return resize.resized_bands(logits, image.shape[:2])
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities along the last axis, of the same type."""
+    values = np.exp(logits - logits.max(-1, keepdims=True))
+    return values / values.sum(-1, keepdims=True)
+
+
+def predict_logits(checkpoint: Checkpoint, image: np.ndarray) -> np.ndarray:
+    """Logits of one image at the size the network was trained at: float32 [h, w, K].
+
+    The image is squeezed to that size first, exactly as validation does.
+
+    Args:
+      checkpoint: from `load_checkpoint`.
+      image: uint8 [H, W, 3], RGB.
+    """
+    small = batches.resize_image(_checked(image), checkpoint.image_size)
+    with _precision(checkpoint):
+        return np.asarray(_forward(checkpoint.model)[0](checkpoint.variables, small[None])[0])
+
+
+def _precision(checkpoint: Checkpoint):
+    """Products as precise as they were in training; float32 where nothing is known."""
+    spec = checkpoint.meta.get("model", {})
+    return jax.default_matmul_precision(MATMUL_PRECISION[spec.get("precision", "f32")])
+
+
+def programs(checkpoint: Checkpoint) -> int:
+    """How many programs prediction has compiled for this network: one a shape."""
+    return len(_forward(checkpoint.model)[1])
+
+
+@lru_cache(maxsize=8)
+def _forward(model: nn.Module):
+    """One jitted program a network, shared by all calls, and the shapes it was traced for."""
+    shapes: set[tuple[int, ...]] = set()
+
+    @partial(jax.jit, compiler_options=xla_options.options())
+    def run(variables, image):
+        shapes.add(image.shape)  # runs while tracing only
+        return model.apply(variables, batches.normalize(image), train=False)
+
+    return run, shapes
+
+
+def _checked(image: np.ndarray) -> np.ndarray:
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise InputError(
+            f"image is {image.dtype} {list(image.shape)}: give uint8 [height, width, 3], RGB"
+        )
+    return image

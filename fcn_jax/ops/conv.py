@@ -1,0 +1,255 @@
+"""Convolutions that train fast on every device: XLA's own, with other formulas on a CPU.
+
+XLA's CPU backend runs a convolution forward at the speed of its matrix product, but the gradient
+of the kernel, a convolution whose window is the whole image, at 1 to 30 % of it. Here the same sum
+is written as a matrix product of patches (fcn_jax/ops/im2col.py), and a 3x3 convolution of many
+channels, with both its gradients, as Winograd's (fcn_jax/ops/winograd.py). Elsewhere nothing
+changes: a program lowered for a GPU or a TPU holds XLA's convolutions only, and so does a program
+without derivatives that does not ask for more.
+
+How: `jax.custom_jvp`, and a derivative *whose transpose is the fast formula*. The derivative of
+y = conv(x, k) is conv(dx, k) + conv(x, dk); the second term is written as patches(x) . dk, so that
+reverse mode, which transposes it, computes dk = patches(x)^T . dy. Nothing else is needed: forward
+mode, `vmap`, `jit` and any order of differentiation work, since the rule is ordinary JAX.
+`jax.checkpoint` around the term makes reverse mode keep x, not its patches.
+
+Layouts: images [N, H, W, C], kernels [kh, kw, I, O]. Below M = N H' W' output positions.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
+
+from fcn_jax.ops import im2col, winograd
+from fcn_jax.ops.im2col import Pair, Window
+
+Arrays = tuple[Array, Array]
+
+MANY = 64
+"""Channels from which on Winograd's formula is the faster one: inputs times features over their
+sum. (Processor time of a training step, 2 images, in ms, XLA's and patches against Winograd's:
+256 -> 256 at 56x56 230 against 132, 1024 -> 1024 at 14x14 296 against 173, 128 -> 128 at 112x112
+254 against 166; 64 -> 64 at 224x224 280 against 279, and more memory.)"""
+
+FEW = 64
+"""Features up to which a transposed convolution's own sum of patches is the faster one forward too
+(64 at 8x56x56x64: 26 ms of processor time instead of 38; at 8x28x28x128 as fast either way)."""
+
+
+_fast = ContextVar("fast", default=False)
+
+
+@contextmanager
+def fast_on_cpu() -> Iterator[None]:
+    """What is traced within this is computed by a CPU's formulas on a CPU.
+
+    So are derivatives, always. The rest are XLA's own convolutions, unless asked for in this way:
+    a network that is exported, or called op by op, should be the plain one.
+    """
+    token = _fast.set(True)
+    try:
+        yield
+    finally:
+        _fast.reset(token)
+
+
+def conv(
+    x: Array,
+    kernel: Array,
+    *,
+    stride: Pair = (1, 1),
+    padding: tuple[Pair, Pair] = ((1, 1), (1, 1)),
+    dilation: Pair = (1, 1),
+) -> Array:
+    """Cross-correlation, as `torch.nn.functional.conv2d` without bias, in NHWC.
+
+    y[n, i, j, o] = sum over a, b, c of x[n, s i + d a - p, s j + d b - p, c] kernel[a, b, c, o]
+
+    Args:
+        x: [N, H, W, I], any floating type.
+        kernel: [kh, kw, I, O], of x's type.
+        stride: s, vertical and horizontal.
+        padding: zeros ((top, bottom), (left, right)).
+        dilation: d, the distance between two taps of the kernel.
+
+    Returns:
+        [N, H', W', O] with H' = floor((H + top + bottom - d (kh - 1) - 1) / s) + 1.
+
+    FLOPs: 2 M kh kw I O forward, and as many for each of the two gradients.
+    """
+    window = Window(_pair(stride), _pairs(padding), _pair(dilation))
+    return _conv_once(x, kernel, window, _fast.get())
+
+
+def conv_transpose(
+    x: Array,
+    kernel: Array,
+    *,
+    stride: Pair = (2, 2),
+    padding: tuple[Pair, Pair] = ((1, 1), (1, 1)),
+    output_padding: Pair = (1, 1),
+) -> Array:
+    """Transposed convolution, as `torch.nn.functional.conv_transpose2d` without bias, in NHWC.
+
+    y[n, s i + a - p, s j + b - p, o] += sum over c of x[n, i, j, c] kernel[a, b, c, o]
+
+    Args:
+        x: [N, H, W, I], any floating type.
+        kernel: [kh, kw, I, O]; PyTorch's weight [I, O, kh, kw] is kernel.transpose(2, 3, 0, 1).
+        stride: s, vertical and horizontal.
+        padding: rows and columns ((top, bottom), (left, right)) cut from the full result.
+        output_padding: rows and columns added below and to the right.
+
+    Returns:
+        [N, H', W', O] with H' = (H - 1) s - top - bottom + kh + output_padding.
+
+    FLOPs: 2 N H W kh kw I O forward, and as many for each of the two gradients.
+    """
+    (top, bottom), (left, right) = _pairs(padding)
+    padding = ((top, bottom - output_padding[0]), (left, right - output_padding[1]))
+    return _conv_transpose_once(x, kernel, Window(_pair(stride), padding, (1, 1)), _fast.get())
+
+
+def _pair(values: Sequence[int]) -> Pair:
+    vertical, horizontal = values  # a list will do too; the window must be hashable
+    return int(vertical), int(horizontal)
+
+
+def _pairs(padding: Sequence[Sequence[int]]) -> tuple[Pair, Pair]:
+    vertical, horizontal = padding
+    return _pair(vertical), _pair(horizontal)
+
+
+# ---- XLA's own -----------------------------------------------------------------------------------
+
+
+def _xla_conv(x: Array, kernel: Array, window: Window) -> Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=window.stride,
+        padding=window.padding,
+        rhs_dilation=window.dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _xla_conv_transpose(x: Array, kernel: Array, window: Window) -> Array:
+    """x with s - 1 zeros between its pixels, correlated with the kernel turned by 180 degrees."""
+    reach = [k - 1 for k in kernel.shape[:2]]
+    padding = [(r - low, r - high) for r, (low, high) in zip(reach, window.padding, strict=True)]
+    return lax.conv_general_dilated(
+        x,
+        lax.rev(kernel, (0, 1)),
+        window_strides=(1, 1),
+        padding=padding,
+        lhs_dilation=window.stride,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+# ---- the choice ----------------------------------------------------------------------------------
+
+
+class _Formulas(NamedTuple):
+    """How a CPU computes one convolution; the transposes of the last two are its gradients."""
+
+    forward: Callable[..., Array]
+    in_image: Callable[..., Array]
+    in_kernel: Callable[..., Array]
+
+
+def _formulas(x: Array, kernel: Array, window: Window) -> _Formulas:
+    """The fastest ones for an image [N, H, W, I] and a kernel [kh, kw, I, O].
+
+    Where a side, before or after, is below the taps, XLA's CPU backend has nothing but nested
+    loops: 16x2x2x512, 3x3 taps, 512 features take 272 ms of processor time instead of 4 with
+    patches, and the gradient of x as much.
+    """
+    kh, kw, channels, features = kernel.shape
+    after = (window.out_size(x.shape[1 + i], kernel.shape[i], i) for i in (0, 1))
+    if min(*x.shape[1:3], *after) < max(kh, kw):
+        return _Formulas(im2col.conv, im2col.conv, im2col.conv)
+    if (kh, kw) == (1, 1) and window.padding == ((0, 0), (0, 0)):
+        return _Formulas(_xla_conv, _xla_conv, im2col.pointwise_conv)
+    many = channels * features >= MANY * (channels + features)
+    if many and (kh, kw) == (3, 3) and window.stride == window.dilation == (1, 1):
+        return _Formulas(winograd.conv, winograd.conv_scattered, winograd.conv)
+    return _Formulas(_xla_conv, _xla_conv, im2col.conv)
+
+
+def _formulas_transpose(x: Array, kernel: Array, window: Window) -> _Formulas:
+    """As `_formulas`; XLA's in the image, whose transpose, a convolution of dy, is a fast one."""
+    ours, xla = im2col.conv_transpose, _xla_conv_transpose
+    if min(x.shape[1:3]) < max(kernel.shape[:2]):
+        return _Formulas(ours, ours, ours)
+    return _Formulas(ours if kernel.shape[3] <= FEW else xla, xla, ours)
+
+
+def _on_cpu(cpu: Callable, default: Callable, window: Window) -> Callable[..., Array]:
+    """`cpu` in a program for a CPU, `default` in any other; decided when the program is lowered."""
+    if cpu is default:
+        return partial(default, window=window)
+
+    def choose(*arrays: Array) -> Array:
+        return lax.platform_dependent(
+            *arrays,
+            cpu=im2col.keep_arguments(partial(cpu, window=window)),
+            default=partial(default, window=window),
+        )
+
+    return choose
+
+
+# ---- what is differentiated ----------------------------------------------------------------------
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _conv(x: Array, kernel: Array, window: Window, fast: bool) -> Array:
+    formula = _formulas(x, kernel, window).forward if fast else _xla_conv
+    return _on_cpu(formula, _xla_conv, window)(x, kernel)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _conv_transpose(x: Array, kernel: Array, window: Window, fast: bool) -> Array:
+    formula = _formulas_transpose(x, kernel, window).forward if fast else _xla_conv_transpose
+    return _on_cpu(formula, _xla_conv_transpose, window)(x, kernel)
+
+
+def _conv_jvp(window: Window, _: bool, primals: Arrays, tangents: tuple) -> Arrays:
+    return _jvp(_formulas(*primals, window), _xla_conv, window, primals, tangents)
+
+
+def _conv_transpose_jvp(window: Window, _: bool, primals: Arrays, tangents: tuple) -> Arrays:
+    formulas = _formulas_transpose(*primals, window)
+    return _jvp(formulas, _xla_conv_transpose, window, primals, tangents)
+
+
+def _jvp(
+    formulas: _Formulas, default: Callable, window: Window, primals: Arrays, tangents: tuple
+) -> Arrays:
+    """The result and its derivative: by the formulas on a CPU, by `default` elsewhere."""
+    (x, kernel), (dx, dkernel) = primals, tangents
+    forward, in_image, in_kernel = (_on_cpu(f, default, window) for f in formulas)
+    terms = []
+    if not isinstance(dx, SymbolicZero):
+        terms.append(in_image(dx, kernel))
+    if not isinstance(dkernel, SymbolicZero):
+        terms.append(in_kernel(x, dkernel))
+    y = forward(x, kernel)
+    return y, sum(terms[1:], terms[0]) if terms else jnp.zeros_like(y)
+
+
+_conv.defjvp(_conv_jvp, symbolic_zeros=True)
+_conv_transpose.defjvp(_conv_transpose_jvp, symbolic_zeros=True)
+
+# Equal layers of a network are traced once.
+_conv_once = jax.jit(_conv, static_argnums=(2, 3))
+_conv_transpose_once = jax.jit(_conv_transpose, static_argnums=(2, 3))

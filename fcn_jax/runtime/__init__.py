@@ -1,0 +1,1 @@
+"""What surrounds a JAX program: devices, processes, files, signals, compiler options."""

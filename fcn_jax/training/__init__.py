@@ -1,0 +1,1 @@
+"""Steps, the loop around them, evaluation, and the run folder."""

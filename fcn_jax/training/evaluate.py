@@ -1,0 +1,253 @@
+"""Evaluation of a network on a split: one program and exact counts, in training and after."""
+
+import contextlib
+import io
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+
+from fcn_jax import config as configs
+from fcn_jax import metrics
+from fcn_jax.config import MATMUL_PRECISION
+from fcn_jax.data import batches, loader, prepare
+from fcn_jax.inference import predict
+from fcn_jax.runtime import distributed, files
+from fcn_jax.training import steps
+from fcn_jax.types import Batch, Example, InputError
+
+IN_FLIGHT = 8
+"""Batches dispatched and not yet fetched, at most."""
+
+EvalProgram = Callable[[dict, Batch, np.ndarray], steps.EvalSums]
+
+
+class Evaluation(NamedTuple):
+    """The result of an evaluation."""
+
+    split: str
+    ids: tuple[str, ...]
+    counts: np.ndarray
+    """int64 [N, K+1, K], see `metrics`."""
+    summary: dict[str, Any]
+    """`metrics.summary` of the network."""
+    trivial: dict[str, Any]
+    """The same of an all-background prediction on the same images."""
+    perfect: dict[str, Any]
+    """The same of the truth itself: the ceiling of each metric."""
+    collapsed: bool
+    """Whether the network predicts background (nearly) everywhere."""
+    method: dict[str, Any] | None = None
+    """How it was judged, where that was not as in training: resolution, scale, views."""
+
+
+def make_program(
+    model,
+    num_classes: int,
+    class_weights: Sequence[float] | None,
+    void_as_background: bool,
+    sharding: NamedSharding | None = None,
+) -> EvalProgram:
+    """Build the jitted `(variables, canvases, rows [B]) -> EvalSums` of one batch."""
+    weights = None if class_weights is None else jnp.asarray(class_weights, jnp.float32)
+    eval_step = steps.make_eval_step(
+        model,
+        num_classes,
+        class_weights=weights,
+        void_as_background=void_as_background,
+        sharding=sharding,
+    )
+    return steps.on_rows(eval_step, sharding)
+
+
+def evaluate(
+    program: EvalProgram,
+    variables: dict,
+    canvases: loader.Feed,
+    ids: Sequence[str],
+    class_names: Sequence[str],
+    batch_size: int,
+    split: str = "val",
+    tick: Callable[[], object] = lambda: None,
+) -> Evaluation:
+    """Evaluate on all images that `canvases` feeds.
+
+    Results are fetched some batches late, so that the device never waits; `tick` is called before
+    each is. Filler rows of the last batch are dropped; what remains counts each pixel exactly once.
+    """
+    n = len(ids)
+    running: deque[steps.EvalSums] = deque()
+    parts: list[steps.EvalSums] = []
+
+    def fetch(left: int) -> None:
+        while len(running) > left:
+            tick()
+            parts.append(jax.tree.map(np.asarray, running.popleft()))
+
+    with contextlib.closing(canvases(batches.eval_rows(n, batch_size))) as fed:
+        for part, rows in fed:
+            running.append(program(variables, part, rows))
+            fetch(IN_FLIGHT)
+    fetch(0)
+    sums = jax.tree.map(lambda *p: np.concatenate(p)[:n], *parts)
+    counts = sums.counts.astype(np.int64)
+    weight = sums.weight.astype(np.float64).sum()
+    loss = float(sums.loss.astype(np.float64).sum() / weight) if weight > 0 else None
+    return _judged(counts, ids, class_names, split, loss)
+
+
+def _judged(counts, ids, class_names, split, loss=None, method=None) -> Evaluation:
+    """Everything that follows from the counts."""
+    summarize = partial(metrics.summary, class_names=class_names)
+    return Evaluation(
+        split,
+        tuple(ids),
+        counts,
+        summarize(counts, loss=loss),
+        summarize(metrics.all_background(counts)),
+        summarize(metrics.perfect(counts)),
+        is_collapsed(counts),
+        method,
+    )
+
+
+def evaluate_native(
+    restored: predict.Checkpoint,
+    examples: Iterable[Example],
+    split: str = "val",
+    scale: str = "fit",
+    tta: predict.TTA | None = None,
+    tick: Callable[[], object] = lambda: None,
+) -> Evaluation:
+    """Evaluate at each label's own size: what `predict` makes of the image, counted exactly.
+
+    Args:
+      restored: the network.
+      examples: of the split, at full resolution; read one after another.
+      split: its name.
+      scale: `fit` or `native`, what the network sees; see `inference.SCALES`.
+      tta: views whose probabilities are averaged.
+      tick: called after each image.
+
+    There is no loss: it belongs to the size of the training.
+    """
+    tta = tta or predict.TTA()
+    counts, ids = [], []
+    for example in examples:
+        mask = predict.predict(restored, example.image, scale, tta)
+        counts.append(metrics.image_counts(example.mask, mask, len(restored.class_names)))
+        ids.append(example.id)
+        tick()
+    method = {"resolution": "native", "scale": scale, "flip": tta.flip}
+    method["factors"] = list(tta.factors)
+    return _judged(np.stack(counts), ids, restored.class_names, split, None, method)
+
+
+def is_collapsed(counts: np.ndarray) -> bool:
+    """Whether at least 99.9 % of the pixels were predicted as background."""
+    return bool(counts[..., 0].sum() >= 0.999 * counts.sum())
+
+
+def image_scores(counts: np.ndarray) -> list[float | None]:
+    """The miou of each image by itself; None where it has no labelled pixel."""
+    scores = [metrics.summarize(c[:-1])["miou"] for c in counts]
+    return [None if s != s else s for s in scores]
+
+
+def save(evaluation: Evaluation, folder: Path) -> Path:
+    """Write eval-<split>.json, and eval-<split>.npz with the counts of each image.
+
+    What was judged in another way than in training goes to eval-<split>-native instead.
+    The JSON holds the summary rows, the confusion matrix [K, K] and each image's miou.
+    """
+    suffix = "-native" if evaluation.method else ""
+    path = folder / f"eval-{evaluation.split}{suffix}.json"
+    scores = image_scores(evaluation.counts)
+    data = {
+        "split": evaluation.split,
+        "method": evaluation.method,
+        "summary": evaluation.summary,
+        "trivial": evaluation.trivial,
+        "perfect": evaluation.perfect,
+        "collapsed": evaluation.collapsed,
+        "confusion": evaluation.counts[:, :-1].sum(0).tolist(),
+        "images": dict(zip(evaluation.ids, scores, strict=True)),
+    }
+    files.write_json(path, data)
+    arrays = io.BytesIO()
+    np.savez_compressed(arrays, counts=evaluation.counts, ids=np.asarray(evaluation.ids))
+    files.write_bytes(path.with_suffix(".npz"), arrays.getvalue())
+    return path
+
+
+def load(folder: Path, split: str = "val") -> tuple[dict[str, Any], np.ndarray, tuple[str, ...]]:
+    """Read back what `save` wrote: (the JSON, counts [N, K+1, K], ids)."""
+    data = files.read_json(folder / f"eval-{split}.json")
+    with np.load(folder / f"eval-{split}.npz", allow_pickle=False) as arrays:
+        return data, arrays["counts"], tuple(arrays["ids"].tolist())
+
+
+def evaluate_checkpoint(
+    restored: predict.Checkpoint,
+    dataset: prepare.Dataset,
+    split: str = "val",
+    batch_size: int | None = None,
+) -> Evaluation:
+    """Evaluate a saved network on a split, exactly as its training validated it.
+
+    The size, precision, loss and reading of void are the checkpoint's own, and so is the batch size
+    unless one is given. All devices that divide a batch share it.
+
+    Raises:
+      InputError: if the data set has other classes than the network, or no such split.
+    """
+    config = configs.from_dict(restored.meta["config"], "checkpoint")
+    examples = split_examples(restored, dataset, split)
+    batch_size = batch_size or config.data.batch_size
+    mesh = distributed.mesh(batch_size, None)
+    place = partial(distributed.replicate, mesh=mesh)
+    judged = loader.open_split(examples, restored.image_size, len(restored.class_names), place)
+    program = make_program(
+        restored.model,
+        len(restored.class_names),
+        restored.meta["class_weights"],
+        config.data.void_as_background,
+        distributed.spread(mesh),
+    )
+    with jax.default_matmul_precision(MATMUL_PRECISION[config.precision]):
+        return evaluate(
+            program,
+            place(restored.variables),
+            judged.feed,
+            judged.ids,
+            restored.class_names,
+            batch_size,
+            split,
+        )
+
+
+def split_examples(
+    restored: predict.Checkpoint, dataset: prepare.Dataset, split: str
+) -> Sequence[Example]:
+    """The examples a network is judged on.
+
+    Raises:
+      InputError: if the data set has other classes than the network, or no such split.
+    """
+    if tuple(dataset.class_names) != restored.class_names:
+        raise InputError(
+            f"data set {dataset.name} has {len(dataset.class_names)} classes "
+            f"({', '.join(dataset.class_names[:3])}, ...), the network "
+            f"{len(restored.class_names)} ({', '.join(restored.class_names[:3])}, ...): "
+            "give the data set it was trained on"
+        )
+    config = configs.from_dict(restored.meta["config"], "checkpoint")
+    if split == "val" and config.data.overfit:  # such a run is validated on its training images
+        return dataset.splits["train"][: config.data.overfit]
+    return dataset.splits[split]

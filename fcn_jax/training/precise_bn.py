@@ -1,0 +1,68 @@
+"""Batch norm's statistics taken anew for the parameters that are about to be judged.
+
+The running statistics belong to parameters that have moved on since, and after a few steps they
+still hold some of their start; a moving average of the parameters never had statistics at all.
+Here they become the plain average of what some training batches give under the very parameters
+that are judged, without augmentation, as validation sees its images: "precise" batch norm (Wu and
+Johnson 2021, arXiv:2105.07576, section 3), PyTorch's `swa_utils.update_bn`.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from fcn_jax.data import augment, batches
+from fcn_jax.models.layers import BatchNorm
+from fcn_jax.training import steps
+from fcn_jax.types import Batch
+
+Program = Callable[[tuple[dict, int], Batch, np.ndarray], Any]
+"""((variables, batches seen), canvases, rows [B]) -> statistics that also know this batch."""
+
+
+def make_program(
+    model, image_size: tuple[int, int], sharding: NamedSharding | None = None
+) -> Program:
+    """Build the jitted program of one batch.
+
+    Args:
+      model: whose `BatchNorm` layers are meant; frozen ones keep their statistics, bit for bit.
+      image_size: height and width that pictures are stretched to, whatever the canvas.
+      sharding: spreads the batch over devices; the statistics are those of the whole batch.
+    """
+
+    def step(carried: tuple[dict, int], batch: Batch):
+        variables, seen = carried
+        plain = augment.AugmentConfig()  # draws nothing, so the key does not matter
+        image, _ = augment.augment(jax.random.key(0), batch, image_size, plain)
+        _, moved = model.apply(
+            variables, batches.normalize(image), train=True, mutable=["batch_stats"]
+        )
+        # The layer went `momentum` of the way to the batch's statistics, the average of n batches
+        # has to go 1 / n of it; the first goes the whole way, so that nothing old is left.
+        share = 1.0 / (BatchNorm.momentum * (seen + 1))
+        old = variables["batch_stats"]
+        return jax.tree.map(lambda a, b: a + share * (b - a), old, moved["batch_stats"])
+
+    return steps.on_rows(step, sharding)
+
+
+def estimate(program: Program, params, stats, fed: Iterable[tuple[Batch, np.ndarray]]):
+    """The statistics of `params` over the batches that are fed, averaged.
+
+    Args:
+      program: `make_program`'s.
+      params: to take them for.
+      stats: of the same network, as they were.
+      fed: (canvases, rows) of at least one batch, as a `feed.Feed` gives them.
+
+    A network without batch norm has none, and gets none.
+    """
+    if not stats:
+        return stats
+    for seen, (canvases, rows) in enumerate(fed):
+        stats = program(({"params": params, "batch_stats": stats}, seen), canvases, rows)
+    return stats

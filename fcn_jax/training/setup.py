@@ -1,0 +1,249 @@
+"""A configuration made concrete: the data on the devices, the network, the compiled programs."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+
+from fcn_jax import losses, optim
+from fcn_jax.config import Config
+from fcn_jax.data import batches, loader, prepare
+from fcn_jax.data.augment import AugmentConfig
+from fcn_jax.inference.predict import model_of
+from fcn_jax.runtime import distributed
+from fcn_jax.training import evaluate as evaluation
+from fcn_jax.training import precise_bn, steps
+from fcn_jax.types import Example, InputError, TrainState
+from fcn_jax.weights import initialize
+
+CHUNK = 16
+"""Training steps in one program on an accelerator: the host then has nothing to do for long
+enough, and the progress bar still moves. On a CPU it is 1."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """Everything a training loop calls; built once by `build`."""
+
+    config: Config
+    schedule: optim.Schedule
+    steps_per_epoch: int
+    chunk: int
+    train_feed: loader.Feed
+    val_feed: loader.Feed
+    train_ids: tuple[str, ...]
+    val_ids: tuple[str, ...]
+    class_names: tuple[str, ...]
+    train: Any
+    """`steps.scan_train`'s program."""
+    statistics: precise_bn.Program
+    evaluate: evaluation.EvalProgram
+    initial: Any
+    """() -> TrainState on the devices."""
+    place: Any
+    """A TrainState of host arrays -> the same on the devices, as `train` wants it."""
+    replicate: Any
+    """A tree of host arrays -> the same, whole on every device."""
+    meta: dict[str, Any]
+    """What a checkpoint carries so that it can be used without this session."""
+
+    def rows(self, epoch: int) -> np.ndarray:
+        """Rows of every step of one epoch (from 0), int32 [steps, batch size]."""
+        key = _key(self.config, "rows")
+        count = len(self.train_ids)
+        return batches.epoch_rows(key, epoch, count, self.config.data.batch_size)
+
+    def train_key(self) -> jax.Array:
+        """The key every training step folds its number into."""
+        return _key(self.config, "steps")
+
+
+def build(
+    config: Config, dataset: prepare.Dataset, devices: int | None = None, cache: str = "auto"
+) -> Session:
+    """Make a session.
+
+    Args:
+      config: the run.
+      dataset: what its `data.dataset` names, loaded.
+      devices: how many of each process's devices to use; None for as many as divide the batch.
+      cache: where the canvases are kept, one of `feed.MODES`; the batches are the same.
+
+    Raises:
+      InputError: for a split that is missing or smaller than a batch, or bad pretrained weights.
+    """
+    train, val = _examples(config, dataset)
+    num_classes, size = len(dataset.class_names), config.data.image_size
+    placed = _placement(config.data.batch_size, devices)
+    open_split = partial(_open_split, num_classes=num_classes, cache=cache, placed=placed)
+    # Augmentation cuts from the pictures as they are; it makes the size itself.
+    trained = open_split(train, None if _augmentation(config) else size)
+    judged = open_split(val, size)
+    weights = _class_weights(config, trained.counts)
+    model_spec = _model_spec(config, num_classes)
+    model = model_of(model_spec)
+    steps_per_epoch = len(train) // config.data.batch_size
+    total_steps = config.epochs * steps_per_epoch
+    optimizer = optim.make_optimizer(config.optim, total_steps)
+    return Session(
+        config=config,
+        schedule=optim.make_schedule(config.optim, total_steps),
+        steps_per_epoch=steps_per_epoch,
+        chunk=1 if jax.default_backend() == "cpu" else CHUNK,
+        train_feed=trained.feed,
+        val_feed=judged.feed,
+        train_ids=trained.ids,
+        val_ids=judged.ids,
+        class_names=dataset.class_names,
+        train=_train_program(config, model, optimizer, weights, placed.spread),
+        statistics=precise_bn.make_program(model, size, placed.spread),
+        evaluate=evaluation.make_program(
+            model, num_classes, weights, config.data.void_as_background, placed.spread
+        ),
+        initial=partial(_initial, config, model, optimizer, placed.place),
+        place=placed.place,
+        replicate=placed.replicate,
+        meta=_meta(config, dataset, model_spec, weights),
+    )
+
+
+class _Placement(NamedTuple):
+    """Where arrays go."""
+
+    replicate: loader.Put
+    """A tree of host arrays -> the same, whole on every device."""
+    place: Any
+    """The same of a TrainState: see `hosts.shardings`."""
+    spread: NamedSharding | None
+    """Of an axis over the devices; None where there is one."""
+    share: loader.Share | None
+    """Of this process; None where there is one."""
+
+
+def _placement(batch_size: int, devices: int | None) -> _Placement:
+    mesh = distributed.mesh(batch_size, devices)
+    share = None
+    if distributed.count() > 1:
+        share = loader.Share(distributed.own_part, partial(distributed.assemble, mesh=mesh))
+    replicate, place = (
+        partial(put, mesh=mesh) for put in (distributed.replicate, distributed.place)
+    )
+    return _Placement(replicate, place, distributed.spread(mesh), share)
+
+
+def _open_split(
+    examples: Sequence[Example],
+    canvas: tuple[int, int] | None,
+    num_classes: int,
+    cache: str,
+    placed: _Placement,
+) -> loader.Split:
+    # All must come to the same mode, so the smallest machine decides.
+    limits = loader.Budget(*distributed.smallest(dataclasses.astuple(loader.budget())))
+    return loader.open_split(
+        examples, canvas, num_classes, placed.replicate, cache, limits, placed.share
+    )
+
+
+def _augmentation(config: Config) -> AugmentConfig | None:
+    """None where it would change nothing."""
+    return config.augment if config.augment != AugmentConfig() else None
+
+
+def _train_program(config: Config, model, optimizer, weights: list[float] | None, spread):
+    step = steps.make_train_step(
+        model,
+        optimizer,
+        image_size=config.data.image_size,
+        loss=config.loss,
+        class_weights=None if weights is None else jnp.asarray(weights, jnp.float32),
+        augmentation=_augmentation(config),
+        void_as_background=config.data.void_as_background,
+        ema=config.optim.ema,
+        sharding=spread,
+    )
+    return steps.scan_train(step, spread)
+
+
+def _initial(config: Config, model, optimizer, place) -> TrainState:
+    """The state before the first step, on the devices."""
+    key, spec = _key(config, "init"), config.model
+    size = config.data.image_size
+    variables = initialize.variables(spec.arch, model, key, size, spec.pretrained)
+    begin = jax.jit(partial(steps.init_state, optimizer, ema=config.optim.ema > 0))  # one program
+    state = begin(variables)
+    return place(distributed.from_primary(lambda: state))
+
+
+def _meta(
+    config: Config,
+    dataset: prepare.Dataset,
+    model_spec: dict[str, Any],
+    weights: list[float] | None,
+) -> dict[str, Any]:
+    return {
+        "model": model_spec,
+        "image_size": list(config.data.image_size),
+        "class_names": list(dataset.class_names),
+        "palette": np.asarray(dataset.palette).tolist(),
+        "class_weights": weights,
+    }
+
+
+def _key(config: Config, purpose: str) -> jax.Array:
+    """One key a purpose; never renumber them, or no run can be repeated."""
+    number = {"init": 0, "rows": 1, "steps": 2}[purpose]
+    return jax.random.fold_in(jax.random.key(config.seed), number)
+
+
+def _examples(
+    config: Config, dataset: prepare.Dataset
+) -> tuple[Sequence[Example], Sequence[Example]]:
+    """The training and validation examples, decoded on access."""
+    train_split, batch_size = dataset.splits["train"], config.data.batch_size
+    n = config.data.overfit
+    if n > len(train_split):
+        raise InputError(
+            f"--overfit {n}: the train split has {len(train_split)} images: ask for fewer"
+        )
+    train = train_split[:n] if n else train_split
+    if batch_size > len(train):
+        raise InputError(
+            f"--batch-size {batch_size}: training has {len(train)} images: "
+            f"use at most --batch-size {len(train)}"
+        )
+    val = train if n else dataset.splits["val"]
+    return train, val
+
+
+def _class_weights(config: Config, counts: np.ndarray) -> list[float] | None:
+    """Weights from the training masks' pixels [K+1], void read as the run reads it."""
+    if config.loss.class_weights == "none":
+        return None
+    pixels = counts[:-1].copy()
+    if config.data.void_as_background:
+        pixels[0] += counts[-1]
+    weights = losses.class_weights(pixels, config.loss.class_weights, config.loss.weight_cap)
+    return [float(w) for w in weights]
+
+
+def _model_spec(config: Config, num_classes: int) -> dict[str, Any]:
+    """What `model_of` builds the network from, as JSON: it travels with every checkpoint."""
+    spec = {
+        "name": config.model.arch,
+        "num_classes": num_classes,
+        "precision": config.precision,
+        "init": config.model.init,
+    }
+    if config.model.arch == "resnet50_fcn":
+        # A rate of zero means frozen: no gradient, and no drift of the batch statistics either.
+        spec["freeze_backbone"] = config.optim.backbone_scale == 0
+    if config.model.remat:
+        spec["remat"] = True
+    return spec

@@ -1,0 +1,244 @@
+"""The pure, jitted training and evaluation steps.
+
+A train step is `(state, batch, key) -> (state, metrics)`, an eval step
+`(variables, batch) -> EvalSums`; `scan_train` and `on_rows` run them on rows of device-resident
+canvases, several training steps as one program. The model and the optimizer go to the factory.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from fcn_jax import losses, metrics
+from fcn_jax.data import augment, batches
+from fcn_jax.ops import conv
+from fcn_jax.runtime import distributed, xla_options
+from fcn_jax.types import VOID, Batch, TrainState
+
+TrainStep = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
+
+
+class EvalSums(NamedTuple):
+    """What one evaluation step measures, per image."""
+
+    counts: Any
+    """int32 [B, K+1, K]: see `metrics.confusion_counts`."""
+    loss: Any
+    """float32 [B]: summed over the image's pixels."""
+    weight: Any
+    """float32 [B]: what the loss is to be divided by."""
+
+
+def init_state(
+    optimizer: optax.GradientTransformation, variables: dict, ema: bool = False
+) -> TrainState:
+    """State before the first step.
+
+    Args:
+      optimizer: its state is made for the parameters.
+      variables: {"params", "batch_stats"} to start from.
+      ema: whether a moving average of the variables is kept.
+    """
+    params, stats = variables["params"], variables.get("batch_stats", {})
+    average = jax.tree.map(jnp.copy, (params, stats)) if ema else None
+    return TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer.init(params), average)
+
+
+def _read_void(batch: Batch, void_as_background: bool) -> Batch:
+    """The paper counts void as background; what lies outside the real picture stays void.
+
+    So this comes before any augmentation, whose padding is void too.
+    """
+    if not void_as_background:
+        return batch
+    rows, cols = (jnp.arange(n, dtype=jnp.int32)[None] for n in batch.mask.shape[1:])
+    inside = (rows < batch.size[:, :1])[:, :, None] & (cols < batch.size[:, 1:])[:, None, :]
+    return batch._replace(mask=jnp.where(inside & (batch.mask == VOID), jnp.uint8(0), batch.mask))
+
+
+def make_train_step(
+    model,
+    optimizer: optax.GradientTransformation,
+    *,
+    image_size: tuple[int, int],
+    loss: losses.LossConfig | None = None,
+    class_weights: jax.Array | None = None,
+    augmentation: augment.AugmentConfig | None = None,
+    void_as_background: bool = False,
+    ema: float = 0.0,
+    sharding: NamedSharding | None = None,
+) -> TrainStep:
+    """Build `(state, batch, key) -> (state, metrics)`, a pure function to be jitted.
+
+    The randomness of a step is `fold_in(key, state.step)` and nothing else. Without augmentation
+    the batch must already be of `image_size`; with it, canvases of any size. `sharding` is that of
+    the batch; losses, statistics and gradients are those of the whole of it.
+
+    Returns metrics as float32 scalars: `loss` (the value that was differentiated), `grad_norm`.
+    """
+    gradients = _gradients(model, loss or losses.LossConfig(), class_weights, sharding)
+
+    def train_step(state: TrainState, batch: Batch, key: jax.Array):
+        augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
+        batch = _read_void(batch, void_as_background)
+        image, labels = batch.image, batch.mask
+        if augmentation is not None:
+            image, labels = augment.augment(augment_key, batch, image_size, augmentation)
+        value, stats, grads = gradients(state.params, state.batch_stats, image, labels, dropout_key)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        average = state.ema
+        if ema:
+            average = jax.tree.map(lambda a, b: a + (1.0 - ema) * (b - a), average, (params, stats))
+        state = TrainState(state.step + 1, params, stats, opt_state, average)
+        if sharding is not None:
+            places = distributed.shardings(state, sharding.mesh)
+            state = jax.lax.with_sharding_constraint(state, places)
+        return state, {"loss": value, "grad_norm": optax.tree.norm(grads)}
+
+    return train_step
+
+
+def _gradients(model, loss: losses.LossConfig, class_weights, sharding: NamedSharding | None):
+    """Build `(params, stats, image, labels, key) -> (loss, new stats, gradients)`.
+
+    With several devices each runs the program of its share of the batch: the loops of a CPU's
+    convolutions go over images, which the compiler could only spread by repeating all on each.
+    """
+    axes = () if sharding is None else sharding.mesh.axis_names
+    devices = 1 if sharding is None else sharding.mesh.size
+    across = partial(jax.lax.psum, axis_name=axes)
+
+    def share_of_loss(params, stats, image, labels, key):
+        logits, updated = model.apply(
+            {"params": params, "batch_stats": stats},
+            batches.normalize(image),
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+        )
+        total, weight = losses.softmax_cross_entropy(
+            logits,
+            labels,
+            class_weights,
+            label_smoothing=loss.label_smoothing,
+            focal_gamma=loss.focal_gamma,
+        )
+        value = losses.ratio(*across((total, weight)))
+        if loss.dice:
+            value = value + loss.dice * losses.soft_dice(logits, labels, across)
+        return value / devices, updated.get("batch_stats", {})
+
+    def gradients(params, *rest):
+        (value, stats), grads = jax.value_and_grad(share_of_loss, has_aux=True)(params, *rest)
+        value, grads = across((value, grads))
+        return value, stats, grads
+
+    if sharding is None:
+        return gradients
+    whole, spread = PartitionSpec(), sharding.spec
+    return jax.shard_map(
+        gradients,
+        mesh=sharding.mesh,
+        in_specs=(whole, whole, spread, spread, whole),
+        out_specs=whole,
+        check_vma=False,  # so that the transpose of a sum over devices is one, as `across` needs
+    )
+
+
+def make_eval_step(
+    model,
+    num_classes: int,
+    *,
+    class_weights: jax.Array | None = None,
+    void_as_background: bool = False,
+    sharding: NamedSharding | None = None,
+) -> Callable[[dict, Batch], EvalSums]:
+    """Build `(variables, batch) -> EvalSums`, a pure function to be jitted.
+
+    The confusion counts keep void apart whatever `void_as_background` says: that only chooses what
+    the loss is taken over. `sharding` is that of the batch.
+    """
+
+    def eval_step(variables: dict, batch: Batch) -> EvalSums:
+        with conv.fast_on_cpu():
+            logits = model.apply(variables, batches.normalize(batch.image), train=False)
+        predictions = jnp.argmax(logits, -1).astype(jnp.uint8)
+        labels = _read_void(batch, void_as_background).mask
+        loss, weight = losses.softmax_cross_entropy(logits, labels, class_weights, axis=(1, 2))
+        counts = metrics.confusion_counts(batch.mask, predictions, num_classes)
+        return EvalSums(counts, loss, weight)
+
+    if sharding is None:
+        return eval_step
+    # Each device the program of its share, as in training.
+    specs = (PartitionSpec(), sharding.spec)
+    return jax.shard_map(
+        eval_step, mesh=sharding.mesh, in_specs=specs, out_specs=sharding.spec, check_vma=False
+    )
+
+
+def scan_train(train_step: TrainStep, sharding: NamedSharding | None = None):
+    """Several steps as one jitted program: `(state, canvases, rows [S, B], count, key)`.
+
+    The first `count` of the S rows are taken; as count is an argument, chunks of any length share
+    one compiled program. The state is donated: its buffers are reused, so the caller must not touch
+    the old one. `sharding` spreads the batch axis over devices; statistics and gradients stay those
+    of the global batch, because the program is written for the whole of it.
+
+    Returns the state after `count` steps and the metrics of each step, [S], zero past `count`.
+    """
+
+    def one(state, canvases, rows, key):
+        return train_step(state, _batch(canvases, rows, sharding), key)
+
+    @partial(
+        jax.jit,
+        donate_argnums=0,
+        out_shardings=(None, _whole(sharding)),  # the state's are the step's
+        compiler_options=xla_options.options(),
+    )
+    def run(state, canvases, rows, count, key):
+        if rows.shape[0] == 1:  # a loop would cost a copy of the state on CPU
+            state, values = one(state, canvases, rows[0], key)
+            return state, jax.tree.map(lambda v: v[None], values)
+
+        def body(i, carry):
+            state, table = carry
+            state, values = one(state, canvases, rows[i], key)
+            return state, jax.tree.map(lambda t, v: t.at[i].set(v), table, values)
+
+        shapes = jax.eval_shape(one, state, canvases, rows[0], key)[1]
+        table = jax.tree.map(lambda s: jnp.zeros((rows.shape[0], *s.shape), s.dtype), shapes)
+        return jax.lax.fori_loop(0, count, body, (state, table))
+
+    return run
+
+
+def on_rows(eval_step, sharding: NamedSharding | None = None):
+    """One evaluation step on rows of canvases, jitted: `(variables, canvases, rows [B])`.
+
+    Rows past the end are filler and count nothing.
+    """
+    return jax.jit(
+        lambda variables, canvases, rows: eval_step(variables, _batch(canvases, rows, sharding)),
+        out_shardings=_whole(sharding),
+        compiler_options=xla_options.options(),
+    )
+
+
+def _whole(sharding: NamedSharding | None) -> NamedSharding | None:
+    """Results are whole on every device, so that every process can read them."""
+    return None if sharding is None else NamedSharding(sharding.mesh, PartitionSpec())
+
+
+def _batch(canvases: Batch, rows: jax.Array, sharding) -> Batch:
+    batch = batches.take(canvases, rows)
+    if sharding is not None:
+        batch = jax.lax.with_sharding_constraint(batch, sharding)
+    return batch

@@ -1,0 +1,32 @@
+"""What the doors share: jax is set up as the machine wants it."""
+
+import os
+import subprocess
+import sys
+
+from experiments.cli import command
+
+PROGRAM = (
+    "from experiments.cli import command; command.setup_jax({}); "
+    "import jax; print(jax.device_count())"
+)
+
+
+def devices(arguments: str = "", flags: str = "") -> int:
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    printed = subprocess.check_output(
+        [sys.executable, "-c", PROGRAM.format(arguments)], env=environment, text=True
+    )
+    return int(printed)
+
+
+def test_a_cpu_is_a_device_for_each_core_up_to_a_few():
+    assert devices() == min(command.cores(), command.CPU_DEVICES)
+
+
+def test_a_cpu_is_one_device_of_each_of_several_processes():
+    assert devices("alone=False") == 1
+
+
+def test_a_number_of_devices_that_was_asked_for_stays():
+    assert devices(flags="--xla_force_host_platform_device_count=3") == 3

@@ -1,0 +1,306 @@
+"""The doors as a user meets them: what they write, and one clear line for whatever is wrong."""
+
+import errno
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import compare as compare_door
+from experiments import evaluate, predict, reproduce, run
+from experiments.cli import command, stopping
+from fcn_jax.data import prepare
+from fcn_jax.runtime import distributed, files
+from fcn_jax.training import loop
+from tests import fakes
+
+pytestmark = pytest.mark.usefixtures("tiny", "fake_data")
+
+SMALL = ["--arch", "tiny", "--dataset", "fake", "--image-size", "32", "--batch-size", "3"]
+
+
+@pytest.fixture
+def fake_data(monkeypatch):
+    """`--dataset fake` needs no files; compiled programs go nowhere."""
+    load = prepare.load
+
+    def fake(name, **kwargs):
+        return fakes.dataset() if name == "fake" else load(name, **kwargs)
+
+    monkeypatch.setattr(prepare, "load", fake)
+    monkeypatch.setattr(command, "setup_jax", lambda **_: None)
+
+
+def _enter(main, *argv) -> int:
+    """Go through a door as `python -m` does; returns the exit code."""
+    with pytest.raises(SystemExit) as left:
+        command.run(lambda _: main([str(a) for a in argv]))
+    return left.value.code
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a small finished run."""
+    folder = tmp_path_factory.mktemp("doors") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules["fcn_jax.models"].MODELS, "tiny", fakes.TinyNet)
+        patch.setattr(prepare, "load", lambda *_, **__: fakes.dataset())
+        patch.setattr(command, "setup_jax", lambda **_: None)
+        argv = [*SMALL, "--epochs", "2", "--lr", "0.03", "--workdir", str(folder), "--quiet"]
+        assert run.main(argv) == 0
+    return folder
+
+
+def test_a_run_leaves_everything_it_promises(trained):
+    names = {p.name for p in trained.iterdir()}
+    assert names >= {
+        "config.json", "metrics.jsonl", "result.json", "curves.png", "gallery.png",
+        "report.html", "checkpoints", "eval-val.json",
+    }  # fmt: skip
+    result = json.loads((trained / "result.json").read_text())
+    for key in ("experiment", "arch", "dataset", "seed", "epochs_run", "best_epoch", "seconds",
+                "images_per_second"):  # fmt: skip
+        assert key in result
+    for row in ("val", "trivial"):
+        assert {"miou", "pixel_accuracy", "mean_class_accuracy", "paper_iou",
+                "paper_pixel_accuracy", "loss", "iou"} <= set(result[row])  # fmt: skip
+    assert len((trained / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_evaluate_repeats_the_result(trained, capsys):
+    assert _enter(evaluate.main, trained) == 0
+    result = json.loads((trained / "result.json").read_text())
+    written = json.loads((trained / "eval-val.json").read_text())
+    assert written["summary"] == result["val"]
+    assert written["trivial"] == result["trivial"]
+    assert "all-background" in capsys.readouterr().out
+
+
+def test_predict_writes_masks_of_the_images_size(trained, tmp_path):
+    for i in range(2):
+        Image.fromarray(fakes.example(i, 50, 70 + i).image).save(tmp_path / f"photo{i}.jpg")
+    assert _enter(predict.main, trained, tmp_path, "--out", tmp_path / "out") == 0
+    with Image.open(tmp_path / "out/photo1.png") as mask:
+        assert (mask.mode, mask.size) == ("P", (71, 50))
+        assert np.asarray(mask).max() <= 2
+    with Image.open(tmp_path / "out/photo1-overlay.jpg") as overlay:
+        assert overlay.size == (71, 50)
+
+
+def test_one_bad_image_does_not_stop_the_others(trained, tmp_path, capsys):
+    Image.fromarray(fakes.example(0).image).save(tmp_path / "b.jpg")
+    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    assert _enter(predict.main, trained, tmp_path, "--out", tmp_path / "out") != 0
+    assert (tmp_path / "out/b.png").exists()
+    assert "a.jpg" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_compare_groups_seeds_and_writes_its_page(trained, tmp_path, capsys):
+    other = tmp_path / "run-seed1"
+    argv = [*SMALL, "--epochs", "2", "--lr", "0.03", "--seed", "1", "--quiet"]
+    assert _enter(run.main, *argv, "--workdir", other) == 0
+    assert _enter(compare_door.main, trained, other, "--out", tmp_path / "page") == 0
+    table = json.loads((tmp_path / "page/table.json").read_text())
+    (row,) = table["metrics"]["miou"]
+    assert row["n"] == 2
+    assert (tmp_path / "page/report.html").exists()
+    assert "all-background" in capsys.readouterr().out
+
+
+BAD_FLAGS = [
+    (["--arch", "vgg"], "--arch vgg: choose one of fcn"),
+    (["--experiment", "best"], "--experiment best: there is none of that name"),
+    (["--dataset", "nowhere"], "'nowhere'"),
+    (["--image-size", "8"], "--image-size 8: give one side"),
+    (["--image-size", "axb"], "--image-size axb"),
+    (["--epochs", "0"], "--epochs 0: must lie between"),
+    (["--epochs", "many"], "--epochs many: give a whole number"),
+    (["--lr", "-1"], "--lr -1.0: must lie between"),
+    (["--flip", "2"], "flip"),
+    (["--precision", "f16"], "--precision f16: choose one of f32"),
+    (["--batch-size", "9"], "--batch-size 9: training has 8 images"),
+    (["--overfit", "99"], "--overfit 99: the train split has 8"),
+    (["--devices", "64"], "--devices 64: this machine has"),
+    (["--resume"], "holds no run"),
+]
+
+
+@pytest.mark.parametrize(("flags", "words"), BAD_FLAGS, ids=lambda v: " ".join(v)[:24])
+def test_bad_flags_are_one_line_and_exit_code_2(flags, words, tmp_path, capsys):
+    assert _enter(run.main, *SMALL, "--workdir", tmp_path / "run", *flags) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert words in lines[0]
+
+
+def test_a_folder_that_holds_another_run_is_refused(trained, capsys):
+    assert _enter(run.main, *SMALL, "--epochs", "5", "--workdir", trained) == 2
+    assert "holds another run" in capsys.readouterr().err
+
+
+def test_whoever_leaves_has_said_everything_and_waits_for_nothing():
+    code = (
+        "import atexit; from experiments.cli import stopping; "
+        "atexit.register(print, 'taken apart'); "
+        "stopping.stopped('stopped', 'the command')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "stopped; to go on:\n  the command\n"
+
+
+class _LeftError(Exception):
+    """Instead of the end of the process, which here is that of the tests."""
+
+
+def _interrupted(*_):
+    raise loop.Interrupted("stopped after step 1")
+
+
+def _in_a_compilation(config, dataset, folder, runtime):
+    runtime.leave("stopped after step 1")
+
+
+@pytest.mark.parametrize("main", [run.main, reproduce.main])
+@pytest.mark.parametrize("train", [_interrupted, _in_a_compilation])
+def test_a_run_that_was_stopped_leaves_at_once(main, train, tmp_path, monkeypatch, capsys):
+    def left(code):
+        raise _LeftError(code)
+
+    monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setattr(os, "_exit", left)
+    with pytest.raises(_LeftError, match="0"):
+        main(["--dataset", "fake", "--image-size", "32", "--workdir", str(tmp_path / "run")])
+    assert re.match(
+        "stopped after step 1; to go on:\n  python -m experiments.* --dataset fake",
+        capsys.readouterr().out,
+    )
+
+
+def test_of_several_processes_none_leaves_before_the_others(tmp_path, monkeypatch, capsys):
+    def interrupted(config, dataset, folder, runtime):
+        assert runtime.leave is None
+        _interrupted()
+
+    monkeypatch.setattr(loop, "train", interrupted)
+    monkeypatch.setattr(distributed, "count", lambda: 2)
+    monkeypatch.setattr(stopping, "leave", lambda: pytest.fail("left"))
+    assert _enter(run.main, *SMALL, "--workdir", tmp_path / "run") == 0
+    assert "stopped after step 1; to go on:" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no such device here")
+@pytest.mark.parametrize("text", ["short", "long" * 10_000])
+def test_output_that_finds_the_disk_full(text):
+    code = f"from experiments.cli import command; command.run(lambda _: print({text!r}))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=Path(__file__).parents[2],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    expected = "error: the output: the disk is full: make room, then repeat\n"
+    assert (done.returncode, done.stderr) == (2, expected)
+
+
+@pytest.mark.slow
+def test_each_file_of_a_run_finds_the_disk_full_once(trained, tmp_path, monkeypatch, capsys):
+    """Every time there is one line and exit code 2, and the repeated command goes on."""
+    folder, refused = tmp_path / "run", []
+    replace, require = os.replace, files.require
+
+    def full_once(part, path):
+        if path.parent == folder and path.name not in refused:
+            refused.append(path.name)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(part, path)
+
+    def no_room_once(where, needed, what):
+        second = "the second checkpoint"
+        if (where / "1").exists() and second not in refused:
+            refused.append(second)
+            needed = 10**18
+        require(where, needed, what)
+
+    monkeypatch.setattr(os, "replace", full_once)
+    monkeypatch.setattr(files, "require", no_room_once)
+    argv = [*SMALL, "--epochs", "2", "--lr", "0.03", "--workdir", str(folder), "--quiet"]
+    while _enter(run.main, *argv) == 2:
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {folder}")
+        assert re.search(
+            r"the disk is too full \(\d.* free, .* needs \d.*\): make room, then", line
+        )
+    assert refused == [
+        "config.json", "data.json", "metrics.jsonl", "the second checkpoint", "eval-val.json",
+        "eval-val.npz", "result.json", "curves.png", "gallery.png", "report.html",
+    ]  # fmt: skip
+    results = [json.loads((f / "result.json").read_text()) for f in (trained, folder)]
+    assert results[0]["val"] == results[1]["val"]
+    assert not list(folder.glob("*.part"))
+
+
+def test_a_finished_run_whose_data_have_gone(trained, monkeypatch, capsys):
+    monkeypatch.setattr(prepare, "load", lambda *_, **__: fakes.dataset(val=2))
+    argv = [*SMALL, "--epochs", "2", "--lr", "0.03", "--workdir", trained, "--quiet"]
+    assert _enter(run.main, *argv) == 2
+    assert "has no val image" in capsys.readouterr().err
+
+
+def test_no_archive_where_it_was_said_to_be(tmp_path, capsys):
+    argv = ["--arch", "tiny", "--archives", tmp_path, "--data-dir", tmp_path / "data"]
+    assert _enter(run.main, *argv, "--workdir", tmp_path / "run") == 2
+    assert "VOCtrainval_06-Nov-2007.tar" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("main", "argv", "words"),
+    [
+        (evaluate.main, ["nowhere"], "no checkpoint there"),
+        (evaluate.main, ["nowhere", "--split", "all"], "--split all: choose"),
+        (predict.main, ["nowhere", "none.jpg", "--out", "out"], "none.jpg"),
+        (reproduce.main, ["--only", "resnet"], "--only resnet: there is none"),
+        (reproduce.main, ["--seeds", "a"], "--seeds a: give numbers"),
+    ],
+)
+def test_other_doors_say_what_is_wrong(main, argv, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert _enter(main, *argv) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("main", [run.main, evaluate.main, predict.main, reproduce.main])
+def test_help_is_helpful(main, capsys):
+    assert _enter(main, "--help") == 0
+    assert len(capsys.readouterr().out) > 400
+
+
+def test_the_seven_experiments_differ_as_the_paper_says():
+    made = {name: make() for name, make in reproduce.paper.EXPERIMENTS.items()}
+    assert list(made) == list(reproduce.paper.PAPER)
+    for earlier, later in [
+        ("baseline", "cosine"),
+        ("cosine", "augmented"),
+        ("augmented", "weighted"),
+    ]:
+        found = reproduce.configs.differences(made[earlier], made[later])
+        groups = {line.split(".")[0].split(":")[0] for line in found}
+        assert groups - {"experiment"} <= {"optim", "augment", "loss"}
+        assert len(groups - {"experiment"}) == 1

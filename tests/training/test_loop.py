@@ -1,0 +1,393 @@
+"""The loop: it learns, stops early, resumes to the same bits, and its result can be repeated."""
+
+import json
+import os
+import shutil
+import signal
+import threading
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from fcn_jax import models
+from fcn_jax.inference import predict
+from fcn_jax.runtime import files
+from fcn_jax.training import evaluate as evaluation
+from fcn_jax.training import loop, progress, run_dir, setup, steps
+from fcn_jax.types import VOID, InputError
+from fcn_jax.weights import checkpoint
+from tests import fakes
+
+CLOCKS = ("seconds", "images_per_second", "environment")
+QUIET = loop.Runtime(show=False)
+
+pytestmark = pytest.mark.usefixtures("tiny")
+
+
+def _outcome(folder):
+    """All a run leaves behind that must not depend on interruptions."""
+    state, _ = checkpoint.load(folder / "checkpoints", "latest")
+    rows = [
+        {k: v for k, v in row.items() if k not in CLOCKS} for row in run_dir.read_metrics(folder)
+    ]
+    result = files.read_json(folder / "result.json")
+    return state, rows, {k: v for k, v in result.items() if k not in CLOCKS}
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """One uninterrupted run, shared by the tests that compare with it."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.MODELS, "tiny", fakes.TinyNet)
+        loop.train(fakes.config(), fakes.dataset(), folder, QUIET)
+    return folder
+
+
+def test_it_learns(straight):
+    result = files.read_json(straight / "result.json")
+    assert result["val"]["miou"] > 2 * result["trivial"]["miou"]
+    rows = run_dir.read_metrics(straight)
+    assert [r["epoch"] for r in rows] == [1, 2, 3]
+    assert rows[-1]["train"]["loss"] < rows[0]["train"]["loss"]
+    assert result["best_epoch"] == 1 + int(np.argmax([r["val"]["miou"] for r in rows]))
+    assert result["val"]["miou"] == max(r["val"]["miou"] for r in rows)
+
+
+def test_the_counts_sum_to_the_labelled_pixels(straight):
+    _, counts, ids = evaluation.load(straight)
+    data = fakes.dataset()
+    val = data.splits["val"]
+    assert ids == tuple(e.id for e in val)
+    masks = setup.batches.resized(list(val), (32, 32)).mask
+    assert counts[:, :-1].sum() == (masks != VOID).sum()
+    assert counts.sum() == masks.size
+
+
+def test_evaluating_the_checkpoint_gives_the_result_exactly(straight):
+    restored = predict.load_checkpoint(straight)
+    again = evaluation.evaluate_checkpoint(restored, fakes.dataset())
+    assert again.summary == files.read_json(straight / "result.json")["val"]
+
+
+def test_predictions_have_the_images_own_size(straight):
+    restored = predict.load_checkpoint(straight)
+    example = fakes.example(50, 61, 83)
+    mask = predict.predict(restored, example.image)
+    chex.assert_shape(mask, (61, 83))
+    assert mask.dtype == np.uint8
+    known = example.mask != VOID
+    assert (mask == example.mask)[known].mean() > 0.6
+
+
+class _Stop:
+    """Send a signal to ourselves once the bar has moved `after` times."""
+
+    def __init__(self, after):
+        self.left = after
+
+    def __call__(self, original):
+        def stepped(bar, *args):
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return original(bar, *args)
+
+        return stepped
+
+
+@pytest.mark.parametrize("after", [[1], [2], [3, 2, 1]])
+def test_interrupted_runs_end_with_the_same_bits(straight, tmp_path, monkeypatch, capsys, after):
+    original = progress.Progress.stepped
+    for count in after:
+        monkeypatch.setattr(progress.Progress, "stepped", _Stop(count)(original))
+        with pytest.raises(loop.Interrupted, match="saved in"):
+            loop.train(fakes.config(), fakes.dataset(), tmp_path / "run", QUIET)
+    monkeypatch.setattr(progress.Progress, "stepped", original)
+    loop.train(fakes.config(), fakes.dataset(), tmp_path / "run", QUIET)
+    ours, theirs = _outcome(tmp_path / "run"), _outcome(straight)
+    chex.assert_trees_all_equal(ours[0], theirs[0])
+    assert ours[1:] == theirs[1:]
+    assert "finishing the step" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bn_batches", [0, 2])
+def test_a_signal_in_a_validation_stops_it(straight, tmp_path, monkeypatch, bn_batches):
+    """The epoch is trained and not yet judged: it goes on with judging, to the same bits."""
+    config = fakes.config(bn_batches=bn_batches)
+    if bn_batches:
+        straight = tmp_path / "straight"
+        loop.train(config, fakes.dataset(), straight, QUIET)
+    program = evaluation.make_program
+
+    def interrupting(*args, **kwargs):
+        judge, signals = program(*args, **kwargs), iter([signal.SIGTERM])
+
+        def run(*values):
+            os.kill(os.getpid(), next(signals, 0))
+            return judge(*values)
+
+        return run
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "make_program", interrupting)
+        with pytest.raises(loop.Interrupted, match="stopped after step 2; saved in"):
+            loop.train(config, fakes.dataset(), tmp_path / "run", QUIET)
+    assert run_dir.read_metrics(tmp_path / "run") == []
+    loop.train(config, fakes.dataset(), tmp_path / "run", QUIET)
+    ours, theirs = _outcome(tmp_path / "run"), _outcome(straight)
+    chex.assert_trees_all_equal(ours[0], theirs[0])
+    assert ours[1:] == theirs[1:]
+    assert all(0 < row["images_per_second"] < 1e6 for row in run_dir.read_metrics(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "words"),
+    [
+        (setup, "build", "before it trained"),
+        (loop, "_finish", "after step 6; saved in"),
+        (evaluation, "save", "after its last step; the result is in"),
+    ],
+)
+def test_a_signal_before_and_after_the_training(
+    straight, tmp_path, monkeypatch, owner, name, words
+):
+    original = getattr(owner, name)
+
+    def killing(*args):
+        os.kill(os.getpid(), signal.SIGINT)
+        return original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, killing)
+        with pytest.raises(loop.Interrupted, match=words):
+            loop.train(fakes.config(), fakes.dataset(), tmp_path, QUIET)
+    loop.train(fakes.config(), fakes.dataset(), tmp_path, QUIET)
+    assert _outcome(tmp_path)[1:] == _outcome(straight)[1:]
+
+
+STEP = ["train_chunk", "save"]
+
+
+@pytest.mark.parametrize(
+    ("save_steps", "name", "call", "expected"),
+    [
+        (1, "save", 1, STEP),
+        (1, "save", 2, STEP * 2),
+        (1, "validate", 1, [*STEP * 2, "validate"]),
+        (1, "save", 3, [*STEP * 2, "validate", "save"]),
+        (0, "settle", 3, ["train_chunk", "train_chunk", "save"]),
+    ],
+)
+def test_what_a_signal_is_followed_by(
+    straight, tmp_path, monkeypatch, save_steps, name, call, expected
+):
+    """The step is finished and nothing else begun; what has been saved is not saved again."""
+    runtime, calls = loop.Runtime(save_steps=save_steps, show=False), []
+
+    def watched(name, number):
+        original, left = getattr(loop._Run, name), [number]
+
+        def method(*args):
+            calls.append(name)
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return original(*args)
+
+        return method
+
+    with monkeypatch.context() as patch:
+        for other in ("train_chunk", "save", "validate", "settle"):
+            patch.setattr(loop._Run, other, watched(other, call if other == name else 0))
+        with pytest.raises(loop.Interrupted, match="; saved in"):
+            loop.train(fakes.config(), fakes.dataset(), tmp_path, runtime)
+    assert [made for made in calls if made != "settle"] == expected
+    loop.train(fakes.config(), fakes.dataset(), tmp_path, runtime)
+    ours, theirs = _outcome(tmp_path), _outcome(straight)
+    chex.assert_trees_all_equal(ours[0], theirs[0])
+    assert ours[1:] == theirs[1:]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "call", "words"),
+    [
+        (setup, "build", 1, "stopped before it trained"),
+        (steps, "_batch", 1, "stopped before it trained"),  # where the first step is compiled
+        (loop._Run, "lap", 2, None),  # where it is on its way
+        (checkpoint.Checkpoints, "_write", 1, None),
+        (evaluation, "evaluate", 1, "stopped after step 2; saved in"),
+        (loop._Run, "write_metrics", 2, None),  # judged, which is not saved yet
+        (evaluation, "evaluate", 4, "stopped after step 6; saved in"),
+    ],
+)
+def test_where_a_signal_may_end_it_at_once(tmp_path, monkeypatch, owner, name, call, words):
+    """Wherever there is nothing to finish or to save."""
+    told, decided, left = [], threading.Event(), [call]
+    original, decide = getattr(owner, name), loop._leave_at_once
+    save = checkpoint.Checkpoints.save
+
+    def killing(*args, **kwargs):
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert decided.wait(60)
+        return original(*args, **kwargs)
+
+    def deciding(*args):
+        decide(*args)
+        decided.set()
+
+    def saving(checkpoints, *args):
+        save(checkpoints, *args)
+        checkpoints._pending.result()
+
+    monkeypatch.setattr(owner, name, killing)
+    monkeypatch.setattr(loop, "_leave_at_once", deciding)
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", saving)
+    runtime = loop.Runtime(save_steps=1, show=False, leave=told.append)
+    with pytest.raises(loop.Interrupted):
+        loop.train(fakes.config(), fakes.dataset(), tmp_path, runtime)
+    assert len(told) == bool(words)
+    assert not words or told[0].startswith(words)
+
+
+def test_a_save_that_is_being_written_is_enough(straight, tmp_path, monkeypatch):
+    """Whoever stops waits for one save, not for that of the step in between as well."""
+    decided, told = threading.Event(), []
+    write, decide = checkpoint.Checkpoints._write, loop._leave_at_once
+    step = loop._Run.train_chunk
+
+    def writing(*args):
+        assert decided.wait(60)
+        write(*args)
+
+    def deciding(*args):
+        decide(*args)
+        decided.set()
+
+    def stepping(run, *args):
+        if run.done.step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        step(run, *args)
+
+    runtime = loop.Runtime(save_steps=1, show=False, leave=told.append)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.Checkpoints, "_write", writing)
+        patch.setattr(loop, "_leave_at_once", deciding)
+        patch.setattr(loop._Run, "train_chunk", stepping)
+        with pytest.raises(loop.Interrupted, match="stopped after step 1; saved in"):
+            loop.train(fakes.config(), fakes.dataset(), tmp_path, runtime)
+    assert not told
+    assert checkpoint.load(tmp_path / "checkpoints", "latest")[1]["progress"]["step"] == 1
+    loop.train(fakes.config(), fakes.dataset(), tmp_path, runtime)
+    ours, theirs = _outcome(tmp_path), _outcome(straight)
+    chex.assert_trees_all_equal(ours[0], theirs[0])
+    assert ours[1:] == theirs[1:]
+
+
+@pytest.mark.parametrize("nothing", [None, float("nan")])
+def test_an_epoch_without_a_score_is_never_the_best(tmp_path, monkeypatch, nothing):
+    mious, evaluate, saved = iter([nothing, 0.2, nothing, 0.1]), evaluation.evaluate, []
+
+    def fake(*args, **kwargs):
+        result = evaluate(*args, **kwargs)
+        result.summary["miou"] = next(mious)
+        return result
+
+    monkeypatch.setattr(evaluation, "evaluate", fake)
+    # JSON has no NaN; the summaries are None there.
+    monkeypatch.setattr(loop._Run, "write_metrics", lambda run: saved.append(run.done.best_epoch))
+    result = loop.train(fakes.config(), fakes.dataset(), tmp_path, QUIET)
+    assert saved == [0, 0, 2, 2]
+    assert result["best_epoch"] == 2
+
+
+def test_a_finished_run_is_not_trained_again(straight, monkeypatch):
+    before = _outcome(straight)
+    monkeypatch.setattr(loop._Run, "train_epoch", lambda *_: pytest.fail("trained again"))
+    loop.train(fakes.config(), fakes.dataset(), straight, QUIET)
+    assert json.dumps(_outcome(straight)[1:]) == json.dumps(before[1:])
+
+
+def test_patience_counts_from_the_best_epoch():
+    config = fakes.config(epochs=9, patience=2)
+    assert not loop.Progress(epoch=4, best_epoch=3).finished(config)
+    assert loop.Progress(epoch=5, best_epoch=3).finished(config)
+    assert loop.Progress(epoch=9, best_epoch=9).finished(config)
+    assert not loop.Progress(epoch=8).finished(fakes.config(epochs=9, patience=0))
+
+
+def test_patience_stops_early_and_the_best_checkpoint_is_the_result(tmp_path, monkeypatch):
+    mious = iter([0.1, 0.5, 0.3, 0.2, 0.4])
+    evaluate = evaluation.evaluate
+
+    def fake(*args, **kwargs):
+        result = evaluate(*args, **kwargs)
+        result.summary["miou"] = next(mious)
+        return result
+
+    monkeypatch.setattr(evaluation, "evaluate", fake)
+    config = fakes.config(epochs=9, patience=2)
+    result = loop.train(config, fakes.dataset(), tmp_path, QUIET)
+    assert (result["epochs_run"], result["best_epoch"]) == (4, 2)
+
+
+def test_a_run_that_diverges_keeps_its_last_good_checkpoint(tmp_path):
+    config = fakes.config(**{"optim.lr": 1e30, "optim.schedule": "constant", "epochs": 6})
+    with pytest.raises(loop.DivergedError, match=r"not finite at step \d+ .* try a lower --lr"):
+        loop.train(config, fakes.dataset(), tmp_path, QUIET)
+    record = files.read_json(tmp_path / "diverged.json")
+    assert len(record["ids"]) == 3
+    ids = [e.id for e in fakes.dataset().splits["train"]]
+    assert record["ids"] == [ids[row] for row in record["rows"]]
+    # All that a replay needs: the rows are those of the step, and so is the key.
+    made = setup.build(config, fakes.dataset())
+    epoch, step = divmod(record["step"], made.steps_per_epoch)
+    assert record["rows"] == made.rows(epoch)[step].tolist()
+    assert record["key"] == jax.random.key_data(made.train_key()).tolist()
+
+
+def test_overfit_validates_on_the_training_images(tmp_path):
+    config = fakes.config(**{"data.overfit": 4, "epochs": 1})
+    loop.train(config, fakes.dataset(), tmp_path, QUIET)
+    assert evaluation.load(tmp_path)[2] == tuple(e.id for e in fakes.dataset().splits["train"])[:4]
+    restored = predict.load_checkpoint(tmp_path)
+    again = evaluation.evaluate_checkpoint(restored, fakes.dataset())
+    assert again.summary == files.read_json(tmp_path / "result.json")["val"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data.batch_size": 9}, "--batch-size 9: training has 8 images: use at most"),
+        ({"data.overfit": 99}, "--overfit 99: the train split has 8 images"),
+    ],
+)
+def test_batches_larger_than_the_split_are_refused(tmp_path, changes, words):
+    with pytest.raises(InputError, match=words):
+        loop.train(fakes.config(**changes), fakes.dataset(), tmp_path, QUIET)
+
+
+def test_changed_data_is_refused(straight, tmp_path):
+    shutil.copytree(straight, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "result.json").unlink()
+    with pytest.raises(InputError, match="began with 8 train entries, the data set now has 7"):
+        loop.train(fakes.config(), fakes.dataset(train=7), tmp_path, QUIET)
+
+
+def test_other_classes_are_refused(straight):
+    restored = predict.load_checkpoint(straight)._replace(class_names=("sky", "road"))
+    with pytest.raises(InputError, match="the network 2"):
+        evaluation.evaluate_checkpoint(restored, fakes.dataset())
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_other_precisions_learn_alike(straight, tmp_path, precision):
+    loop.train(fakes.config(precision=precision), fakes.dataset(), tmp_path, QUIET)
+    ours, theirs = (run_dir.read_metrics(f)[-1]["train"]["loss"] for f in (tmp_path, straight))
+    assert ours == pytest.approx(theirs, rel=0.05)
+    dtypes = {x.dtype for x in jax.tree.leaves(checkpoint.load(tmp_path / "checkpoints")[0])}
+    assert dtypes == {np.dtype(np.float32)}

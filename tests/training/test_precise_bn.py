@@ -1,0 +1,146 @@
+"""Batch norm's statistics taken anew: by hand, frozen, in a run, on several devices."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from fcn_jax import models
+from fcn_jax.data import batches
+from fcn_jax.inference import predict
+from fcn_jax.models import layers
+from fcn_jax.training import loop, precise_bn, progress, setup
+from fcn_jax.weights import checkpoint, initialize
+from tests import fakes
+
+SIZE = (32, 32)
+QUIET = loop.Runtime(show=False)
+
+
+def _by_hand(variables, images):
+    """What TinyNet's batch norm sees, batch for batch: mean, unbiased variance, both averaged."""
+    means, variances = [], []
+    for batch in images:
+        _, state = fakes.TinyNet().apply(
+            variables,
+            batches.normalize(batch),
+            train=True,
+            mutable=["batch_stats", "intermediates"],
+            capture_intermediates=lambda module, _: isinstance(module, layers.Conv),
+        )
+        (convolved,) = jax.tree.leaves(state["intermediates"]["conv1"])
+        seen = np.maximum(convolved, 0).reshape(-1, 8)
+        means.append(seen.mean(0))
+        variances.append(seen.var(0, ddof=1))
+    return {"bn1": {"mean": np.mean(means, 0), "var": np.mean(variances, 0)}}
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_statistics_are_the_average_over_the_batches(full):
+    model = fakes.TinyNet()
+    variables = initialize.fresh(model, jax.random.key(0), SIZE)
+    # Running statistics that are far off must leave no trace.
+    stats = jax.tree.map(lambda x: x + 3.0, variables["batch_stats"])
+    examples = [fakes.example(i, *SIZE) for i in range(6)]
+    canvas = (40, 48) if full else SIZE  # void and black around the picture
+    canvases = batches.full_resolution(examples, canvas)
+    rows = np.array([[4, 0], [1, 5], [2, 3]], np.int32)
+    program = precise_bn.make_program(model, SIZE)
+    found = precise_bn.estimate(
+        program, variables["params"], stats, [(canvases, part) for part in rows]
+    )
+    images = [np.stack([examples[i].image for i in part]) for part in rows]
+    chex.assert_trees_all_close(found, _by_hand(variables, images), rtol=2e-5, atol=2e-6)
+
+
+def test_frozen_statistics_stay_and_the_rest_moves():
+    model = models.create_model("resnet50_fcn", 3, width=4, freeze_backbone=True)
+    variables = initialize.fresh(model, jax.random.key(0), SIZE)
+    stats = variables["batch_stats"]
+    canvases = batches.resized([fakes.example(i) for i in range(2)], SIZE)
+    program = precise_bn.make_program(model, SIZE)
+    fed = [(canvases, np.arange(2, dtype=np.int32))] * 2
+    found = precise_bn.estimate(program, variables["params"], stats, fed)
+    chex.assert_trees_all_equal(found["backbone"], stats["backbone"])
+    moved = jax.tree.leaves(
+        jax.tree.map(lambda a, b: np.any(a != b), found["deconv3_bn"], stats["deconv3_bn"])
+    )
+    assert all(moved)
+
+
+def test_a_network_without_batch_norm_is_left_alone():
+    assert precise_bn.estimate(None, {}, {}, [(None, None)]) == {}  # pyright: ignore
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_run_is_judged_with_them_and_resumes_to_the_same_bits(tmp_path, monkeypatch, ema):
+    config = fakes.config(**{"bn_batches": 2, "optim.ema": ema})
+    data = fakes.dataset()
+    result = loop.train(config, data, tmp_path / "straight", QUIET)
+    saved, meta = checkpoint.load(tmp_path / "straight" / "checkpoints")
+    epoch = meta["progress"]["epoch"]
+    rows = setup.build(config, data).rows(epoch - 1)
+    train = batches.resized(list(data.splits["train"]), SIZE)
+    expected = _by_hand(saved, [train.image[part] for part in rows[:2]])
+    chex.assert_trees_all_close(saved["batch_stats"], expected, rtol=2e-5, atol=2e-6)
+    again = predict.load_checkpoint(tmp_path / "straight")
+    assert loop.evaluate.evaluate_checkpoint(again, data).summary == result["val"]
+
+    stepped, left = progress.Progress.stepped, [5]  # the first step of the third epoch
+
+    def interrupted(bar, *args):
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return stepped(bar, *args)
+
+    monkeypatch.setattr(progress.Progress, "stepped", interrupted)
+    with pytest.raises(loop.Interrupted):
+        loop.train(config, data, tmp_path / "stopped", QUIET)
+    resumed = loop.train(config, data, tmp_path / "stopped", QUIET)
+    assert resumed["val"] == result["val"]
+    last = [
+        checkpoint.load(tmp_path / name / "checkpoints", "latest")[0]
+        for name in ("straight", "stopped")
+    ]
+    chex.assert_trees_all_equal(*last)
+
+
+@pytest.mark.slow
+def test_four_devices_give_the_statistics_of_one():
+    # In a process of its own: the number of virtual devices is fixed when jax starts.
+    code = """
+        import os
+        os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+        import chex, jax, numpy as np
+        from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+        from fcn_jax.training import precise_bn
+        from fcn_jax.weights import initialize as starting
+        from fcn_jax.data import batches
+        from tests import fakes
+        canvases = batches.resized([fakes.example(i) for i in range(8)], (32, 32))
+        rows = np.array([[5, 2, 7, 0], [1, 3, 4, 6]], np.int32)
+        model, found = fakes.TinyNet(), {}
+        for devices in (1, 4):
+            mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
+            variables = starting.fresh(model, jax.random.key(0), (32, 32))
+            placed, data = jax.device_put((variables, canvases), NamedSharding(mesh, P()))
+            spread = NamedSharding(mesh, P("data")) if devices > 1 else None
+            program = precise_bn.make_program(model, (32, 32), spread)
+            found[devices] = jax.tree.map(np.asarray, precise_bn.estimate(
+                program, placed["params"], placed["batch_stats"], [(data, r) for r in rows]
+            ))
+        chex.assert_trees_all_close(found[4], found[1], rtol=1e-5, atol=1e-6)
+        print("agreed")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "agreed", done.stderr

@@ -1,0 +1,283 @@
+"""The pure steps: one trace, gradients everywhere, the key's purity, sharding, void and filler."""
+
+import subprocess
+import sys
+import textwrap
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fcn_jax import models, optim
+from fcn_jax.data import batches
+from fcn_jax.data.augment import AugmentConfig
+from fcn_jax.training import steps
+from fcn_jax.types import VOID, Batch
+from fcn_jax.weights import initialize
+from tests import fakes
+
+SIZE = (32, 32)
+KEY = jax.random.key(0)
+
+
+def _setup(augmentation=None, arch=None, **kwargs):
+    model = fakes.TinyNet() if arch is None else models.create_model(arch, 3)
+    optimizer = optim.make_optimizer(optim.OptimConfig(lr=1e-2), 10)
+    variables = initialize.fresh(model, KEY, SIZE)
+    state = steps.init_state(optimizer, variables, ema=kwargs.get("ema", 0.0) > 0)
+    step = steps.make_train_step(
+        model, optimizer, image_size=SIZE, augmentation=augmentation, **kwargs
+    )
+    return model, state, step
+
+
+def _canvases(n=6, size=SIZE):
+    return batches.resized([fakes.example(i) for i in range(n)], size)
+
+
+@pytest.mark.parametrize("augmentation", [None, AugmentConfig(flip=0.5, crop_scale=(0.3, 1.0))])
+def test_one_trace_for_chunks_of_any_length(augmentation):
+    chex.clear_trace_counter()
+    _, state, step = _setup(augmentation)
+    examples = [fakes.example(i, 40 + i, 48 - i) for i in range(6)]
+    canvases = _canvases() if augmentation is None else batches.full_resolution(examples)
+    run = steps.scan_train(chex.assert_max_traces(step, n=2))  # once for shapes, once for the loop
+    rows = np.arange(6, dtype=np.int32).reshape(3, 2)
+    for count in (3, 1, 2):
+        state, values = run(state, canvases, rows, count, KEY)
+        assert np.isfinite(values["loss"][:count]).all()
+    assert state.step == 6
+
+
+def test_chunks_equal_single_steps():
+    _, state, step = _setup()
+    canvases, rows = _canvases(), np.arange(6, dtype=np.int32).reshape(3, 2)
+    run = steps.scan_train(step)
+    single = jax.tree.map(jnp.copy, state)
+    chunk, values = run(jax.tree.map(jnp.copy, state), canvases, rows, 3, KEY)
+    losses = []
+    for row in rows:
+        single, value = run(single, canvases, row[None], 1, KEY)
+        losses.append(value["loss"][0])
+    np.testing.assert_allclose(values["loss"], losses, rtol=1e-5)
+    chex.assert_trees_all_close(chunk.params, single.params, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("arch", ["fcn", "simplified_unet", "unet", "resnet50_fcn"])
+@pytest.mark.slow
+def test_every_trainable_parameter_receives_a_gradient(arch):
+    model = models.create_model(arch, 3)
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(2, 32, 32, 3)).astype(np.float32)
+    variables = jax.jit(model.init)(KEY, image)
+
+    def loss(params):
+        logits, _ = model.apply(
+            {**variables, "params": params}, image, train=True, mutable=["batch_stats"]
+        )
+        target = jnp.asarray(rng.normal(size=logits.shape), jnp.float32)
+        return (logits * target).sum()
+
+    gradient = jax.jit(jax.grad(loss))(variables["params"])
+    frozen = gradient.pop("backbone", {})
+    silent = [
+        jax.tree_util.keystr(path)
+        for path, g in jax.tree_util.tree_leaves_with_path(gradient)
+        if not np.any(g)
+    ]
+    assert not silent
+    assert not any(np.any(g) for g in jax.tree.leaves(frozen))
+
+
+def test_a_step_depends_on_the_key_and_the_step_number_only():
+    _, state, step = _setup(AugmentConfig(flip=0.5, crop_scale=(0.3, 1.0)))
+    batch = batches.full_resolution([fakes.example(i) for i in range(2)])
+    step = jax.jit(step)
+    first, again = step(state, batch, KEY), step(state, batch, KEY)
+    chex.assert_trees_all_equal(first, again)
+    later = step(state._replace(step=state.step + 1), batch, KEY)
+    assert later[1]["loss"] != first[1]["loss"]
+
+
+def test_a_batch_of_only_void_changes_nothing_but_statistics():
+    _, state, step = _setup()
+    batch = _canvases(2)
+    batch = Batch(batch.image, np.full_like(batch.mask, VOID), batch.size)
+    optimizer_free = state._replace(params=jax.tree.map(jnp.copy, state.params))
+    after, values = jax.jit(step)(optimizer_free, batch, KEY)
+    assert values["loss"] == 0.0
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(after.params))
+
+
+PADDING = AugmentConfig(scale_jitter=(0.4, 0.6), rotation=30.0)
+
+
+@pytest.mark.parametrize("augmentation", [None, PADDING])
+def test_void_counts_as_background_only_when_asked_and_padding_never(augmentation):
+    examples = [fakes.example(i, 40 - i, 44 + i) for i in range(2)]
+    clean = [
+        e._replace(mask=np.where(e.mask == VOID, 0, e.mask).astype(np.uint8)) for e in examples
+    ]
+    form = partial(batches.resized, size=SIZE) if augmentation is None else batches.full_resolution
+
+    def loss(examples, folded):
+        _, state, step = _setup(augmentation, void_as_background=folded)
+        return float(jax.jit(step)(state, form(examples), KEY)[1]["loss"])
+
+    by_hand = loss(clean, folded=False)
+    assert loss(examples, folded=True) == pytest.approx(by_hand, rel=1e-6)
+    assert loss(examples, folded=False) != pytest.approx(by_hand, rel=1e-6)
+
+
+@pytest.mark.parametrize("void_as_background", [False, True])
+def test_filler_rows_count_nothing(void_as_background):
+    model, state, _ = _setup()
+    canvases = _canvases(3)
+    run = steps.on_rows(steps.make_eval_step(model, 3, void_as_background=void_as_background))
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    whole = run(variables, canvases, np.array([0, 1], np.int32))
+    filled = run(variables, canvases, np.array([0, 3], np.int32))
+    np.testing.assert_array_equal(whole.counts[0], filled.counts[0])
+    assert filled.weight[1] == filled.loss[1] == 0
+    assert filled.counts[1, :-1].sum() == 0
+
+
+def test_moving_average_by_hand():
+    _, state, step = _setup(ema=0.75)
+    after, _ = jax.jit(step)(state, _canvases(2), KEY)
+    expected = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, state.params, after.params)
+    chex.assert_trees_all_close(after.ema[0], expected, rtol=1e-5, atol=1e-7)
+
+
+def _on_eight_devices(code: str) -> str:
+    """What it prints, in a process of its own: the number of devices is fixed when jax starts."""
+    start = """
+        import os
+        os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+        import jax, numpy as np
+        from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+        from fcn_jax import models, optim
+        from fcn_jax.training import steps
+        from fcn_jax.weights import initialize as starting
+        from fcn_jax.data import batches
+        from fcn_jax.data.augment import AugmentConfig
+        from fcn_jax.losses import LossConfig
+        from tests import fakes
+        key, size, n = jax.random.key(0), (32, 32), 8
+        canvases = batches.resized([fakes.example(i) for i in range(n)], size)
+        rows = np.arange(n, dtype=np.int32)[None]
+        optimizer = optim.make_optimizer(optim.OptimConfig(lr=1e-2), 10)
+        def made(model, devices, **kinds):
+            mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
+            state = steps.init_state(optimizer, starting.fresh(model, key, size))
+            state, data = jax.device_put((state, canvases), NamedSharding(mesh, P()))
+            spread = NamedSharding(mesh, P("data")) if devices > 1 else None
+            step = steps.make_train_step(
+                model, optimizer, image_size=size, sharding=spread, **kinds
+            )
+            return steps.scan_train(step, spread), state, data
+    """
+    program = textwrap.dedent(start) + textwrap.dedent(code)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.slow
+def test_eight_devices_give_the_losses_of_one():
+    printed = _on_eight_devices("""
+        everything = {
+            "loss": LossConfig(dice=1.0, label_smoothing=0.1),
+            "class_weights": np.array([0.2, 1.0, 3.0], np.float32),
+            "augmentation": AugmentConfig(flip=0.5, crop_scale=(0.3, 1.0)),
+        }
+        for kinds in ({}, everything):
+            ended = {}
+            for devices in (1, 8):
+                run, state, data = made(fakes.TinyNet(), devices, **kinds)
+                told = []
+                for _ in range(5):
+                    state, values = run(state, data, rows, 1, key)
+                    told.append([float(values[k][0]) for k in ("loss", "grad_norm")])
+                ended[devices] = told, state.batch_stats
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-6), *ended.values())
+        print(ended[8][0][-1][0] < ended[8][0][0][0])
+    """)
+    assert printed == "True"
+
+
+@pytest.mark.slow
+def test_eight_devices_share_the_optimizers_state():
+    printed = _on_eight_devices("""
+        from fcn_jax.runtime import distributed as hosts
+        hosts.PART_SIZE = 128
+        ended, where = {}, Mesh(np.array(jax.devices()), ("data",))
+        for devices in (1, 8):
+            run, state, data = made(fakes.TinyNet(), devices)
+            if devices > 1:
+                state = hosts.place(state, where)
+                placed = jax.tree.map(lambda x: x.sharding, state)
+            for _ in range(3):
+                state, _ = run(state, data, rows, 1, key)
+            ended[devices] = state.opt_state
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-3, 1e-6), *ended.values())
+        # As they were placed, so that their buffers are used again; and in eight parts.
+        same = jax.tree.map(lambda x, s: x.sharding.is_equivalent_to(s, x.ndim), state, placed)
+        assert all(jax.tree.leaves(same))
+        assert all(x.is_fully_replicated for x in jax.tree.leaves(state.params))
+        leaves = [x for x in jax.tree.leaves(state.opt_state) if x.size >= 128]
+        print(len(leaves) > 1, {x.size // x.addressable_shards[0].data.size for x in leaves})
+    """)
+    assert printed == "True {8}"
+
+
+@pytest.mark.slow
+def test_eight_devices_evaluate_as_one():
+    printed = _on_eight_devices("""
+        model = models.create_model("simplified_unet", 3, width=64)  # in tiles, where that is fast
+        variables = starting.fresh(model, key, size)
+        mesh = Mesh(np.array(jax.devices()), ("data",))
+        found = []
+        for sharding in (None, NamedSharding(mesh, P("data"))):
+            place = NamedSharding(mesh, P()) if sharding else jax.devices()[0]
+            step = steps.make_eval_step(model, 3, sharding=sharding)
+            run = steps.on_rows(step, sharding)
+            found.append(run(*jax.device_put((variables, canvases), place), rows[0]))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5), *found)
+        print(found[1].loss.is_fully_replicated, found[0].counts.sum() > 0)
+    """)
+    assert printed == "True True"
+
+
+@pytest.mark.slow
+def test_dropout_does_not_depend_on_the_number_of_devices():
+    _on_eight_devices("""
+        from fcn_jax.models import layers
+        from jax import shard_map
+        layer, x = layers.Dropout(0.3), np.ones((8, 4, 4, 2), np.float32)
+        drop = lambda x: layer.apply({}, x, True, rngs={"dropout": key})
+        mesh = Mesh(np.array(jax.devices()), ("data",))
+        each = P("data")
+        spread = shard_map(drop, mesh=mesh, in_specs=each, out_specs=each, check_vma=False)
+        whole = drop(x)
+        np.testing.assert_array_equal(jax.jit(spread)(x), whole)
+        assert np.unique(whole).size == 2 and not np.array_equal(whole[0], whole[1])
+    """)
+
+
+@pytest.mark.slow
+def test_no_device_is_sent_the_others_activations():
+    # To repeat their part of a convolution's gradient it would have to gather them first.
+    printed = _on_eight_devices("""
+        from fcn_jax.ops import im2col as patches
+        patches.PATCH_BYTES = 2**10  # so that images are taken one after the other
+        run, state, data = made(models.create_model("fcn", 3, width=4), 8)
+        text = run.lower(state, data, rows, 1, key).compile().as_text()
+        print("all-reduce" in text, "all-gather" in text)
+    """)
+    assert printed == "True False"

@@ -1,0 +1,234 @@
+"""Checkpoints: exact round trips, best and latest, and none that is damaged is ever used."""
+
+import random
+import shutil
+import threading
+from types import SimpleNamespace
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fcn_jax import optim
+from fcn_jax.runtime import files
+from fcn_jax.types import InputError, TrainState
+from fcn_jax.weights import checkpoint
+
+
+def _state(step=0, ema=False, stats=True) -> TrainState:
+    rng = np.random.default_rng(step)
+    params = {
+        "backbone": {"kernel": jnp.asarray(rng.normal(size=(3, 4)), jnp.float32)},
+        "head": {"bias": jnp.asarray(rng.normal(size=5), jnp.float32)},
+    }
+    statistics = {"bn": {"mean": jnp.full((2,), float(step))}} if stats else {}
+    optimizer = optim.make_optimizer(optim.OptimConfig(backbone_scale=0.0), 10)
+    average = (jax.tree.map(lambda x: x * 2, params), statistics) if ema else None
+    return TrainState(
+        jnp.asarray(step, jnp.int32), params, statistics, optimizer.init(params), average
+    )
+
+
+def _save(folder, scores):
+    checkpoints = checkpoint.Checkpoints(folder)
+    for step, score in enumerate(scores, 1):
+        checkpoints.save(_state(step), {"epoch": step}, score)
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("ema", [False, True])
+@pytest.mark.parametrize("stats", [False, True])
+def test_round_trip_is_exact(tmp_path, ema, stats):
+    state = _state(3, ema, stats)
+    checkpoints = checkpoint.Checkpoints(tmp_path / "c")
+    checkpoints.save(state, {"epoch": 3, "text": "ä"}, 0.5)
+    restored, meta = checkpoints.restore(_state(0, ema, stats))
+    checkpoints.close()
+    chex.assert_trees_all_equal(restored, state)
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    assert (meta["epoch"], meta["text"]) == (3, "ä")
+    variables, _ = checkpoint.load(tmp_path / "c")
+    used = state.ema if ema else (state.params, state.batch_stats)
+    chex.assert_trees_all_equal((variables["params"], variables["batch_stats"]), used)
+
+
+def test_best_and_the_latest_two_are_kept(tmp_path):
+    _save(tmp_path / "c", [0.1, 0.9, 0.3, float("nan"), None, 0.2])
+    kept = sorted(int(p.name) for p in (tmp_path / "c").iterdir())
+    assert kept == [2, 5, 6]
+    assert checkpoint.load(tmp_path / "c")[1]["epoch"] == 2
+    assert checkpoint.load(tmp_path / "c", "latest")[1]["epoch"] == 6
+
+
+@pytest.mark.parametrize("nothing", [float("nan"), None])
+def test_a_score_that_is_none_is_never_the_best(tmp_path, nothing):
+    _save(tmp_path / "c", [nothing, 0.2])  # no number is larger than a NaN that comes first
+    assert checkpoint.load(tmp_path / "c")[1]["epoch"] == 2
+
+
+def test_a_state_may_be_donated_as_soon_as_save_returns(tmp_path):
+    checkpoints = checkpoint.Checkpoints(tmp_path / "c")
+    state = _state(1)
+    expected = jax.tree.map(np.array, state.params)
+    checkpoints.save(state, {}, 0.0)
+    jax.jit(lambda p: jax.tree.map(lambda x: x * 0 - 1, p), donate_argnums=0)(state.params)
+    checkpoints.close()
+    variables, _ = checkpoint.load(tmp_path / "c")
+    chex.assert_trees_all_equal(variables["params"], expected)
+
+
+def test_idle_is_who_has_written_everything(tmp_path):
+    checkpoints = checkpoint.Checkpoints(tmp_path / "c")
+    assert checkpoints.idle()
+    seen, write = [], checkpoints._write
+
+    def writing(*args):
+        write(*args)
+        # The caller waits by now; that does not make it idle.
+        waiting.wait(60)
+        seen.append(checkpoints.idle())
+
+    checkpoints._write, waiting = writing, threading.Event()
+    checkpoints.save(_state(1), {})
+    result = checkpoints._pending.result
+    checkpoints._pending.result = lambda: (waiting.set(), result())
+    checkpoints.wait()
+    assert seen == [False]
+    assert checkpoints.idle()
+    checkpoints._write = lambda *_: pytest.fail("no room")
+    checkpoints.save(_state(2), {})
+    assert checkpoints._pending.exception()
+    assert not checkpoints.idle()
+    with pytest.raises(pytest.fail.Exception):
+        checkpoints.close()
+
+
+def _files(folder):
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.stat().st_size)
+
+
+def _harm(path, rng):
+    """Flip a bit, cut the file short, or remove it."""
+    data = bytearray(path.read_bytes())
+    kind = rng.choice(["flip", "cut", "remove"])
+    if kind == "remove":
+        path.unlink()
+    else:
+        place = rng.randrange(len(data))
+        if kind == "flip":
+            data[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(data if kind == "flip" else data[:place])
+
+
+@pytest.mark.slow
+def test_no_damaged_checkpoint_is_used_silently(tmp_path):
+    rng = random.Random(0)
+    _save(tmp_path / "whole", [0.1, 0.2])
+    sound = {1: _state(1), 2: _state(2)}
+    fell_back, warned = 0, []
+    for trial in range(30):
+        folder = tmp_path / f"c{trial}"
+        shutil.copytree(tmp_path / "whole", folder)
+        _harm(rng.choice(_files(folder / "2")), rng)
+        checkpoints = checkpoint.Checkpoints(folder)
+        warned.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(checkpoint.warnings, "warn", lambda m, **_: warned.append(m))
+            restored, meta = checkpoints.restore(_state(0))
+        checkpoints.close()
+        # Either the damage did not matter, or the one before was used and the damage was named.
+        chex.assert_trees_all_equal(restored, sound[meta["epoch"]])
+        assert bool(warned) == (meta["epoch"] == 1)
+        fell_back += meta["epoch"] == 1
+    assert fell_back >= 5
+
+
+def test_a_flipped_bit_in_an_array_is_found_by_its_checksum(tmp_path):
+    """Orbax would restore it as it is; small arrays lie in files that it does check."""
+    state, rng = _state(1), random.Random(0)
+    state.params["head"]["bias"] = jax.random.normal(jax.random.key(0), (100_000,))
+    checkpoints = checkpoint.Checkpoints(tmp_path / "c")
+    checkpoints.save(state, {}, 0.1)
+    checkpoints.close()
+    largest = max(_files(tmp_path / "c/1/variables"), key=lambda p: p.stat().st_size)
+    whole, said = largest.read_bytes(), []
+    for _ in range(8):
+        data = bytearray(whole)
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        largest.write_bytes(data)
+        with pytest.raises(InputError, match=r"1: damaged") as caught:
+            checkpoint.load(tmp_path / "c")
+        said.append("checksum of variables/params/head/bias differs" in str(caught.value))
+    assert sum(said) >= 4
+    largest.write_bytes(whole)
+    assert checkpoint.load(tmp_path / "c")
+
+
+def test_if_none_is_sound_it_says_so(tmp_path):
+    _save(tmp_path / "c", [0.1])
+    for path in _files(tmp_path / "c"):
+        path.write_bytes(path.read_bytes()[:3])
+    with pytest.raises(InputError, match=r"1: damaged"):
+        checkpoint.load(tmp_path / "c")
+    checkpoints = checkpoint.Checkpoints(tmp_path / "c")
+    with (
+        pytest.warns(UserWarning, match="checkpoint 1 is damaged"),
+        pytest.raises(InputError, match="none of the checkpoints 1 is sound"),
+    ):
+        checkpoints.restore(_state(0))
+    checkpoints.close()
+
+
+def test_no_checkpoint_at_all(tmp_path):
+    with pytest.raises(InputError, match="no checkpoint there"):
+        checkpoint.load(tmp_path / "nothing")
+    checkpoints = checkpoint.Checkpoints(tmp_path / "c")
+    assert checkpoints.restore(_state(0)) is None
+    checkpoints.close()
+
+
+def test_a_full_disk_is_said_before_writing(tmp_path, monkeypatch):
+    checkpoints = checkpoint.Checkpoints(tmp_path / "c")
+    monkeypatch.setattr(files, "free", lambda _: 10)
+    checkpoints.save(_state(1), {}, 0.1)
+    with pytest.raises(InputError, match=r"10 bytes free, a checkpoint needs .* make room"):
+        checkpoints.wait()
+    monkeypatch.undo()
+    checkpoints.save(_state(1), {}, 0.1)
+    checkpoints.close()
+    assert checkpoint.load(tmp_path / "c")
+
+
+def test_a_disk_that_fills_up_during_a_save(tmp_path, monkeypatch):
+    """As orbax tells of it: in the save, once more when it is closed, and a hundred times after."""
+    _save(tmp_path / "c", [0.1])
+    heard = []
+    monkeypatch.setattr(checkpoint.sys, "unraisablehook", lambda e: heard.append(str(e.exc_value)))
+    error = ValueError("RESOURCE_EXHAUSTED: ... No space left on device [os_error_code='28']")
+
+    def fill(number, *_, **__):
+        (tmp_path / f"c/{number}.orbax-checkpoint-tmp").mkdir()
+        raise error
+
+    def fail():
+        raise error
+
+    checkpoints = checkpoint.Checkpoints(tmp_path / "c")
+    close = checkpoints._orbax.close
+    monkeypatch.setattr(checkpoints._orbax, "save_checkpointables", fill)
+    monkeypatch.setattr(checkpoints._orbax, "close", fail)
+    checkpoints.save(_state(2), {"epoch": 2}, 0.2)
+    with pytest.raises(InputError, match=r"too full \(.* free, a checkpoint needs .* make room"):
+        checkpoints.wait()
+    checkpoints.close()
+    close()
+    for words in ("Event loop is closed", "of another kind"):
+        checkpoint.sys.unraisablehook(SimpleNamespace(exc_value=RuntimeError(words)))
+    assert heard == ["of another kind"]
+    assert [p.name for p in (tmp_path / "c").iterdir()] == ["1"]
+    checkpoints = checkpoint.Checkpoints(tmp_path / "c")
+    _, meta = checkpoints.restore(_state(0))
+    checkpoints.close()
+    assert meta["epoch"] == 1
