@@ -8,9 +8,7 @@ they mean is explained by the all-background row that stands beside every result
 from collections.abc import Callable
 from typing import NamedTuple
 
-from fcn_jax.config import Config, DataConfig, replace
-from fcn_jax.data.augment import AugmentConfig
-from fcn_jax.optim import OptimConfig
+from fcn_jax.config import AugmentConfig, Config, DataConfig, OptimConfig, replace
 
 
 class PaperNumbers(NamedTuple):

@@ -11,10 +11,15 @@ re-estimated batch norm, and `python -m experiments.study ablation` says which o
 
 from collections.abc import Callable
 
-from fcn_jax.config import Config, DataConfig, ModelConfig, replace
-from fcn_jax.data.augment import AugmentConfig
-from fcn_jax.losses import LossConfig
-from fcn_jax.optim import OptimConfig
+from fcn_jax.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    replace,
+)
 
 
 def default() -> Config:

@@ -1,18 +1,19 @@
 """The configuration of a run: one frozen dataclass of small ones, and its JSON form.
 
 Two runs with equal `Config` on the same data are the same run. Where a run happens (folders,
-devices, how often it saves) is not part of it: see `loop.Runtime`.
+devices, how often it saves) is not part of it: see `training.loop.Runtime`.
+
+Every field is documented, given its default and checked here and nowhere else; the command line, a
+sweep and Python share it. This module imports nothing heavy, so that `--help` is quick.
 """
 
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from fcn_jax.data.augment import AugmentConfig
-from fcn_jax.losses import LossConfig
-from fcn_jax.optim import OptimConfig
 from fcn_jax.types import MATMUL_PRECISION as MATMUL_PRECISION
 from fcn_jax.types import InputError
 
@@ -22,6 +23,40 @@ SCHEMA = 2
 2: model.freeze_backbone was removed; a rate scale of 0 freezes. The last that were written as 1 had
 no such field any more, and are read."""
 
+Pair = tuple[float, float]
+WeightScheme = Literal["none", "inverse", "inverse_sqrt", "median_frequency", "effective_number"]
+
+
+def _check(group: str, config: Any, **limits: tuple[float, float]) -> None:
+    """Refuse fields outside [low, high], NaN, and values that are not among a field's choices."""
+    for name, hint in typing.get_type_hints(type(config)).items():
+        value, field_name = getattr(config, name), f"{group}.{name}".lstrip(".")
+        choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+        if choices and value not in choices:
+            raise InputError(f"choose one of {', '.join(choices)}", field=field_name, value=value)
+        if name in limits and value is not None:
+            low, high = limits[name]
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise InputError("must be a number", field=field_name, value=value)
+            if not low <= value <= high:
+                raise InputError(
+                    f"must lie between {low:g} and {high:g}", field=field_name, value=value
+                )
+
+
+def _set_pair(group: str, config: Any, name: str, highest: float) -> None:
+    """Make a field a tuple (min, max) with 0 < min <= max <= highest; JSON gives lists."""
+    pair = getattr(config, name)
+    if pair is None:
+        return
+    if len(pair) != 2 or not 0 < pair[0] <= pair[1] <= highest:
+        raise InputError(
+            f"must be (min, max) with 0 < min <= max <= {highest:g}",
+            field=f"{group}.{name}",
+            value=pair,
+        )
+    object.__setattr__(config, name, (float(pair[0]), float(pair[1])))
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -30,12 +65,34 @@ class DataConfig:
     dataset: str = "voc2007"
     """`voc2007`, `shapes`, or the folder of a data set."""
     image_size: tuple[int, int] = (224, 224)
-    """Height and width the network is trained and validated at."""
+    """Height and width that the network is trained and validated at."""
     batch_size: int = 16
+    """Images per optimizer step."""
     void_as_background: bool = False
-    """The paper's setting; otherwise void pixels are left out of the loss."""
+    """Count void pixels as background, as the paper does; otherwise the loss ignores them."""
     overfit: int = 0
-    """Train and validate on this many images of the train split; 0: the real splits."""
+    """Train and validate on the first N images of the train split; 0: the real splits."""
+    split_train: float | None = None
+    """Train on this fraction of the train split and validate on the rest of it, so that choices
+    need not be made on val; the division is fixed, seeded and stratified. None: the real splits."""
+
+    def __post_init__(self):
+        """Check every value."""
+        _check("data", self, batch_size=(1, 65_536), overfit=(0, 10**9), split_train=(0.01, 0.99))
+        size = tuple(self.image_size)
+        if len(size) != 2 or not all(isinstance(n, int) and 32 <= n <= 2048 for n in size):
+            raise InputError(
+                "must be height and width, whole numbers from 32 to 2048",
+                field="data.image_size",
+                value=self.image_size,
+            )
+        object.__setattr__(self, "image_size", size)
+        if self.overfit and self.split_train is not None:
+            raise InputError(
+                "cannot be combined with data.overfit: choose one of them",
+                field="data.split_train",
+                value=self.split_train,
+            )
 
 
 @dataclass(frozen=True)
@@ -43,12 +100,137 @@ class ModelConfig:
     """Which network, and what it starts from."""
 
     arch: str = "fcn"
-    init: str = "xavier"
-    """`xavier` (the paper's) or `he`."""
+    """The network."""
+    init: Literal["xavier", "he"] = "xavier"
+    """Random initialisation of what is not pretrained; the paper has Xavier."""
     pretrained: str | None = None
-    """See `starting.variables`; None: fresh weights."""
+    """`imagenet`, `imagenet-v2`, a .pth or .safetensors file, or the folder of a run."""
+    freeze_bn: bool = False
+    """Keep the backbone's batch statistics as they were loaded; use it with small batches."""
+    freeze_stages: int = 0
+    """Keep the stem and the first N - 1 stages of a ResNet backbone as they were loaded."""
     remat: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
+
+    def __post_init__(self):
+        """Check every value."""
+        _check("model", self, freeze_stages=(0, 5))
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Which random transformations are made; all off by default. Hashable, so static under jit."""
+
+    flip: float = 0.0
+    """Probability of a horizontal flip."""
+    crop_scale: Pair | None = None
+    """(min, max) of a random crop's fraction of the image's area; None: no crop."""
+    crop_ratio: Pair = (3 / 4, 4 / 3)
+    """(min, max) of that crop's width / height, drawn log-uniformly."""
+    scale_jitter: Pair | None = None
+    """(min, max) of a uniform isotropic scale, where 1 fits the whole image into the output; then a
+    random window of the output's size, padded where the image is smaller."""
+    colour_jitter: float = 0.0
+    """Strength s: brightness, contrast and saturation factors in [max(0, 1-s), 1+s]."""
+    rotation: float = 0.0
+    """Largest angle in degrees, either way."""
+
+    def __post_init__(self):
+        """Accept lists, as JSON gives them, and refuse what has no meaning."""
+        for name, highest in (("crop_scale", 1.0), ("crop_ratio", math.inf), ("scale_jitter", 100)):
+            _set_pair("augment", self, name, highest)
+        _check("augment", self, flip=(0, 1), colour_jitter=(0, 100), rotation=(0, 180))
+        if self.crop_scale is not None and self.scale_jitter is not None:
+            raise InputError(
+                "cannot be combined with augment.scale_jitter: choose one of them",
+                field="augment.crop_scale",
+                value=self.crop_scale,
+            )
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What the training loss is made of; the defaults are the plain cross-entropy."""
+
+    class_weights: WeightScheme = "none"
+    """Weights of the classes, computed from the pixels of the train split."""
+    weight_cap: float | None = None
+    """Largest class weight allowed, as a multiple of the smallest."""
+    label_smoothing: float = 0.0
+    """Fraction of the target that is spread over all classes."""
+    focal_gamma: float = 0.0
+    """Exponent of the focal factor; 0: plain cross-entropy."""
+    dice: float = 0.0
+    """Weight of a soft Dice term added to the cross-entropy; 0 leaves it out."""
+    lovasz: float = 0.0
+    """Weight of a Lovasz-softmax term added to the cross-entropy; 0 leaves it out."""
+    aux_weight: float = 0.4
+    """Weight of the auxiliary head's loss, for networks that have such a head."""
+
+    def __post_init__(self):
+        """Check every value."""
+        _check(
+            "loss",
+            self,
+            weight_cap=(1, 1e9),
+            label_smoothing=(0, 0.999),
+            focal_gamma=(0, 10),
+            dice=(0, 1e3),
+            lovasz=(0, 1e3),
+            aux_weight=(0, 1e3),
+        )
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimizer; the defaults are the paper's baseline (section 4.1.2)."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    """`adam` and `sgd`: weight decay is L2, added to the gradient first; `adamw`: decoupled."""
+    lr: float = 1e-4
+    """Peak learning rate."""
+    momentum: float = 0.9
+    """Of `sgd`; the Adam variants have their own."""
+    weight_decay: float = 1e-5
+    """Strength of the weight decay."""
+    schedule: Literal["constant", "cosine_annealing", "cosine", "poly"] = "constant"
+    """`cosine_annealing`: the paper's, periodic; `cosine`: one cycle down to eta_min; `poly`: to 0
+    as (1 - step / steps) ** 0.9."""
+    t_max: int = 10
+    """Half a period of `cosine_annealing`, in steps."""
+    eta_min: float = 0.0
+    """Last rate of the cosine schedules."""
+    warmup: int = 0
+    """Steps of linear warm-up from 0; not used by `cosine_annealing`."""
+    backbone_scale: float | None = None
+    """Learning rate of the backbone relative to the rest; 0 freezes it. None: 0 where the network
+    freezes its pretrained backbone by default, else 1."""
+    backbone_delay: int = 0
+    """Train only the head for this many steps, then everything."""
+    clip_norm: float | None = None
+    """Largest global norm of the gradient; None does not clip."""
+    accumulate: int = 1
+    """Compute each step's gradient in N parts of the batch, one after another: less memory."""
+    ema: float = 0.0
+    """Decay of the moving average of the parameters that is evaluated; 0 keeps none."""
+
+    def __post_init__(self):
+        """Check every value."""
+        _check(
+            "optim",
+            self,
+            lr=(0, 1e38),
+            momentum=(0, 0.9999),
+            weight_decay=(0, 1e3),
+            t_max=(1, 10**9),
+            eta_min=(0, 1e3),
+            warmup=(0, 10**9),
+            backbone_scale=(0, 1e3),
+            backbone_delay=(0, 10**9),
+            clip_norm=(1e-12, 1e12),
+            accumulate=(1, 65_536),
+            ema=(0, 0.999999),
+        )
 
 
 @dataclass(frozen=True)
@@ -56,21 +238,41 @@ class Config:
     """Everything a run's result depends on, besides the data's content."""
 
     experiment: str = "default"
+    """Whose settings this started from."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     epochs: int = 100
+    """Passes over the train split."""
     patience: int = 30
-    """Stop after this many epochs without a better validation miou; 0: never."""
+    """Stop after this many epochs without a better validation mIoU; 0: never."""
     bn_batches: int = 0
-    """Before each validation batch norm's statistics are taken anew from so many batches of the
-    epoch (at most all), see `precise_bn`; 0: the running ones are used."""
+    """Before each validation, re-estimate batch norm's statistics from so many batches of the epoch
+    (at most all), see `training.precise_bn`; 0: the running ones are used."""
     seed: int = 0
-    precision: str = "f32"
+    """Of everything random."""
+    precision: Literal["f32", "tf32", "bf16"] = "f32"
     """`f32`: true float32; `tf32`: float32 with TF32 matrix units; `bf16`: bfloat16 activations
     and convolutions, float32 parameters, statistics, loss and optimizer."""
+
+    def __post_init__(self):
+        """Check every value."""
+        _check(
+            "",
+            self,
+            epochs=(1, 100_000),
+            patience=(0, 10**9),
+            bn_batches=(0, 10**9),
+            seed=(0, 2**32 - 1),
+        )
+        if self.data.batch_size % self.optim.accumulate:
+            raise InputError(
+                f"must divide data.batch_size, which is {self.data.batch_size}",
+                field="optim.accumulate",
+                value=self.optim.accumulate,
+            )
 
 
 def to_dict(config: Config) -> dict[str, Any]:

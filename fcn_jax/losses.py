@@ -5,32 +5,19 @@ and the ratio is taken once (`ratio`).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fcn_jax.config import WeightScheme
+
+WEIGHT_SCHEMES: tuple[str, ...] = get_args(WeightScheme)
+
 Across = Callable[[Any], Any]
 """A tree of one device's sums -> those of all devices."""
-
-WEIGHT_SCHEMES = ("none", "inverse", "inverse_sqrt", "median_frequency", "effective_number")
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """What the training loss is made of; the defaults are the plain cross-entropy."""
-
-    class_weights: str = "none"
-    """One of `WEIGHT_SCHEMES`, computed on the train split."""
-    weight_cap: float | None = None
-    """Largest class weight allowed, as a multiple of the smallest."""
-    label_smoothing: float = 0.0
-    focal_gamma: float = 0.0
-    dice: float = 0.0
-    """Weight of the soft Dice term added to the cross-entropy; 0 leaves it out."""
 
 
 def one_hot(labels: jax.Array, num_classes: int) -> jax.Array:

@@ -1,34 +1,11 @@
 """Adam with L2 as PyTorch has it, learning-rate schedules, and parts with a rate of their own."""
 
-from dataclasses import dataclass
-
 import jax.numpy as jnp
 import optax
 
+from fcn_jax.config import OptimConfig
+
 Schedule = optax.Schedule
-
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """The optimizer; the defaults are the paper's baseline (section 4.1.2)."""
-
-    name: str = "adam"
-    """`adam`: weight decay is L2, added to the gradient before the moments; `adamw`: decoupled."""
-    lr: float = 1e-4
-    weight_decay: float = 1e-5
-    schedule: str = "constant"
-    """`constant`; `cosine_annealing`: the paper's, periodic; `cosine`: one cycle to eta_min."""
-    t_max: int = 10
-    """Half a period of `cosine_annealing`, in steps."""
-    eta_min: float = 0.0
-    warmup: int = 0
-    """Steps of linear warm-up from 0; not used by `cosine_annealing`."""
-    backbone_scale: float | None = None
-    """Learning rate of params["backbone"] relative to the rest; 0 freezes it; None: no part."""
-    clip_norm: float | None = None
-    """Largest global norm of the gradient; None does not clip."""
-    ema: float = 0.0
-    """Decay of the moving average of the parameters that is evaluated; 0 keeps none."""
 
 
 def cosine_annealing(lr: float, eta_min: float, t_max: int) -> Schedule:

@@ -14,10 +14,10 @@ MATMUL_PRECISION = {"f32": "highest", "tf32": "tensorfloat32", "bf16": "default"
 class InputError(ValueError):
     """Bad input from outside: a file, a setting, a value.
 
-    The message is one line that says what is wrong and what to do about it. It names no command-line
-    flag: where a setting is at fault, `field` is its dotted name in `Config` (or the name of the
-    argument), and the commands in `experiments` print the flag instead. They exit with code 2 and
-    print no traceback.
+    The message is one line that says what is wrong and what to do about it. It names no
+    command-line flag: where a setting is at fault, `field` is its dotted name in `Config` (or the
+    name of the argument), and the commands in `experiments` print the flag instead. They exit
+    with code 2 and print no traceback.
 
     >>> str(InputError("must be at least 1", field="data.batch_size", value=0))
     'data.batch_size=0: must be at least 1'

@@ -9,9 +9,9 @@ ROOT = Path(__file__).parent.parent
 
 LEVELS = [
     ["types"],
+    ["config"],
     ["runtime", "ops", "losses", "metrics", "optim"],
     ["models", "data", "report"],
-    ["config"],
     ["weights"],
     ["inference"],
     ["training"],

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from fcn_jax import optim
-from fcn_jax.optim import OptimConfig
+from fcn_jax.config import OptimConfig
 
 
 def test_cosine_annealing_is_pytorchs_also_past_t_max():

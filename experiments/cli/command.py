@@ -19,7 +19,7 @@ def run(main: Callable[[list[str] | None], int | None]) -> None:
         sys.stdout.flush()
         sys.exit(code)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {message(error)}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:  # the reader of our output has gone
         os._exit(1)
@@ -30,6 +30,16 @@ def run(main: Callable[[list[str] | None], int | None]) -> None:
         where = error.filename or "the output"
         print(f"error: {where}: the disk is full: make room, then repeat", file=sys.stderr)
         os._exit(2)  # at an orderly exit Python would try to print again
+
+
+def message(error: InputError) -> str:
+    """The error's line, with the flag in place of the field that it names."""
+    from experiments.cli import flags
+
+    names = {flag.field: flag.name for group in flags.GROUPS.values() for flag in group}
+    if error.field not in names:
+        return str(error)
+    return f"{names[error.field]} {error.value}: {error.message}"
 
 
 CPU_DEVICES = 4

@@ -22,7 +22,6 @@ purpose then folds its own constant number into the example's key. So the result
 on or off leaves the draws of the others as they were.
 """
 
-import dataclasses
 import itertools
 import math
 from typing import NamedTuple
@@ -31,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fcn_jax.config import AugmentConfig
 from fcn_jax.data import batches
 from fcn_jax.types import VOID, Batch, InputError
 
@@ -49,53 +49,6 @@ _HALF = 1 << (_BITS - 1)
 
 # ITU-R 601 luma, as PIL's and torchvision's greyscale.
 _LUMA = (0.299, 0.587, 0.114)
-
-
-@dataclasses.dataclass(frozen=True)
-class AugmentConfig:
-    """Which random transformations are made; all off by default. Hashable, so static under jit.
-
-    flip: probability of a horizontal flip.
-    crop_scale: (min, max) of a random crop's share of the picture's area; None: no crop.
-    crop_ratio: (min, max) of that crop's width / height, drawn log-uniformly.
-    scale_jitter: (min, max) of a uniform isotropic scale, where 1 fits the whole picture into the
-      output; then a random window of the output's size, padded where the picture is smaller.
-    colour_jitter: strength s: brightness, contrast and saturation factors in [max(0, 1-s), 1+s].
-    rotation: the largest angle in degrees, either way.
-
-    Raises `InputError` for a value out of its range, or for both a crop and a scale jitter.
-    """
-
-    flip: float = 0.0
-    crop_scale: tuple[float, float] | None = None
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    scale_jitter: tuple[float, float] | None = None
-    colour_jitter: float = 0.0
-    rotation: float = 0.0
-
-    def __post_init__(self):
-        """Accept lists, as JSON gives them, and refuse what has no meaning."""
-        for name, highest in (("crop_scale", 1.0), ("crop_ratio", math.inf), ("scale_jitter", 100)):
-            pair = getattr(self, name)
-            if pair is not None:
-                object.__setattr__(self, name, _range(name, pair, highest))
-        for name, highest in (("flip", 1.0), ("colour_jitter", math.inf), ("rotation", 180.0)):
-            value = getattr(self, name)
-            if not 0 <= value <= highest:
-                raise InputError(f"augment.{name} is {value}: it must lie between 0 and {highest}")
-        if self.crop_scale is not None and self.scale_jitter is not None:
-            raise InputError(
-                "augment.crop_scale and augment.scale_jitter are both set: choose one of them"
-            )
-
-
-def _range(name: str, pair, highest: float) -> tuple[float, float]:
-    """`pair` as a tuple (min, max) with 0 < min <= max <= highest, or `InputError`."""
-    if len(pair) != 2 or not 0 < pair[0] <= pair[1] <= highest:
-        raise InputError(
-            f"augment.{name} is {pair}: it must be (min, max) with 0 < min <= max <= {highest}"
-        )
-    return (float(pair[0]), float(pair[1]))
 
 
 class Axis(NamedTuple):

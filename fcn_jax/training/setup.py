@@ -12,9 +12,8 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from fcn_jax import losses, optim
-from fcn_jax.config import Config
+from fcn_jax.config import AugmentConfig, Config
 from fcn_jax.data import batches, loader, prepare
-from fcn_jax.data.augment import AugmentConfig
 from fcn_jax.inference.predict import model_of
 from fcn_jax.runtime import distributed
 from fcn_jax.training import evaluate as evaluation

@@ -15,6 +15,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from fcn_jax import losses, metrics
+from fcn_jax.config import LossConfig
 from fcn_jax.data import augment, batches
 from fcn_jax.ops import conv
 from fcn_jax.runtime import distributed, xla_options
@@ -66,7 +67,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     image_size: tuple[int, int],
-    loss: losses.LossConfig | None = None,
+    loss: LossConfig | None = None,
     class_weights: jax.Array | None = None,
     augmentation: augment.AugmentConfig | None = None,
     void_as_background: bool = False,
@@ -81,7 +82,7 @@ def make_train_step(
 
     Returns metrics as float32 scalars: `loss` (the value that was differentiated), `grad_norm`.
     """
-    gradients = _gradients(model, loss or losses.LossConfig(), class_weights, sharding)
+    gradients = _gradients(model, loss or LossConfig(), class_weights, sharding)
 
     def train_step(state: TrainState, batch: Batch, key: jax.Array):
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
@@ -104,7 +105,7 @@ def make_train_step(
     return train_step
 
 
-def _gradients(model, loss: losses.LossConfig, class_weights, sharding: NamedSharding | None):
+def _gradients(model, loss: LossConfig, class_weights, sharding: NamedSharding | None):
     """Build `(params, stats, image, labels, key) -> (loss, new stats, gradients)`.
 
     With several devices each runs the program of its share of the batch: the loops of a CPU's

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fcn_jax.config import AugmentConfig
 from fcn_jax.data import augment as aug
 from fcn_jax.data import batches
-from fcn_jax.data.augment import AugmentConfig
 from fcn_jax.types import VOID, Batch, InputError
 
 EVERYTHING = AugmentConfig(flip=0.5, scale_jitter=(0.8, 2.0), colour_jitter=0.4, rotation=20.0)
@@ -511,8 +511,8 @@ def test_what_is_off_is_not_in_the_program():
 @pytest.mark.parametrize(
     ("values", "named"),
     [
-        ({"flip": 1.5}, "augment.flip is 1.5"),
-        ({"flip": float("nan")}, "augment.flip is nan"),
+        ({"flip": 1.5}, "augment.flip=1.5"),
+        ({"flip": float("nan")}, "augment.flip=nan"),
         ({"crop_scale": (0.0, 1.0)}, "augment.crop_scale"),
         ({"crop_scale": (0.5, 0.2)}, "augment.crop_scale"),
         ({"crop_scale": (0.5, 1.2)}, "augment.crop_scale"),

@@ -3,8 +3,8 @@
 `python -m tests.drills.kill --kills 60 --terms 20` runs as many trainings as said. A training is
 killed with SIGKILL (every second one while a checkpoint is being written) or stopped with SIGTERM
 again and again, each time at a random moment, until it gets to its end. Its parameters,
-metrics.jsonl and result.json must then equal, bit for bit but for the clocks, those of a run left alone. Not part of
-the test suite: it takes minutes.
+metrics.jsonl and result.json must then equal, bit for bit but for the clocks, those of a run left
+alone. Not part of the test suite: it takes minutes.
 """
 
 import argparse

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from fcn_jax import models, optim
+from fcn_jax.config import AugmentConfig
 from fcn_jax.data import batches
-from fcn_jax.data.augment import AugmentConfig
 from fcn_jax.training import steps
 from fcn_jax.types import VOID, Batch
 from fcn_jax.weights import initialize
@@ -163,8 +163,8 @@ def _on_eight_devices(code: str) -> str:
         from fcn_jax.training import steps
         from fcn_jax.weights import initialize as starting
         from fcn_jax.data import batches
-        from fcn_jax.data.augment import AugmentConfig
-        from fcn_jax.losses import LossConfig
+        from fcn_jax.config import AugmentConfig
+        from fcn_jax.config import LossConfig
         from tests import fakes
         key, size, n = jax.random.key(0), (32, 32), 8
         canvases = batches.resized([fakes.example(i) for i in range(n)], size)
