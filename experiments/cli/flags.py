@@ -42,6 +42,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("--image-size", "data.image_size", command.image_size, "side, or HEIGHTxWIDTH, to train at"),
         Flag("--batch-size", "data.batch_size", int, "images a step"),
         Flag("--overfit", "data.overfit", int, "train and validate on the first N training images"),
+        Flag("--split-train", "data.split_train", float, "train on this fraction of the train split and validate on the rest of it"),
         Flag("--void-as-background", "data.void_as_background", _switch, "the paper's reading of void", ("yes", "no")),
     ),
     "network": (

@@ -40,11 +40,13 @@ def panels_of(
 
 
 def _by_id(dataset: prepare.Dataset, split: str, meta: dict[str, Any]):
-    """Look examples up by id; an overfit run was validated on its training images."""
-    if split == "val" and meta["config"]["data"]["overfit"]:
-        split = "train"
-    examples = dataset.splits[split]
-    positions = {examples[i].id: i for i in range(len(examples))}
+    """Look examples up by id; some runs are validated on images of the train split."""
+    data = meta["config"]["data"]
+    splits = [split]
+    if split == "val" and (data["overfit"] or data.get("split_train")):
+        splits = ["train", "val"]
+    found = [dataset.splits[name] for name in splits if name in dataset.splits]
+    positions = {s[i].id: (s, i) for s in found for i in range(len(s))}
 
     def find(example_id: str) -> Example:
         if example_id not in positions:
@@ -52,7 +54,8 @@ def _by_id(dataset: prepare.Dataset, split: str, meta: dict[str, Any]):
                 f"{dataset.name} has no {split} image {example_id} any more, on which the run was "
                 "judged: restore the data to draw its pictures"
             )
-        return examples[positions[example_id]]
+        examples, index = positions[example_id]
+        return examples[index]
 
     return find
 

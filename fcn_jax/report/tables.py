@@ -59,9 +59,11 @@ def perfect_scores(
 
 
 def judged_on(result: Mapping[str, Any], split: str) -> str:
-    """The split's name; of an overfit run, that it knows the images it is judged on."""
-    images = result.get("overfit")
-    return f"the {images} images it was trained on" if images and split == "val" else split
+    """The split's name; of a run that was not validated on val, what it was validated on."""
+    images, fraction = result.get("overfit"), result.get("split_train")
+    if images and split == "val":
+        return f"the {images} images it was trained on"
+    return f"{1 - fraction:.0%} of train, held out" if fraction and split == "val" else split
 
 
 def _heading(result: Mapping[str, Any], split: str) -> str:

@@ -417,6 +417,7 @@ def _finish(run: _Run) -> dict[str, Any]:
         "arch": config.model.arch,
         "dataset": config.data.dataset,
         "overfit": config.data.overfit,
+        "split_train": config.data.split_train,
         "seed": config.seed,
         "epochs_run": done.epoch,
         "best_epoch": meta["progress"]["epoch"],

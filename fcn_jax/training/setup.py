@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 
 from fcn_jax import losses, optim
 from fcn_jax.config import AugmentConfig, Config
-from fcn_jax.data import batches, loader, prepare
+from fcn_jax.data import batches, loader, prepare, subset
 from fcn_jax.inference.predict import model_of
 from fcn_jax.runtime import distributed
 from fcn_jax.training import evaluate as evaluation
@@ -205,20 +205,26 @@ def _examples(
     config: Config, dataset: prepare.Dataset
 ) -> tuple[Sequence[Example], Sequence[Example]]:
     """The training and validation examples, decoded on access."""
-    train_split, batch_size = dataset.splits["train"], config.data.batch_size
+    train, batch_size = dataset.splits["train"], config.data.batch_size
+    val = None
+    if config.data.split_train is not None:
+        train, val = subset.split_train(train, config.data.split_train)
     n = config.data.overfit
-    if n > len(train_split):
+    if n > len(train):
         raise InputError(
-            f"--overfit {n}: the train split has {len(train_split)} images: ask for fewer"
+            f"the train split has {len(train)} images: ask for fewer",
+            field="data.overfit",
+            value=n,
         )
-    train = train_split[:n] if n else train_split
+    if n:
+        train = val = train[:n]
     if batch_size > len(train):
         raise InputError(
-            f"--batch-size {batch_size}: training has {len(train)} images: "
-            f"use at most --batch-size {len(train)}"
+            f"training has {len(train)} images: use at most {len(train)}",
+            field="data.batch_size",
+            value=batch_size,
         )
-    val = train if n else dataset.splits["val"]
-    return train, val
+    return train, dataset.splits["val"] if val is None else val
 
 
 def _class_weights(config: Config, counts: np.ndarray) -> list[float] | None:

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from fcn_jax import models
+from fcn_jax import losses, models
+from fcn_jax.data import batches
 from fcn_jax.inference import predict
 from fcn_jax.runtime import files
 from fcn_jax.training import evaluate as evaluation
@@ -359,11 +360,37 @@ def test_overfit_validates_on_the_training_images(tmp_path):
     assert again.summary == files.read_json(tmp_path / "result.json")["val"]
 
 
+def test_a_divided_train_split_validates_on_the_rest_of_it(tmp_path):
+    config = fakes.config(**{"data.split_train": 0.75, "epochs": 1})
+    result = loop.train(config, fakes.dataset(), tmp_path, QUIET)
+    train = tuple(e.id for e in fakes.dataset().splits["train"])
+    made = setup.build(config, fakes.dataset())
+    other = setup.build(fakes.config(**{"data.split_train": 0.75, "seed": 7}), fakes.dataset())
+    assert (made.train_ids, made.val_ids) == (other.train_ids, other.val_ids)
+    assert sorted(made.train_ids + made.val_ids) == list(train)
+    assert evaluation.load(tmp_path)[2] == made.val_ids
+    assert (len(made.val_ids), result["split_train"]) == (2, 0.75)
+    # Afterwards it is evaluated on the real split, as every run.
+    restored = predict.load_checkpoint(tmp_path)
+    assert restored.meta["config"]["data"]["split_train"] == 0.75
+    again = evaluation.evaluate_checkpoint(restored, fakes.dataset())
+    assert again.ids == tuple(e.id for e in fakes.dataset().splits["val"])
+
+
+def test_class_weights_come_from_the_part_that_is_trained_on():
+    config = fakes.config(**{"data.split_train": 0.5, "loss.class_weights": "inverse"})
+    made = setup.build(config, fakes.dataset())
+    trained = [e for e in fakes.dataset().splits["train"] if e.id in made.train_ids]
+    counts = batches.class_counts(trained, 3)[:-1]
+    expected = losses.class_weights(counts, "inverse", None)
+    np.testing.assert_allclose(made.meta["class_weights"], expected)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"data.batch_size": 9}, "--batch-size 9: training has 8 images: use at most"),
-        ({"data.overfit": 99}, "--overfit 99: the train split has 8 images"),
+        ({"data.batch_size": 9}, "data.batch_size=9: training has 8 images: use at most"),
+        ({"data.overfit": 99}, "data.overfit=99: the train split has 8 images"),
     ],
 )
 def test_batches_larger_than_the_split_are_refused(tmp_path, changes, words):
