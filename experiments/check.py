@@ -10,7 +10,7 @@ from tqdm import tqdm
 from experiments.cli import command, flags
 from fcn_jax.data import prepare, validate
 from fcn_jax.losses import class_weights
-from fcn_jax.report import contact
+from fcn_jax.report import contact_sheet
 from fcn_jax.types import VOID, InputError
 
 EPILOG = """examples:
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     print(table(found))
     if args.out:
         groups = [(f"{name}: {len(s.ids)} pictures", s.samples) for name, s in found.splits.items()]
-        contact.contact_sheet(groups, found.class_names, found.palette, args.out)
+        contact_sheet.write_contact_sheet(groups, found.class_names, found.palette, args.out)
         print(f"contact sheet: {args.out}")
     count = len(found.problems)
     print(

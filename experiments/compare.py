@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from experiments import evaluate
-from experiments.cli import command as door
+from experiments.cli import command as cli
 from experiments.cli import flags
 from fcn_jax.analysis import compare
 from fcn_jax.inference import predict
@@ -15,17 +15,17 @@ from fcn_jax.training import run_dir
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags of this door."""
+    """The flags of this command."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.compare",
         description="Write table.md, table.json and report.html that compare finished runs on the "
-        "same data: scores beside the all-background row, curves, classes, pictures, and a paired "
+        "same data: scores beside the all-background row, curves, classes, images, and a paired "
         "bootstrap over the images that says whether a difference is more than chance. Runs that "
         "differ in nothing but the seed are one line, as mean and deviation.",
     )
     parser.add_argument("workdirs", type=Path, nargs="+", metavar="WORKDIR", help="finished runs")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--dataset", help="data set of the pictures (default: the first run's)")
+    parser.add_argument("--dataset", help="data set of the images (default: the first run's)")
     flags.add_data_flags(parser)
     return parser
 
@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Parse, group by seed, write."""
     args = parser().parse_args(argv)
-    door.setup_jax()
+    cli.setup_jax()
     dataset = evaluate.open_dataset(predict.load_checkpoint(args.workdirs[0]), args)
     entries = group(args.workdirs)
     command = shlex.join(
@@ -62,4 +62,4 @@ def _name(folders: list[Path]) -> str:
 
 
 if __name__ == "__main__":
-    door.run(main)
+    cli.run(main)

@@ -131,7 +131,7 @@ def _train(args: argparse.Namespace, config: Config, command: str) -> int:
         return 0
     if not distributed.is_primary():
         return 0
-    run_report.draw(folder, dataset, command)
+    run_report.render(folder, dataset, command)
     print(report.result_table(result, dataset.class_names))
     print(f"\nresult, pictures and page: {folder}/report.html", flush=True)
     return 0

@@ -42,7 +42,7 @@ def result_table(name: str) -> str:
 
 def _how(result: dict[str, Any]) -> str:
     return (
-        f"{result['arch']} on {result['dataset']} ({tables.judged_on(result, 'val')}), "
+        f"{result['arch']} on {result['dataset']} ({tables.evaluated_on(result, 'val')}), "
         f"seed {result['seed']}, "
         f"{result['epochs_run']} epochs in {result['seconds']:.0f} s "
         f"({result['images_per_second']:.0f} training images/s) on {_machine(result)}."
@@ -64,7 +64,7 @@ def study_table(name: str) -> str:
     ]
     scores = _scores(data, "miou", "pixel_accuracy")
     for miou, accuracy, facts in zip(*scores, data["runs"], strict=True):
-        cells = [miou["name"], tables.spread(miou), tables.spread(accuracy)]
+        cells = [miou["name"], tables.mean_std_text(miou), tables.mean_std_text(accuracy)]
         cells += [_difference(tested.get(miou["name"]))]
         lines.append(_row(*cells, facts["epochs"], facts["time"], facts["rate"]))
     floor = (text.number(rows[0]["trivial"]) for rows in scores)
@@ -82,7 +82,7 @@ def paper_table(name: str) -> str:
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
     for rows in zip(*scores, strict=True):
-        image, batch, miou, accuracy = (tables.spread(row) for row in rows)
+        image, batch, miou, accuracy = (tables.mean_std_text(row) for row in rows)
         printed = [text.number(rows[0]["paper"]), text.number(rows[3]["paper"])]
         mark = " (collapsed)" if rows[0]["collapsed"] else ""
         cells = [printed[0], image, batch, miou, printed[1], accuracy]

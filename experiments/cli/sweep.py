@@ -128,7 +128,7 @@ def _entry(plan: Plan, place: Place) -> compare.Entry:
         except loop.Interrupted as stopped:
             leave(str(stopped))
         if not (folder / "report.html").exists():
-            run_report.draw(folder, place.dataset, place.command)
+            run_report.render(folder, place.dataset, place.command)
         folders.append(folder)
     return compare.Entry(plan.name, folders, plan.paper, plan.note)
 

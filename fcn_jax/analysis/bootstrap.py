@@ -1,4 +1,4 @@
-"""Is network A better than network B? A paired bootstrap over the pictures of a split."""
+"""Is network A better than network B? A paired bootstrap over the images of a split."""
 
 from typing import NamedTuple
 
@@ -53,15 +53,15 @@ def _check(a: np.ndarray, b: np.ndarray, samples: int) -> None:
 def paired_bootstrap(
     counts_a: np.ndarray, counts_b: np.ndarray, samples: int = 10_000, seed: int = 0
 ) -> Difference:
-    """Compare two networks on the same pictures by the difference of their mIoU.
+    """Compare two networks on the same images by the difference of their mIoU.
 
-    Counts are integers [N, K+1, K]: for every picture pixels by truth (the last row is void, which
-    is not counted) and prediction, rows in the same order. Each sample draws N pictures with
+    Counts are integers [N, K+1, K]: for every image pixels by truth (the last row is void, which
+    is not counted) and prediction, rows in the same order. Each sample draws N images with
     replacement, the SAME ones for both networks, sums their counts and takes both mIoUs. So what is
-    hard about a picture cancels out (Efron and Tibshirani, An Introduction to the Bootstrap, 1993).
+    hard about an image cancels out (Efron and Tibshirani, An Introduction to the Bootstrap, 1993).
 
     p = min(1, 2 * (1 + min(#{d <= 0}, #{d >= 0})) / (1 + samples)). It speaks of the choice of the
-    pictures only, not of the training seed. Raises InputError if the counts do not belong together.
+    images only, not of the training seed. Raises InputError if the counts do not belong together.
     """
     a, b = np.asarray(counts_a), np.asarray(counts_b)
     _check(a, b, samples)
@@ -72,17 +72,17 @@ def paired_bootstrap(
             *(weights @ part for part in parts_b)
         )
 
-    pictures = len(a)
+    images = len(a)
     generator = np.random.default_rng(seed)
-    shares = np.full(pictures, 1 / pictures)
+    fractions = np.full(images, 1 / images)
     drawn = np.concatenate(
         [  # in blocks: all the weights of a large split at once would not fit
-            difference(generator.multinomial(pictures, shares, size=min(1000, samples - start)))
+            difference(generator.multinomial(images, fractions, size=min(1000, samples - start)))
             for start in range(0, samples, 1000)
         ]
     )
     low, high = np.percentile(drawn, [2.5, 97.5])
     beyond = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
     p = min(1.0, 2 * (1 + beyond) / (1 + samples))
-    whole = float(difference(np.ones(pictures)))
+    whole = float(difference(np.ones(images)))
     return Difference(whole, float(low), float(high), p)

@@ -36,7 +36,7 @@ def write(
 
     Args:
       entries: runs that are finished, on the same data set.
-      dataset: to show pictures of.
+      dataset: to show images of.
       out: made if new.
       title: of the page.
       command: how to make the page again.
@@ -82,7 +82,7 @@ def _check(entries: Sequence[Entry]) -> None:
 
 
 def shown_ids(folder: Path, count: int = 6) -> list[str]:
-    """Ids of pictures from the first run's best to its worst, evenly spaced."""
+    """Ids of images from the first run's best to its worst, evenly spaced."""
     data, _, _ = evaluate.load(folder)
     scored = sorted((s, i) for i, s in data["images"].items() if s is not None)[::-1]
     places = np.unique(np.linspace(0, len(scored) - 1, min(count, len(scored))).round().astype(int))

@@ -20,7 +20,7 @@ def panels(
     """The best, median and worst images of an evaluation, predicted at their own size."""
     data, _, ids = evaluate.load(folder, split)
     scores = [data["images"][i] for i in ids]
-    chosen = report.choose_rows(scores, each)
+    chosen = report.choose_examples(scores, each)
     shown = panels_of(folder, dataset, [ids[row] for _, row in chosen], split)
     return [
         panel._replace(title=report.panel_title(label, panel.title, scores[row]))
@@ -52,7 +52,7 @@ def _by_id(dataset: prepare.Dataset, split: str, meta: dict[str, Any]):
         if example_id not in positions:
             raise InputError(
                 f"{dataset.name} has no {split} image {example_id} any more, on which the run was "
-                "judged: restore the data to draw its pictures"
+                "evaluated: restore the data to draw its images"
             )
         examples, index = positions[example_id]
         return examples[index]
@@ -60,8 +60,8 @@ def _by_id(dataset: prepare.Dataset, split: str, meta: dict[str, Any]):
     return find
 
 
-def draw(folder: Path, dataset: prepare.Dataset, command: str) -> None:
-    """Write the pictures and the page of a finished run.
+def render(folder: Path, dataset: prepare.Dataset, command: str) -> None:
+    """Write the images and the page of a finished run.
 
     Args:
       folder: of the run; result.json, metrics.jsonl and eval-val.* are read from it.
@@ -72,8 +72,8 @@ def draw(folder: Path, dataset: prepare.Dataset, command: str) -> None:
     rows = run_dir.read_metrics(folder)
     data, _, _ = evaluate.load(folder, "val")
     shown = panels(folder, dataset)
-    report.curves(rows, folder / "curves.png", trivial_miou=result["trivial"]["miou"])
-    report.gallery(shown, dataset.class_names, dataset.palette, folder / "gallery.png")
+    report.write_curves(rows, folder / "curves.png", trivial_miou=result["trivial"]["miou"])
+    report.write_gallery(shown, dataset.class_names, dataset.palette, folder / "gallery.png")
     report.write_report(
         {
             "class_names": dataset.class_names,

@@ -181,7 +181,7 @@ def draw_rate(axes: Axes, rows: Rows, theme: Theme) -> None:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
-def curves(rows: Rows, path: str | Path, *, trivial_miou: float | None = None) -> None:
+def write_curves(rows: Rows, path: str | Path, *, trivial_miou: float | None = None) -> None:
     """Draw curves.png: loss, validation mIoU and learning rate over the epochs.
 
     Rows are the lines of metrics.jsonl; `trivial_miou` is the all-background score, dashed.
@@ -234,7 +234,7 @@ def runs_image(
 
 
 def row_normalised(matrix: np.ndarray) -> np.ndarray:
-    """Counts [K or K+1, K] (a row more is void's, left out) -> shares [K, K]; absent rows NaN."""
+    """Counts [K or K+1, K] -> fractions [K, K]; NaN for an empty row, void left out."""
     square = np.asarray(matrix, np.float64)[: matrix.shape[1]]
     total = square.sum(axis=1, keepdims=True)
     return np.divide(square, total, out=np.full_like(square, np.nan), where=total > 0)
@@ -243,24 +243,28 @@ def row_normalised(matrix: np.ndarray) -> np.ndarray:
 def confusions(
     matrix: np.ndarray, class_names: Sequence[str], most: int = 8
 ) -> list[tuple[str, str, float]]:
-    """The largest off-diagonal shares: (truth, predicted as, share of the truth's pixels)."""
-    shares = np.nan_to_num(row_normalised(matrix))
-    np.fill_diagonal(shares, 0)
-    order = np.argsort(-shares, axis=None, kind="stable")[:most]
-    pairs = [divmod(int(i), len(shares)) for i in order]
-    return [(class_names[t], class_names[p], float(shares[t, p])) for t, p in pairs if shares[t, p]]
+    """The largest off-diagonal fractions: (truth, predicted as, fraction of the truth's pixels)."""
+    fractions = np.nan_to_num(row_normalised(matrix))
+    np.fill_diagonal(fractions, 0)
+    order = np.argsort(-fractions, axis=None, kind="stable")[:most]
+    pairs = [divmod(int(i), len(fractions)) for i in order]
+    return [
+        (class_names[t], class_names[p], float(fractions[t, p]))
+        for t, p in pairs
+        if fractions[t, p]
+    ]
 
 
 def confusion_image(matrix: np.ndarray, class_names: Sequence[str], theme: Theme) -> bytes:
     """A row-normalised confusion matrix as a heat map (a PNG); classes absent in truth hatched."""
-    shares = row_normalised(matrix)
-    count = len(shares)
+    fractions = row_normalised(matrix)
+    count = len(fractions)
     side = min(2.4 + 0.26 * count, 16)
     figure = _figure(side, side, theme)
     axes = figure.subplots()
     colours = LinearSegmentedColormap.from_list("heat", [theme.ground, theme.heat])
     colours = colours.with_extremes(bad=(*to_rgb(theme.faint), 0.5))
-    axes.imshow(shares, cmap=colours, vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(fractions, cmap=colours, vmin=0, vmax=1, interpolation="nearest")
     size = 9 if count <= 30 else 6
     names = [plain(name, 18) for name in class_names]
     labels = {"fontsize": size, "color": theme.ink, "parse_math": False}
@@ -272,11 +276,11 @@ def confusion_image(matrix: np.ndarray, class_names: Sequence[str], theme: Theme
     for spine in axes.spines.values():
         spine.set_color(theme.faint)
     if count <= 30:
-        for (row, column), share in np.ndenumerate(shares):
-            if share >= 0.005:
-                ink = theme.ground if share > 0.5 else theme.ink
+        for (row, column), fraction in np.ndenumerate(fractions):
+            if fraction >= 0.005:
+                ink = theme.ground if fraction > 0.5 else theme.ink
                 axes.text(
-                    column, row, f"{100 * share:.0f}", ha="center", va="center",
+                    column, row, f"{100 * fraction:.0f}", ha="center", va="center",
                     fontsize=7, color=ink,
                 )  # fmt: skip
     return _png(figure)

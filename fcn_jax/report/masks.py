@@ -1,4 +1,4 @@
-"""Masks in colours: whole, over the picture, as an error map, and as an index PNG."""
+"""Masks in colours: whole, over the image, as an error map, and as an index PNG."""
 
 from collections.abc import Iterable, Sequence
 from io import BytesIO
@@ -24,10 +24,10 @@ ERROR_COLOURS = {
 
 
 class Panel(NamedTuple):
-    """One picture, what is in it, and what a network sees in it."""
+    """One image, what is in it, and what a network sees in it."""
 
     title: str
-    """The picture's id, or a whole line such as `panel_title` makes."""
+    """The image's id, or a whole line such as `panel_title` makes."""
     image: np.ndarray
     """uint8 [H, W, 3]."""
     truth: np.ndarray
@@ -70,10 +70,10 @@ def colourise(mask: np.ndarray, palette: np.ndarray) -> np.ndarray:
 def overlay(
     image: np.ndarray, mask: np.ndarray, palette: np.ndarray, alpha: float = 0.6
 ) -> np.ndarray:
-    """The picture, tinted by the mask: (1 - alpha) * image + alpha * colour, rounded.
+    """The image, tinted by the mask: (1 - alpha) * image + alpha * colour, rounded.
 
     Image uint8 [H, W, 3], mask uint8 [H, W] -> uint8 [H, W, 3]. Void, and classes whose colour is
-    black (VOC's background), leave the picture as it is: black would only hide it.
+    black (VOC's background), leave the image as it is: black would only hide it.
     Raises InputError if the sizes differ or a class has no colour.
     """
     if image.shape[:2] != mask.shape:
@@ -90,7 +90,7 @@ def overlay(
 def error_map(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Where and how a prediction is wrong: uint8 [H, W, 3], the colours of `ERROR_COLOURS`.
 
-    Right pixels show the picture in pale grey. Class 0 counts as the background.
+    Right pixels show the image in pale grey. Class 0 counts as the background.
     """
     grey = 150 + image.astype(np.float32).mean(axis=-1) * (90 / 255)
     out = np.repeat(np.rint(grey).astype(np.uint8)[..., None], 3, axis=-1)
@@ -104,10 +104,10 @@ def error_map(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> n
 
 def index_png(mask: np.ndarray, palette: np.ndarray) -> bytes:
     """Mask uint8 [H, W] -> a PNG of mode P: the index is the class, as in VOC's own masks."""
-    picture = Image.fromarray(np.ascontiguousarray(_checked(mask, palette)))
-    picture.putpalette(full_palette(palette).tobytes())  # turns mode L into mode P
+    image = Image.fromarray(np.ascontiguousarray(_checked(mask, palette)))
+    image.putpalette(full_palette(palette).tobytes())  # turns mode L into mode P
     buffer = BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -133,7 +133,7 @@ def legend_entries(
 
 
 def image_miou(truth: np.ndarray, prediction: np.ndarray) -> float | None:
-    """The mean IoU of one picture, over the classes in its truth or prediction; void left out.
+    """The mean IoU of one image, over the classes in its truth or prediction; void left out.
 
     None if no pixel is labelled.
     """
@@ -145,11 +145,11 @@ def image_miou(truth: np.ndarray, prediction: np.ndarray) -> float | None:
     return float((np.diagonal(counts)[present] / union[present]).mean()) if pairs.size else None
 
 
-def choose_rows(scores: Sequence[float | None], each: int = 2) -> list[tuple[str, int]]:
-    """(label, row) of the best, the median and the worst pictures, best first, no row twice.
+def choose_examples(scores: Sequence[float | None], each: int = 2) -> list[tuple[str, int]]:
+    """(label, row) of the best, the median and the worst images, best first, no row twice.
 
-    Scores are one per picture; rows without a score (None or NaN) are never chosen. With few
-    pictures the worst and the best come first, the middle last.
+    Scores are one per image; rows without a score (None or NaN) are never chosen. With few
+    images the worst and the best come first, the middle last.
     """
     values = np.array([np.nan if s is None else s for s in scores], float)
     order = [int(i) for i in np.argsort(-values, kind="stable") if np.isfinite(values[i])]
@@ -164,5 +164,5 @@ def choose_rows(scores: Sequence[float | None], each: int = 2) -> list[tuple[str
 
 
 def panel_title(label: str, image_id: str, score: float | None) -> str:
-    """The line above a picture: `best: 000042, mIoU 0.512`."""
+    """The line above an image: `best: 000042, mIoU 0.512`."""
     return f"{label}: {image_id}" + ("" if score is None else f", mIoU {score:.3f}")

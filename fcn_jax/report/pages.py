@@ -1,6 +1,6 @@
 """report.html of one run, and the page that lays many runs side by side.
 
-Both are single files: pictures inlined, no script, no network. Every value goes through jinja2's
+Both are single files: images inlined, no script, no network. Every value goes through jinja2's
 escaping, and a content policy in the page forbids whatever might still slip through.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from PIL import Image
 
-from fcn_jax.report import figures, tables, words
+from fcn_jax.report import figures, notes, tables
 from fcn_jax.report.masks import (
     ERROR_COLOURS,
     Panel,
@@ -29,7 +29,7 @@ from fcn_jax.report.text import flatten, is_number, number, plain
 from fcn_jax.runtime import files
 
 THUMB = 400
-"""The longer side, in pixels, of the pictures in a page: sharp on a phone, small in the file."""
+"""The longer side, in pixels, of the images in a page: sharp on a phone, small in the file."""
 
 
 class RunData(TypedDict, total=False):
@@ -49,7 +49,7 @@ class Run(TypedDict, total=False):
     """One line of a comparison; `result` holds one result a seed.
 
     `rows` and `confusion` are those of the first seed. The `panels` of all runs show the same
-    pictures, their titles the bare ids.
+    images, their titles the bare ids.
     """
 
     name: Required[str]
@@ -65,16 +65,16 @@ def _uri(content: bytes, kind: str = "png") -> str:
     return f"data:image/{kind};base64,{b64encode(content).decode()}"
 
 
-def _thumb(picture: Image.Image, method: Image.Resampling) -> Image.Image:
-    scale = THUMB / max(picture.size)
+def _thumb(image: Image.Image, method: Image.Resampling) -> Image.Image:
+    scale = THUMB / max(image.size)
     if scale >= 1:
-        return picture
-    return picture.resize([max(1, round(side * scale)) for side in picture.size], method)
+        return image
+    return image.resize([max(1, round(side * scale)) for side in image.size], method)
 
 
-def _photo(picture: np.ndarray) -> str:
+def _photo(image: np.ndarray) -> str:
     buffer = BytesIO()
-    small = _thumb(Image.fromarray(np.ascontiguousarray(picture)), Image.Resampling.BICUBIC)
+    small = _thumb(Image.fromarray(np.ascontiguousarray(image)), Image.Resampling.BICUBIC)
     small.save(buffer, "JPEG", quality=85)
     return _uri(buffer.getvalue(), "jpeg")
 
@@ -85,9 +85,9 @@ def _mask(mask: np.ndarray, palette: np.ndarray) -> str:
 
 
 def _errors(panel: Panel) -> str:
-    picture = Image.fromarray(error_map(panel.image, panel.truth, panel.prediction))
+    image = Image.fromarray(error_map(panel.image, panel.truth, panel.prediction))
     buffer = BytesIO()
-    _thumb(picture, Image.Resampling.NEAREST).quantize(256).save(buffer, "PNG")
+    _thumb(image, Image.Resampling.NEAREST).quantize(256).save(buffer, "PNG")
     return _uri(buffer.getvalue())
 
 
@@ -111,7 +111,7 @@ ERROR_LEGEND = [(name, _shades(colour)) for name, colour in ERROR_COLOURS.items(
 
 
 def _percent(value: Any) -> str:
-    """A share as a CSS width; nothing for what is no number, never outside its track."""
+    """A fraction as a CSS width; nothing for what is no number, never outside its track."""
     return f"{100 * min(max(float(value), 0), 1):.2f}%" if is_number(value) else "0%"
 
 
@@ -149,7 +149,7 @@ def _confusion(matrix: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]
     names = list(class_names)
     light = figures.confusion_image(matrix, names, figures.LIGHT)
     dark = figures.confusion_image(matrix, names, figures.DARK)
-    most = [(plain(t), plain(p), share) for t, p, share in figures.confusions(matrix, names)]
+    most = [(plain(t), plain(p), fraction) for t, p, fraction in figures.confusions(matrix, names)]
     return {"image": _pair(light, dark, "confusion matrix"), "most": most, "classes": len(names)}
 
 
@@ -193,7 +193,7 @@ def write_report(data: RunData, path: str | Path, *, split: str = "val") -> None
         path,
         title=plain(f"{result.get('arch', 'network')} on {result.get('dataset', 'data')}"),
         experiment=plain(result.get("experiment") or ""),
-        split=tables.judged_on(result, split),
+        split=tables.evaluated_on(result, split),
         head=head,
         collapsed=tables.COLLAPSED if result.get("collapsed") else "",
         scores=tables.score_rows(result, split),
@@ -207,12 +207,12 @@ def write_report(data: RunData, path: str | Path, *, split: str = "val") -> None
         config=flatten(data.get("config") or {}),
         environment=flatten(result.get("environment") or {}),
         command=plain(data.get("command") or ""),
-        notes=words.METRIC_NOTES,
+        notes=notes.METRIC_NOTES,
     )
 
 
 def _side_by_side(runs: Sequence[Run], palette: np.ndarray) -> list[dict[str, Any]]:
-    """The pictures that every run with panels shows, in the first run's order."""
+    """The images that every run with panels shows, in the first run's order."""
     shown = [(run["name"], {p.title: p for p in run.get("panels") or []}) for run in runs]
     shown = [(name, panels) for name, panels in shown if panels]
     first = shown[0][1] if shown else {}
@@ -236,7 +236,7 @@ def _side_by_side(runs: Sequence[Run], palette: np.ndarray) -> list[dict[str, An
 
 
 def _extremes(run: Run) -> list[dict[str, Any]]:
-    """The best and the worst picture of a run, with error maps."""
+    """The best and the worst image of a run, with error maps."""
     scored = [(image_miou(p.truth, p.prediction), p) for p in run.get("panels") or []]
     known = sorted(((s, i) for i, (s, _) in enumerate(scored) if s is not None), reverse=True)
     picks = [("best", known[0])] if known else []
@@ -257,7 +257,7 @@ def _class_table(runs: Sequence[Run], class_names: Sequence[str]) -> list[tuple[
         (
             plain(name, 32),
             [
-                tables.mean_sd([(r["val"].get("iou") or {}).get(name) for r in run["result"]])[
+                tables.mean_and_std([(r["val"].get("iou") or {}).get(name) for r in run["result"]])[
                     "mean"
                 ]
                 for run in runs
@@ -301,14 +301,14 @@ def write_comparison(
     environment: Mapping[str, Any] | None = None,
     command: str = "",
 ) -> None:
-    """Write a page that lays runs side by side: scores, curves, classes, confusions, pictures.
+    """Write a page that lays runs side by side: scores, curves, classes, confusions, images.
 
     `perfect` holds measured scores of a perfect prediction (`paper_iou`, `paper_iou_batch16`);
     `pairs` are tests {"a", "b", "difference", "low", "high", "p"}; `differences` replaces the text
     on why the paper's numbers differ, which is shown where a run has numbers of the paper.
     """
     if differences is None:
-        differences = words.PAPER_DIFFERENCES if any(r.get("paper") for r in runs) else ()
+        differences = notes.PAPER_DIFFERENCES if any(r.get("paper") for r in runs) else ()
     shown = tables.shown_metrics(runs)
     _write(
         "comparison.html",
@@ -317,7 +317,7 @@ def write_comparison(
         tables=[(tables.METRICS[m], tables.compare_rows(runs, m, perfect)) for m in shown],
         pairs=pairs,
         plots=_run_plots(runs),
-        notes=words.METRIC_NOTES,
+        notes=notes.METRIC_NOTES,
         differences=differences,
         environment=flatten(environment or {}),
         command=plain(command),
@@ -344,7 +344,7 @@ def _run_pictures(
     masks = [m for run in runs for p in run.get("panels") or [] for m in (p.truth, p.prediction)]
     matrices = [(run["name"], run.get("confusion")) for run in runs]
     return {
-        "pictures": _side_by_side(runs, palette),
+        "images": _side_by_side(runs, palette),
         "legend": _legend(masks, class_names, palette),
         "extremes": [(plain(run["name"]), _extremes(run)) for run in runs if run.get("panels")],
         "error_legend": ERROR_LEGEND,

@@ -58,7 +58,7 @@ def perfect_scores(
     return {**BY_DEFINITION, **{k: v for k, v in measured.items() if k != "loss"}}
 
 
-def judged_on(result: Mapping[str, Any], split: str) -> str:
+def evaluated_on(result: Mapping[str, Any], split: str) -> str:
     """The split's name; of a run that was not validated on val, what it was validated on."""
     images, fraction = result.get("overfit"), result.get("split_train")
     if images and split == "val":
@@ -68,7 +68,7 @@ def judged_on(result: Mapping[str, Any], split: str) -> str:
 
 def _heading(result: Mapping[str, Any], split: str) -> str:
     what = f"{result.get('arch', 'network')} on {result.get('dataset', 'data')}"
-    parts = [plain(f"{what} ({judged_on(result, split)})")]
+    parts = [plain(f"{what} ({evaluated_on(result, split)})")]
     if is_number(result.get("best_epoch")):
         parts.append(f"best epoch {result['best_epoch']} of {result.get('epochs_run', '?')}")
     if is_number(result.get("seed")):
@@ -119,7 +119,7 @@ def result_table(result: Mapping[str, Any], class_names: Sequence[str], split: s
     return "\n".join(lines)
 
 
-def mean_sd(values: Sequence[Any]) -> dict[str, Any]:
+def mean_and_std(values: Sequence[Any]) -> dict[str, Any]:
     """Mean, sample standard deviation (None below two) and number of the values that exist."""
     known = [float(v) for v in values if is_number(v)]
     return {
@@ -129,7 +129,7 @@ def mean_sd(values: Sequence[Any]) -> dict[str, Any]:
     }
 
 
-def spread(score: Mapping[str, Any], digits: int = 4) -> str:
+def mean_std_text(score: Mapping[str, Any], digits: int = 4) -> str:
     """`0.4123 ± 0.0031`, without the sd where there is but one seed; a dash where there is none."""
     text = number(score["mean"], digits)
     return text if score["sd"] is None else f"{text} ± {number(score['sd'], digits)}"
@@ -155,7 +155,7 @@ def compare_rows(
             {
                 "name": run["name"],
                 "paper": paper_value(run.get("paper"), metric),
-                **mean_sd([r["val"].get(metric) for r in results]),
+                **mean_and_std([r["val"].get(metric) for r in results]),
                 "trivial": (first.get("trivial") or {}).get(metric),
                 "perfect": perfect_scores(first, perfect).get(metric),
                 "collapsed": sum(bool(r.get("collapsed")) for r in results),
@@ -199,7 +199,7 @@ def table_markdown(
         for row in compare_rows(runs, metric, perfect):
             mark = " (collapsed)" if row["collapsed"] else ""
             cells = [number(row["paper"])] if printed else []
-            cells += [spread(row) + mark, number(row["trivial"]), number(row["perfect"])]
+            cells += [mean_std_text(row) + mark, number(row["trivial"]), number(row["perfect"])]
             lines.append(f"| {_cell(row['name'])} | " + " | ".join(cells) + " |")
         blocks.append("\n".join(lines))
     lines = ["| experiment | network | seeds | epochs | time a run | images/s |"]
@@ -218,8 +218,8 @@ def run_facts(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     facts = []
     for run in runs:
         results = run["result"]
-        time = mean_sd([r.get("seconds") for r in results])["mean"]
-        rate = mean_sd([r.get("images_per_second") for r in results])["mean"]
+        time = mean_and_std([r.get("seconds") for r in results])["mean"]
+        rate = mean_and_std([r.get("images_per_second") for r in results])["mean"]
         facts.append(
             {
                 "name": str(run["name"]),

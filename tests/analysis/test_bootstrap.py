@@ -5,18 +5,18 @@ from fcn_jax.analysis.bootstrap import paired_bootstrap
 from fcn_jax.types import InputError
 
 RIGHT = [[2, 0], [0, 2], [0, 0]]
-"""One picture, two pixels of each class, all right (rows: truth, the last void)."""
+"""One image, two pixels of each class, all right (rows: truth, the last void)."""
 BLIND = [[2, 0], [2, 0], [0, 0]]
-"""The same picture, all predicted as class 0."""
+"""The same image, all predicted as class 0."""
 
 
-def counts(*pictures):
-    return np.array(pictures, np.int64)
+def counts(*images):
+    return np.array(images, np.int64)
 
 
 def test_two_pictures_by_hand():
-    # Drawn twice, the first picture: A has mIoU 1, B (2/4 + 0/2) / 2 = 0.25; so +0.75, and -0.75
-    # for the second picture. Both pictures once: the two networks are equal.
+    # Drawn twice, the first image: A has mIoU 1, B (2/4 + 0/2) / 2 = 0.25; so +0.75, and -0.75
+    # for the second image. Both images once: the two networks are equal.
     test = paired_bootstrap(counts(RIGHT, BLIND), counts(BLIND, RIGHT), samples=2000)
     assert test.difference == 0
     assert test.low == pytest.approx(-0.75)
@@ -67,7 +67,7 @@ def test_class_absent_from_truth_and_prediction_is_left_out_of_the_mean():
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
-    # Pictures are right with chance 0.6 (A) and 0.4 (B), two classes of equal size: the difference
+    # Images are right with chance 0.6 (A) and 0.4 (B), two classes of equal size: the difference
     # of a large split tends to that of the summed counts.
     def miou(right):
         return (1 / (2 - right) + right) / 2

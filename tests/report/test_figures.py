@@ -78,7 +78,7 @@ def test_rates_over_decades_get_a_logarithmic_axis(rows):
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_curves_draw_runs_of_any_length(tmp_path, rows, count):
-    figures.curves(rows[:count], tmp_path / "curves.png", trivial_miou=0.1)
+    figures.write_curves(rows[:count], tmp_path / "curves.png", trivial_miou=0.1)
     width, height = size((tmp_path / "curves.png").read_bytes())
     assert width > 2 * height > 0
 
@@ -86,7 +86,7 @@ def test_curves_draw_runs_of_any_length(tmp_path, rows, count):
 def test_curves_draw_a_run_that_only_diverged(tmp_path, rows):
     for row in rows:
         row["train"]["loss"] = row["val"]["loss"] = row["val"]["miou"] = NAN
-    figures.curves(rows, tmp_path / "curves.png")
+    figures.write_curves(rows, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 0
 
 
@@ -119,7 +119,7 @@ def test_largest_confusions_come_first():
 
 
 def test_drawing_leaves_no_global_figure_behind(tmp_path, rows):
-    figures.curves(rows, tmp_path / "curves.png")
+    figures.write_curves(rows, tmp_path / "curves.png")
     import matplotlib._pylab_helpers as helpers
 
     assert helpers.Gcf.get_num_fig_managers() == 0

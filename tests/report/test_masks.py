@@ -71,7 +71,7 @@ def test_error_map_tells_the_kinds_of_error_apart():
     kinds = ["missed object", "false alarm", "wrong class", "void"]
     for column, kind in enumerate(kinds):
         assert tuple(out[0, column]) == masks.ERROR_COLOURS[kind]
-    assert tuple(out[0, 4]) == (150, 150, 150)  # right: pale grey of a black picture
+    assert tuple(out[0, 4]) == (150, 150, 150)  # right: pale grey of a black image
 
 
 def test_image_miou_by_hand(panel):
@@ -84,8 +84,8 @@ def test_image_miou_by_hand(panel):
 
 def test_choose_rows_takes_best_median_worst():
     scores = [0.5, 0.9, None, 0.1, 0.6, float("nan"), 0.4, 0.3, 0.8]
-    assert masks.choose_rows(scores, each=1) == [("best", 1), ("median", 0), ("worst", 3)]
-    chosen = masks.choose_rows(scores, each=2)
+    assert masks.choose_examples(scores, each=1) == [("best", 1), ("median", 0), ("worst", 3)]
+    chosen = masks.choose_examples(scores, each=2)
     assert [row for _, row in chosen] == [1, 8, 4, 0, 7, 3]
     assert [label for label, _ in chosen] == ["best"] * 2 + ["median"] * 2 + ["worst"] * 2
 
@@ -101,7 +101,7 @@ def test_choose_rows_takes_best_median_worst():
     ],
 )
 def test_choose_rows_never_shows_a_picture_twice(scores, expected):
-    assert masks.choose_rows(scores, each=2) == expected
+    assert masks.choose_examples(scores, each=2) == expected
 
 
 def test_panel_title():

@@ -132,9 +132,9 @@ def test_report_bars_are_as_long_as_the_scores(report):
 def test_masks_in_the_page_are_the_masks(report, panel):
     first, second = [i["src"] for i in report.attributes("img") if i.get("class") == "mask"]
     for uri, mask in ((first, panel.truth), (second, panel.prediction)):
-        with decoded(uri) as picture:
-            assert picture.mode == "P"
-            np.testing.assert_array_equal(np.asarray(picture), mask)
+        with decoded(uri) as image:
+            assert image.mode == "P"
+            np.testing.assert_array_equal(np.asarray(image), mask)
 
 
 def test_legend_of_the_page_agrees_with_the_palette(report):
@@ -167,7 +167,7 @@ def test_report_of_the_least_possible_run(result, tmp_path):
     page = Page(tmp_path / "report.html")
     assert "mIoU \N{EN DASH}" in page.text
     assert "Training" not in page.text
-    assert "Pictures" not in page.text
+    assert "Images" not in page.text
 
 
 def test_report_of_one_epoch_and_a_network_without_classes_in_truth(data, rows, tmp_path):
@@ -238,8 +238,8 @@ def test_the_same_pictures_stand_under_every_network(runs, panel, tmp_path):
         "tuned, mIoU 0.411",  # background 460 / 560, cat 0
     ]
     for image, mask in zip(masks, (panel.truth, panel.prediction, wrong.prediction), strict=False):
-        with decoded(image["src"]) as picture:
-            np.testing.assert_array_equal(np.asarray(picture), mask)
+        with decoded(image["src"]) as image:
+            np.testing.assert_array_equal(np.asarray(image), mask)
     assert "best: 000001, mIoU 0.569" in page.text
 
 
@@ -265,12 +265,12 @@ def test_pairs_are_written_with_sign_interval_and_p(runs, tmp_path):
 def test_comparison_of_bare_results(result, tmp_path):
     page = compared([{"name": "a", "result": [result]}], tmp_path / "c.html")
     assert "a 0.5250 0.1000 1.0000" in page.text
-    for heading in ("Training", "The same pictures", "Confusion matrices", "To reproduce"):
+    for heading in ("Training", "The same images", "Confusion matrices", "To reproduce"):
         assert heading not in page.text
 
 
 def test_large_masks_are_made_smaller_without_inventing_classes(panel):
     mask = np.kron(panel.truth, np.ones((40, 40), np.uint8))
-    with decoded(pages._mask(mask, PALETTE)) as picture:
-        assert max(picture.size) == pages.THUMB
-        assert set(np.unique(np.asarray(picture))) == {0, 1, 255}
+    with decoded(pages._mask(mask, PALETTE)) as image:
+        assert max(image.size) == pages.THUMB
+        assert set(np.unique(np.asarray(image))) == {0, 1, 255}

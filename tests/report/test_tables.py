@@ -63,11 +63,11 @@ def test_result_table_is_plain_ascii_and_safe_in_a_terminal(result):
 
 
 def test_mean_and_sample_deviation_over_seeds():
-    score = tables.mean_sd([0.2, 0.4, None, math.nan])
+    score = tables.mean_and_std([0.2, 0.4, None, math.nan])
     assert score == {"mean": pytest.approx(0.3), "sd": pytest.approx(math.sqrt(0.02)), "n": 2}
-    assert tables.spread(score) == "0.3000 ± 0.1414"
-    assert tables.spread(tables.mean_sd([0.2])) == "0.2000"
-    assert tables.spread(tables.mean_sd([None])) == "\N{EN DASH}"
+    assert tables.mean_std_text(score) == "0.3000 ± 0.1414"
+    assert tables.mean_std_text(tables.mean_and_std([0.2])) == "0.2000"
+    assert tables.mean_std_text(tables.mean_and_std([None])) == "\N{EN DASH}"
 
 
 def test_the_papers_iou_stands_beside_its_own_variants_only(result):
@@ -135,7 +135,7 @@ def test_json_is_strict_and_complete(result):
     assert content["runs"][0]["seeds"] == "0"
 
 
-def test_a_run_judged_on_its_training_images_says_so(result):
+def test_a_run_evaluated_on_its_training_images_says_so(result):
     heading = tables.result_table({**result, "overfit": 24}, NAMES).splitlines()[0]
     assert "(the 24 images it was trained on)" in heading
     assert "(val)" in tables.result_table({**result, "overfit": 0}, NAMES).splitlines()[0]

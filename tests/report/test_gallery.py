@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from fcn_jax.report import sheet as drawing
+from fcn_jax.report import gallery as drawing
 from fcn_jax.report.masks import Panel
 
 PALETTE = np.array([[0, 0, 0], [128, 0, 0], [0, 128, 0]], np.uint8)
@@ -9,7 +9,7 @@ NAMES = ("background", "cat", "dog")
 
 
 def drawn(tmp_path, panels, names=NAMES, palette=PALETTE):
-    drawing.gallery(panels, names, palette, tmp_path / "gallery.png")
+    drawing.write_gallery(panels, names, palette, tmp_path / "gallery.png")
     with Image.open(tmp_path / "gallery.png") as png:
         return np.asarray(png.convert("RGB"))
 
@@ -33,7 +33,7 @@ def test_masks_are_drawn_in_the_exact_palette(tmp_path, panel):
 def test_picture_and_overlay_stand_in_their_columns(tmp_path, panel):
     sheet = drawn(tmp_path, [panel])
     assert tuple(cell(sheet, 0, 160)[80, 200]) == (90, 120, 200)
-    assert tuple(cell(sheet, 3, 160)[80, 80]) == (113, 48, 80)  # 0.4 * picture + 0.6 * (128, 0, 0)
+    assert tuple(cell(sheet, 3, 160)[80, 80]) == (113, 48, 80)  # 0.4 * image + 0.6 * (128, 0, 0)
 
 
 def test_legend_shows_just_the_classes_that_occur(tmp_path, panel):

@@ -20,8 +20,8 @@ METRIC_NOTES = (
     ),
     (
         "pixel accuracy",
-        "The share of labelled pixels that are right. The paper's variant counts void as "
-        "background. Background fills most of the picture, so predicting nothing but background "
+        "The fraction of labelled pixels that are right. The paper's variant counts void as "
+        "background. Background fills most of the image, so predicting nothing but background "
         "already scores high: read it beside the all-background column.",
     ),
     (

@@ -1,4 +1,4 @@
-"""The gallery: pictures beside their truth and prediction, pixel for pixel, with a legend.
+"""The gallery: images beside their truth and prediction, pixel for pixel, with a legend.
 
 Drawn with PIL rather than a plotting library, so that the colours of the masks stay exact.
 """
@@ -28,13 +28,13 @@ def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", name)), size)
 
 
-def fitted(picture: np.ndarray, cell: int = CELL, exact: bool = False) -> Image.Image:
+def fitted(image: np.ndarray, cell: int = CELL, exact: bool = False) -> Image.Image:
     """RGB uint8 [H, W, 3] scaled to fit a square; `exact` invents no colours (nearest pixel)."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     scale = cell / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     method = Image.Resampling.NEAREST if exact else Image.Resampling.BICUBIC
-    return Image.fromarray(np.ascontiguousarray(picture)).resize(size, method)
+    return Image.fromarray(np.ascontiguousarray(image)).resize(size, method)
 
 
 def _cells(panel: Panel, palette: np.ndarray) -> list[Image.Image]:
@@ -62,7 +62,7 @@ def _legend_rows(
     return lines
 
 
-def gallery(
+def write_gallery(
     panels: Sequence[Panel], class_names: Sequence[str], palette: np.ndarray, path: str | Path
 ) -> None:
     """Write gallery.png: a row of image, truth, prediction and overlay for each panel.

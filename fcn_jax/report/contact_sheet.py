@@ -1,4 +1,4 @@
-"""The contact sheet: many pictures under their masks, to see at a glance what is off."""
+"""The contact sheet: many images under their masks, to see at a glance what is off."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from fcn_jax.report.gallery import GAP, INK, SWATCH, _font, _legend_rows, fitted
 from fcn_jax.report.masks import legend_entries, overlay
-from fcn_jax.report.sheet import GAP, INK, SWATCH, _font, _legend_rows, fitted
 from fcn_jax.report.text import plain
 from fcn_jax.runtime import files
 from fcn_jax.types import Example
@@ -18,13 +18,13 @@ LINE = 20
 COLUMNS = 6
 
 
-def contact_sheet(
+def write_contact_sheet(
     groups: Sequence[tuple[str, Sequence[Example]]],
     class_names: Sequence[str],
     palette: np.ndarray,
     path: str | Path,
 ) -> None:
-    """Write one PNG: for each (title, examples) a heading and a grid of pictures under their masks.
+    """Write one PNG: for each (title, examples) a heading and a grid of images under their masks.
 
     Args:
       groups: such as one for each split; an empty one is only named.
