@@ -34,6 +34,11 @@ def size(png: bytes):
         return image.size
 
 
+def pixels(png: bytes) -> np.ndarray:
+    with Image.open(BytesIO(png)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
 def test_loss_plot_shows_both_losses_and_the_best_epoch(rows):
     axes = axes_with(figures.draw_loss, rows, figures.LIGHT)
     assert line_data(axes, 0) == ([1, 2, 3], [2.0, 1.5, 1.0])
@@ -92,8 +97,13 @@ def test_curves_draw_a_run_that_only_diverged(tmp_path, rows):
 
 @pytest.mark.parametrize("name", ["$x^$", "_hidden", "猫", "a\nb", "<b>", "\udce9"])
 def test_any_name_can_be_drawn(rows, name):
-    figures.runs_image([(name, rows), ("two", rows)], ("val", "miou"), "mIoU", figures.DARK, 0.1)
-    figures.confusion_image(np.eye(2, dtype=np.int64), [name, "two"], figures.LIGHT)
+    line_plot = figures.runs_image(
+        [(name, rows), ("two", rows)], ("val", "miou"), "mIoU", figures.DARK, 0.1
+    )
+    matrix = figures.confusion_image(np.eye(2, dtype=np.int64), [name, "two"], figures.LIGHT)
+    for image in (line_plot, matrix):
+        assert min(pixels(image).shape[:2]) > 100
+        assert len(np.unique(pixels(image).reshape(-1, 3), axis=0)) > 10  # something is drawn
 
 
 def test_names_with_underscore_or_dollar_reach_the_legend_unchanged(rows):

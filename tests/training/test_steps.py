@@ -23,9 +23,10 @@ SIZE = (32, 32)
 KEY = jax.random.key(0)
 
 
-def _setup(augmentation=None, arch=None, **kwargs):
+def _setup(augmentation=None, arch=None, weight_decay=1e-5, **kwargs):
     model = fakes.TinyNet() if arch is None else models.create_model(arch, 3)
-    optimizer = optim.make_optimizer(optim.OptimConfig(lr=1e-2), 10)
+    config = optim.OptimConfig(lr=1e-2, weight_decay=weight_decay)
+    optimizer = optim.make_optimizer(config, 10)
     variables = initialize.fresh(model, KEY, SIZE)
     state = steps.init_state(optimizer, variables, ema=kwargs.get("ema", 0.0) > 0)
     step = steps.make_train_step(
@@ -102,14 +103,18 @@ def test_a_step_depends_on_the_key_and_the_step_number_only():
     assert later[1]["loss"] != first[1]["loss"]
 
 
-def test_a_batch_of_only_void_changes_nothing_but_statistics():
-    _, state, step = _setup()
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_after_a_batch_of_only_void_weight_decay_alone_moves_the_parameters(weight_decay):
+    _, state, step = _setup(weight_decay=weight_decay)
     batch = _canvases(2)
     batch = Batch(batch.image, np.full_like(batch.mask, VOID), batch.size)
-    optimizer_free = state._replace(params=jax.tree.map(jnp.copy, state.params))
-    after, values = jax.jit(step)(optimizer_free, batch, KEY)
+    after, values = jax.jit(step)(state, batch, KEY)
     assert values["loss"] == 0.0
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(after.params))
+    assert values["grad_norm"] == 0.0
+    # Adam's first step is lr * sign(gradient), and the gradient is weight_decay * p.
+    expected = jax.tree.map(lambda p: p - 1e-2 * np.sign(p) * (weight_decay > 0), state.params)
+    chex.assert_trees_all_close(after.params, expected, rtol=1e-4, atol=1e-5)
+    assert not np.array_equal(after.batch_stats["bn1"]["mean"], state.batch_stats["bn1"]["mean"])
 
 
 PADDING = AugmentConfig(scale_jitter=(0.4, 0.6), rotation=30.0)
