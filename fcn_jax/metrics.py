@@ -7,12 +7,15 @@ variants and the rows of a trivial and of a perfect predictor are all sums of it
 
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fcn_jax.types import VOID
+
+BACKGROUND_NAMES = ("background", "bg")
 
 
 def confusion_counts(labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:
@@ -134,15 +137,48 @@ def _mean(values: np.ndarray) -> float:
     return float(known.mean()) if known.size else float("nan")
 
 
-def fold_void(counts: np.ndarray) -> np.ndarray:
+class Trivial(NamedTuple):
+    """The constant predictor that results are compared with."""
+
+    label: int = 0
+    """The class it predicts everywhere."""
+    name: str = "all-background"
+    """What its row is called: `all-background`, or `majority class` where no class is that."""
+
+    @property
+    def background(self) -> int | None:
+        """The class id of the background; None where no class is it."""
+        return self.label if self.name == "all-background" else None
+
+
+def find_trivial(class_names: Sequence[str], counts: np.ndarray | None = None) -> Trivial:
+    """The best constant predictor that can be known before training.
+
+    Args:
+      class_names: the background is found among them by its name, wherever it stands.
+      counts: pixels of each class in the train split, [K] or more; used if there is no background.
+
+    >>> find_trivial(("cat", "background"))
+    Trivial(label=1, name='all-background')
+    >>> find_trivial(("sky", "road"), np.array([3, 5]))
+    Trivial(label=1, name='majority class')
+    """
+    for index, name in enumerate(class_names):
+        if name.strip(" _-").lower() in BACKGROUND_NAMES:
+            return Trivial(index)
+    largest = 0 if counts is None else int(np.argmax(np.asarray(counts)[: len(class_names)]))
+    return Trivial(largest, "majority class")
+
+
+def fold_void(counts: np.ndarray, background: int = 0) -> np.ndarray:
     """The paper's reading of void: its pixels are background. [..., K+1, K] -> [..., K, K]."""
     counts = np.asarray(counts).astype(np.int64)
     folded = counts[..., :-1, :].copy()
-    folded[..., 0, :] += counts[..., -1, :]
+    folded[..., background, :] += counts[..., -1, :]
     return folded
 
 
-def paper_iou_of_counts(counts: np.ndarray, group: int = 1) -> float:
+def paper_iou_of_counts(counts: np.ndarray, group: int = 1, background: int = 0) -> float:
     """The paper's IoU: per group of images and class, intersection / max(union, 1).
 
     A class absent from a group counts 0, void is background; mean over the groups, then over the
@@ -152,8 +188,9 @@ def paper_iou_of_counts(counts: np.ndarray, group: int = 1) -> float:
     Args:
       counts: [N, K+1, K], in the order of the split's ids.
       group: images that are counted together; 1 is per image, 16 the paper's batches.
+      background: the class that void counts as.
     """
-    folded = fold_void(counts)
+    folded = fold_void(counts, background)
     starts = np.arange(0, len(folded), group)
     grouped = np.add.reduceat(folded, starts, axis=0)
     hit = np.diagonal(grouped, axis1=1, axis2=2)
@@ -167,30 +204,36 @@ def paper_iou(labels, predictions, num_classes: int) -> float:
     return paper_iou_of_counts(np.stack([image_counts(y, p, num_classes) for y, p in pairs]))
 
 
-def all_background(counts: np.ndarray) -> np.ndarray:
-    """The counts of a predictor that says class 0 everywhere, on the same images."""
+def constant(counts: np.ndarray, label: int = 0) -> np.ndarray:
+    """The counts of a predictor that predicts class `label` everywhere, on the same images."""
     trivial = np.zeros_like(counts)
-    trivial[..., 0] = counts.sum(-1)
+    trivial[..., label] = counts.sum(-1)
     return trivial
 
 
-def perfect(counts: np.ndarray) -> np.ndarray:
+def perfect(counts: np.ndarray, background: int = 0) -> np.ndarray:
     """The counts of a predictor that is always right (void: background, as the paper reads it)."""
     ideal = np.zeros_like(counts)
     truth = counts.sum(-1)
     k = np.arange(counts.shape[-1])
     ideal[..., k, k] = truth[..., :-1]
-    ideal[..., -1, 0] = truth[..., -1]
+    ideal[..., -1, background] = truth[..., -1]
     return ideal
 
 
-def summary(counts: np.ndarray, class_names: Sequence[str], loss: float | None = None) -> dict:
+def summary(
+    counts: np.ndarray,
+    class_names: Sequence[str],
+    loss: float | None = None,
+    background: int | None = 0,
+) -> dict:
     """All metrics of an evaluation as plain JSON values; what result.json holds.
 
     Args:
       counts: [N, K+1, K] of all images of the split.
       class_names: K names.
       loss: mean loss on the split, if there is one.
+      background: the class that the paper's scores count void as; None leaves them out.
 
     Returns:
       `summarize`'s values (None for NaN, IoU as {class: value}), with `paper_iou`,
@@ -199,17 +242,23 @@ def summary(counts: np.ndarray, class_names: Sequence[str], loss: float | None =
     counts = np.asarray(counts).astype(np.int64)
     matrix = counts[:, :-1].sum(0)
     standard = summarize(matrix)
-    folded = fold_void(counts).sum(0)
     values = {
         **{k: v for k, v in standard.items() if k != "iou"},
-        "paper_iou": paper_iou_of_counts(counts),
-        "paper_iou_batch16": paper_iou_of_counts(counts, 16),
-        "paper_pixel_accuracy": summarize(folded)["pixel_accuracy"],
+        **({} if background is None else _paper_scores(counts, background)),
         "loss": loss,
         "pixels": int(matrix.sum()),
     }
     iou = zip(class_names, standard["iou"], strict=True)
     return {**{k: _plain(v) for k, v in values.items()}, "iou": {c: _plain(v) for c, v in iou}}
+
+
+def _paper_scores(counts: np.ndarray, background: int) -> dict[str, float]:
+    folded = fold_void(counts, background).sum(0)
+    return {
+        "paper_iou": paper_iou_of_counts(counts, 1, background),
+        "paper_iou_batch16": paper_iou_of_counts(counts, 16, background),
+        "paper_pixel_accuracy": summarize(folded)["pixel_accuracy"],
+    }
 
 
 def _plain(value):

@@ -85,6 +85,33 @@ def test_matrix_sums_to_the_labelled_pixels():
     assert metrics.confusion_matrix(labels, predictions, 5).sum() == (labels != VOID).sum()
 
 
+@pytest.mark.parametrize(
+    "name", ["background", "Background", "_background_", "BG", "__background__"]
+)
+def test_the_background_is_found_by_its_name_wherever_it_stands(name):
+    found = metrics.find_trivial(("Apple", "Pear", name), np.array([9, 1, 1]))
+    assert found == (2, "all-background")
+    assert found.background == 2
+
+
+def test_without_a_background_the_trivial_prediction_is_the_majority_class():
+    # The last count is void's, which is no class however many there are.
+    found = metrics.find_trivial(("sky", "road", "backgrounds"), np.array([3, 5, 4, 99]))
+    assert found == (1, "majority class")
+    assert found.background is None
+
+
+def test_paper_scores_count_void_as_the_class_of_the_background():
+    # One image, two classes, background is class 1: 4 pixels of class 0 right, 3 of void read as 1.
+    counts = np.array([[[4, 0], [0, 0], [0, 3]]])
+    values = metrics.summary(counts, ["a", "background"], background=1)
+    assert (values["paper_iou"], values["paper_pixel_accuracy"]) == (1.0, 1.0)
+    assert metrics.summary(counts, ["a", "b"])["paper_pixel_accuracy"] == pytest.approx(4 / 7)
+    assert "paper_iou" not in metrics.summary(counts, ["a", "b"], background=None)
+    np.testing.assert_array_equal(metrics.perfect(counts, 1)[0, -1], [0, 3])
+    np.testing.assert_array_equal(metrics.constant(counts, 1)[0], [[0, 4], [0, 0], [0, 3]])
+
+
 def test_limits_of_perfect_and_trivial():
     labels, predictions = _pair()
     counts = np.stack(
@@ -93,12 +120,12 @@ def test_limits_of_perfect_and_trivial():
     names = list("abcde")
     best = metrics.summary(metrics.perfect(counts), names)
     assert best["miou"] == best["pixel_accuracy"] == best["paper_pixel_accuracy"] == 1.0
-    trivial = metrics.summary(metrics.all_background(counts), names)
+    trivial = metrics.summary(metrics.constant(counts), names)
     share = (labels == 0).sum() / (labels != VOID).sum()
     assert trivial["pixel_accuracy"] == pytest.approx(share)
     assert trivial["iou"]["b"] == 0.0
     direct = np.stack([metrics.image_counts(y, np.zeros_like(y), 5) for y in labels])
-    np.testing.assert_array_equal(metrics.all_background(counts), direct)
+    np.testing.assert_array_equal(metrics.constant(counts), direct)
 
 
 def test_nothing_labelled_is_none_not_nan():

@@ -9,6 +9,7 @@ import numpy as np
 from fcn_jax import report
 from fcn_jax.data import prepare
 from fcn_jax.inference import predict
+from fcn_jax.report import tables
 from fcn_jax.runtime import files
 from fcn_jax.training import evaluate, run_dir
 from fcn_jax.types import Example, InputError
@@ -72,7 +73,12 @@ def render(folder: Path, dataset: prepare.Dataset, command: str) -> None:
     rows = run_dir.read_metrics(folder)
     data, _, _ = evaluate.load(folder, "val")
     shown = panels(folder, dataset)
-    report.write_curves(rows, folder / "curves.png", trivial_miou=result["trivial"]["miou"])
+    report.write_curves(
+        rows,
+        folder / "curves.png",
+        trivial_miou=result["trivial"]["miou"],
+        trivial_name=tables.trivial_name(result),
+    )
     report.write_gallery(shown, dataset.class_names, dataset.palette, folder / "gallery.png")
     report.write_report(
         {
@@ -95,6 +101,7 @@ def split_result(data: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
         **base,
         data["split"]: data["summary"],
         "trivial": data["trivial"],
+        "trivial_name": data.get("trivial_name"),
         "perfect": data["perfect"],
         "collapsed": data["collapsed"],
     }

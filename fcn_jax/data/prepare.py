@@ -70,6 +70,10 @@ class Dataset:
 
     Indexing a split that does not exist raises InputError.
     """
+    digest: str = ""
+    """Changes whenever an image, a mask, a list or the classes change; "" where it is not known."""
+    root: str = ""
+    """The absolute path of the raw files; "" where there are none."""
 
 
 def load(
@@ -316,8 +320,10 @@ def _prepared(
         for split in (s for s in sources.SPLITS if s in builder.info.splits):
             splits[split] = _Examples(_open_split(builder, split))
     if isinstance(source, sources.Source):
-        return Dataset(source.name, source.class_names, source.palette, splits)
-    return Dataset("voc2007", VOC_CLASSES, voc_palette(len(VOC_CLASSES)), splits)
+        return Dataset(
+            source.name, source.class_names, source.palette, splits, source.digest, source.root
+        )
+    return Dataset("voc2007", VOC_CLASSES, voc_palette(len(VOC_CLASSES)), splits, name)
 
 
 def _builder(

@@ -169,6 +169,8 @@ class Source:
     honour_exif: bool
     digest: str
     """Changes when any file changes."""
+    root: str = ""
+    """The absolute path of the folder, or of the folder of the archives."""
     notes: tuple[str, ...] = ()
     """Worth telling the user, and no error."""
 
@@ -229,6 +231,7 @@ def open_archives(trainval: Path, test: Path | None, name: str = "voc2007") -> S
         has_lists=True,
         honour_exif=False,  # the official masks lie on the pixels as they are stored
         digest=_digest(stamps),
+        root=str(trainval.resolve().parent),
     )
 
 
@@ -272,6 +275,7 @@ def open_folder(root: Path, name: str | None = None, seed: int = 0) -> Source:
         has_lists=has_lists,
         honour_exif=True,
         digest=_digest([str(root.resolve()), seed, files.stamps]),
+        root=str(root.resolve()),
         notes=tuple(notes),
     )
 

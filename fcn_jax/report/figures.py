@@ -151,8 +151,14 @@ def draw_loss(axes: Axes, rows: Rows, theme: Theme) -> None:
     _legend(axes, entries, theme, loc="best")
 
 
-def draw_miou(axes: Axes, rows: Rows, theme: Theme, trivial: float | None) -> None:
-    """Validation mIoU over epochs, the all-background score dashed."""
+def draw_miou(
+    axes: Axes,
+    rows: Rows,
+    theme: Theme,
+    trivial: float | None,
+    trivial_name: str = "all-background",
+) -> None:
+    """Validation mIoU over epochs, the score of the constant prediction dashed."""
     _style(axes, theme, "Validation mIoU")
     val = _line(axes, rows, ("val", "miou"), theme.lines[1])
     floor = None
@@ -163,7 +169,7 @@ def draw_miou(axes: Axes, rows: Rows, theme: Theme, trivial: float | None) -> No
     else:
         axes.set_ylim(bottom=0)
     mark = _mark_best(axes, rows, theme)
-    entries = [(val, "validation"), (floor, "all-background")]
+    entries = [(val, "validation"), (floor, trivial_name)]
     _legend(axes, [*entries, (mark, f"best epoch: {best_epoch(rows)}")], theme, loc="best")
 
 
@@ -181,25 +187,37 @@ def draw_rate(axes: Axes, rows: Rows, theme: Theme) -> None:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
-def write_curves(rows: Rows, path: str | Path, *, trivial_miou: float | None = None) -> None:
+def write_curves(
+    rows: Rows,
+    path: str | Path,
+    *,
+    trivial_miou: float | None = None,
+    trivial_name: str = "all-background",
+) -> None:
     """Draw curves.png: loss, validation mIoU and learning rate over the epochs.
 
-    Rows are the lines of metrics.jsonl; `trivial_miou` is the all-background score, dashed.
+    Rows are the lines of metrics.jsonl; `trivial_miou` is the score of the constant prediction,
+    drawn dashed.
     """
     figure = _figure(13, 3.8, LIGHT)
     loss, miou, rate = figure.subplots(1, 3)
     draw_loss(loss, rows, LIGHT)
-    draw_miou(miou, rows, LIGHT, trivial_miou)
+    draw_miou(miou, rows, LIGHT, trivial_miou, trivial_name)
     draw_rate(rate, rows, LIGHT)
     files.write_bytes(path, _png(figure))
 
 
-def curve_images(rows: Rows, theme: Theme, trivial_miou: float | None = None) -> list[bytes]:
+def curve_images(
+    rows: Rows,
+    theme: Theme,
+    trivial_miou: float | None = None,
+    trivial_name: str = "all-background",
+) -> list[bytes]:
     """The three plots of `curves` as three PNGs, each wide enough to be read on a phone."""
     images = []
     for draw in (
         lambda axes: draw_loss(axes, rows, theme),
-        lambda axes: draw_miou(axes, rows, theme, trivial_miou),
+        lambda axes: draw_miou(axes, rows, theme, trivial_miou, trivial_name),
         lambda axes: draw_rate(axes, rows, theme),
     ):
         figure = _figure(4.4, 3.1, theme)

@@ -25,10 +25,10 @@ METRIC_NOTES = (
         "already scores high: read it beside the all-background column.",
     ),
     (
-        "all-background, perfect",
+        "all-background or majority class, perfect",
         "What a prediction of background everywhere scores, and what the true masks themselves "
-        "score: the floor and the ceiling of each measure. Where a data set has no class for the "
-        "background, class 0 is meant.",
+        "score: the floor and the ceiling of each measure. Where no class is named background, the "
+        "largest class of the train split is predicted everywhere.",
     ),
 )
 

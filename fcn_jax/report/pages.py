@@ -138,10 +138,10 @@ def _write(template: str, path: str | Path, **values: Any) -> None:
     files.write_bytes(path, page.encode("utf-8", "backslashreplace"))
 
 
-def _plots(rows: figures.Rows, trivial: Any) -> list[dict[str, str]]:
+def _plots(rows: figures.Rows, trivial: Any, floor: str) -> list[dict[str, str]]:
     texts = ("loss over the epochs", "validation mIoU over the epochs", "learning rate")
-    light = figures.curve_images(rows, figures.LIGHT, trivial)
-    dark = figures.curve_images(rows, figures.DARK, trivial)
+    light = figures.curve_images(rows, figures.LIGHT, trivial, floor)
+    dark = figures.curve_images(rows, figures.DARK, trivial, floor)
     return [_pair(*images) for images in zip(light, dark, texts, strict=True)]
 
 
@@ -170,7 +170,12 @@ def _headline(result: Mapping[str, Any], split: str) -> dict[str, Any]:
     ours = result[split].get("miou")
     trivial = (result.get("trivial") or {}).get("miou")
     both = is_number(ours) and is_number(trivial) and trivial
-    return {"ours": ours, "trivial": trivial, "times": ours / trivial if both else None}
+    return {
+        "ours": ours,
+        "trivial": trivial,
+        "trivial_name": tables.trivial_name(result),
+        "times": ours / trivial if both else None,
+    }
 
 
 def write_report(data: RunData, path: str | Path, *, split: str = "val") -> None:
@@ -199,7 +204,7 @@ def write_report(data: RunData, path: str | Path, *, split: str = "val") -> None
         scores=tables.score_rows(result, split),
         facts=tables.run_facts([{"name": "", "result": [result]}])[0],
         best_epoch=result.get("best_epoch"),
-        plots=_plots(rows, head["trivial"]) if len(rows) else [],
+        plots=_plots(rows, head["trivial"], head["trivial_name"]) if len(rows) else [],
         panels=_panels(panels, palette),
         legend=_legend(masks, names, palette),
         classes=classes,
@@ -332,6 +337,7 @@ def _run_words(runs: Sequence[Run], class_names: Sequence[str]) -> dict[str, Any
         "paper": any(run.get("paper") for run in runs),
         "facts": tables.run_facts(runs),
         "notes_of_runs": [(r["name"], r.get("note")) for r in runs if r.get("note")],
+        "floor": tables.trivial_name(runs[0]["result"][0]) if runs else "all-background",
         "collapsed": tables.COLLAPSED,
         "any_collapsed": any(r.get("collapsed") for run in runs for r in run["result"]),
         "classes": _class_table(runs, class_names),

@@ -47,7 +47,15 @@ PAPER_NAMES = {
 """Which printed number of the paper stands beside which of our scores. It does not say which of
 the two IoUs it printed, so its number stands beside both; a standard mIoU it never gives."""
 
-COLLAPSED = "this network predicts background everywhere: its score is the all-background row's"
+COLLAPSED = (
+    "this network predicts one class everywhere: its score is that of the constant prediction "
+    "beside it"
+)
+
+
+def trivial_name(result: Mapping[str, Any]) -> str:
+    """What the constant prediction is called: `all-background`, or `majority class`."""
+    return plain(result.get("trivial_name") or "all-background")
 
 
 def perfect_scores(
@@ -77,7 +85,7 @@ def _heading(result: Mapping[str, Any], split: str) -> str:
 
 
 def score_rows(result: Mapping[str, Any], split: str = "val") -> list[tuple[str, Any, Any, Any]]:
-    """(name, ours, all-background, perfect) for every score that the result has."""
+    """(name, ours, constant prediction, perfect) for every score that the result has."""
     ours, trivial = result[split], result.get("trivial") or {}
     perfect = perfect_scores(result)
     return [
@@ -90,14 +98,14 @@ def score_rows(result: Mapping[str, Any], split: str = "val") -> list[tuple[str,
 def class_rows(
     result: Mapping[str, Any], class_names: Sequence[str], split: str = "val"
 ) -> list[tuple[str, Any, Any]]:
-    """(class, our IoU, all-background's IoU), None where the class is absent."""
+    """(class, our IoU, the constant prediction's IoU), None where the class is absent."""
     ours = result[split].get("iou") or {}
     trivial = (result.get("trivial") or {}).get("iou") or {}
     return [(name, ours.get(name), trivial.get(name)) for name in class_names]
 
 
 def result_table(result: Mapping[str, Any], class_names: Sequence[str], split: str = "val") -> str:
-    """The result for a terminal: ours, all-background, perfect; then the IoU of every class.
+    """The result for a terminal: ours, constant prediction, perfect; then the IoU of every class.
 
     Absent classes show a dash. A collapsed network is called so in words.
     """
@@ -108,10 +116,11 @@ def result_table(result: Mapping[str, Any], class_names: Sequence[str], split: s
         cells = "".join(f"{number(value, missing='-'):>16}" for value in values)
         return f"{name:<{width}}{cells}".rstrip()
 
-    header = f"{'':<{width}}{'ours':>16}{'all-background':>16}{'perfect':>16}"
+    floor = trivial_name(result)
+    header = f"{'':<{width}}{'ours':>16}{floor:>16}{'perfect':>16}"
     lines = [_heading(result, split), header]
     lines += [line(*row) for row in score_rows(result, split)]
-    lines += ["", f"{'IoU of each class':<{width}}{'ours':>16}{'all-background':>16}"]
+    lines += ["", f"{'IoU of each class':<{width}}{'ours':>16}{floor:>16}"]
     rows = class_rows(result, class_names, split)
     lines += [line(name, *row[1:]) for name, row in zip(names, rows, strict=True)]
     if result.get("collapsed"):
@@ -143,7 +152,7 @@ def paper_value(paper: Mapping[str, Any] | None, metric: str) -> Any:
 def compare_rows(
     runs: Sequence[Mapping[str, Any]], metric: str, perfect: Mapping[str, Any] | None = None
 ) -> list[dict[str, Any]]:
-    """One row a run under one score: paper, ours over the seeds, all-background, perfect.
+    """One row a run under one score: paper, ours over the seeds, constant prediction, perfect.
 
     A run is {"name", "result": [a result a seed], "paper": {"iou", "pixel_accuracy"} or absent}.
     """
@@ -192,7 +201,8 @@ def table_markdown(
     """
     blocks = []
     printed = any(run.get("paper") for run in runs)
-    titles = ["experiment", *(["paper"] if printed else []), "ours", "all-background", "perfect"]
+    floor = trivial_name(runs[0]["result"][0]) if runs else "all-background"
+    titles = ["experiment", *(["paper"] if printed else []), "ours", floor, "perfect"]
     head = "| " + " | ".join(titles) + " |\n|---" + "|--:" * (len(titles) - 1) + "|"
     for metric in shown_metrics(runs, metrics):
         lines = [f"**{METRICS[metric]}**\n", head]

@@ -38,11 +38,13 @@ class Evaluation(NamedTuple):
     summary: dict[str, Any]
     """`metrics.summary` of the network."""
     trivial: dict[str, Any]
-    """The same of an all-background prediction on the same images."""
+    """The same of a constant prediction on the same images: background, or the majority class."""
     perfect: dict[str, Any]
     """The same of the truth itself: the ceiling of each metric."""
     collapsed: bool
-    """Whether the network predicts background (nearly) everywhere."""
+    """Whether the network predicts (nearly) what the trivial predictor does."""
+    trivial_name: str = "all-background"
+    """What the constant prediction is called, see `metrics.Trivial`."""
     method: dict[str, Any] | None = None
     """How it was judged, where that was not as in training: resolution, scale, views."""
 
@@ -51,7 +53,7 @@ def make_program(
     model,
     num_classes: int,
     class_weights: Sequence[float] | None,
-    void_as_background: bool,
+    void_class: int | None,
     sharding: NamedSharding | None = None,
 ) -> EvalProgram:
     """Build the jitted `(variables, canvases, rows [B]) -> EvalSums` of one batch."""
@@ -60,7 +62,7 @@ def make_program(
         model,
         num_classes,
         class_weights=weights,
-        void_as_background=void_as_background,
+        void_class=void_class,
         sharding=sharding,
     )
     return steps.on_rows(eval_step, sharding)
@@ -75,6 +77,7 @@ def evaluate(
     batch_size: int,
     split: str = "val",
     tick: Callable[[], object] = lambda: None,
+    trivial: metrics.Trivial | None = None,
 ) -> Evaluation:
     """Evaluate on all images that `canvases` feeds.
 
@@ -99,20 +102,44 @@ def evaluate(
     counts = sums.counts.astype(np.int64)
     weight = sums.weight.astype(np.float64).sum()
     loss = float(sums.loss.astype(np.float64).sum() / weight) if weight > 0 else None
-    return _judged(counts, ids, class_names, split, loss)
+    return _judged(counts, ids, class_names, split, trivial or metrics.Trivial(), loss)
 
 
-def _judged(counts, ids, class_names, split, loss=None, method=None) -> Evaluation:
+def void_class(config: configs.Config, trivial: metrics.Trivial) -> int | None:
+    """The class that void pixels count as in a run; None: they are ignored.
+
+    Raises:
+      InputError: if void is to count as background and no class is the background.
+    """
+    if not config.data.void_as_background:
+        return None
+    if trivial.background is None:
+        raise InputError(
+            "no class of the data set is named background: leave it out, or name the class",
+            field="data.void_as_background",
+            value=True,
+        )
+    return trivial.background
+
+
+def _trivial(restored: predict.Checkpoint) -> metrics.Trivial:
+    """The constant predictor of a saved network; class 0 where an older run did not say."""
+    return metrics.Trivial(*restored.meta.get("trivial", ()))
+
+
+def _judged(counts, ids, class_names, split, trivial, loss=None, method=None) -> Evaluation:
     """Everything that follows from the counts."""
-    summarize = partial(metrics.summary, class_names=class_names)
+    background = trivial.background
+    summarize = partial(metrics.summary, class_names=class_names, background=background)
     return Evaluation(
         split,
         tuple(ids),
         counts,
         summarize(counts, loss=loss),
-        summarize(metrics.all_background(counts)),
-        summarize(metrics.perfect(counts)),
-        is_collapsed(counts),
+        summarize(metrics.constant(counts, trivial.label)),
+        summarize(metrics.perfect(counts, background or 0)),
+        is_collapsed(counts, trivial.label),
+        trivial.name,
         method,
     )
 
@@ -146,12 +173,13 @@ def evaluate_native(
         tick()
     method = {"resolution": "native", "scale": scale, "flip": tta.flip}
     method["factors"] = list(tta.factors)
-    return _judged(np.stack(counts), ids, restored.class_names, split, None, method)
+    names, trivial = restored.class_names, _trivial(restored)
+    return _judged(np.stack(counts), ids, names, split, trivial, None, method)
 
 
-def is_collapsed(counts: np.ndarray) -> bool:
-    """Whether at least 99.9 % of the pixels were predicted as background."""
-    return bool(counts[..., 0].sum() >= 0.999 * counts.sum())
+def is_collapsed(counts: np.ndarray, label: int = 0) -> bool:
+    """Whether at least 99.9 % of the pixels were predicted as class `label`."""
+    return bool(counts[..., label].sum() >= 0.999 * counts.sum())
 
 
 def image_scores(counts: np.ndarray) -> list[float | None]:
@@ -174,6 +202,7 @@ def save(evaluation: Evaluation, folder: Path) -> Path:
         "method": evaluation.method,
         "summary": evaluation.summary,
         "trivial": evaluation.trivial,
+        "trivial_name": evaluation.trivial_name,
         "perfect": evaluation.perfect,
         "collapsed": evaluation.collapsed,
         "confusion": evaluation.counts[:, :-1].sum(0).tolist(),
@@ -217,7 +246,7 @@ def evaluate_checkpoint(
         restored.model,
         len(restored.class_names),
         restored.meta["class_weights"],
-        config.data.void_as_background,
+        void_class(config, _trivial(restored)),
         distributed.spread(mesh),
     )
     with jax.default_matmul_precision(MATMUL_PRECISION[config.precision]):
@@ -229,6 +258,7 @@ def evaluate_checkpoint(
             restored.class_names,
             batch_size,
             split,
+            trivial=_trivial(restored),
         )
 
 

@@ -409,6 +409,7 @@ def _finish(run: _Run) -> dict[str, Any]:
         made.class_names,
         run.batch_size,
         tick=lambda: run.leave() if run.interrupted() else None,
+        trivial=made.trivial,
     )
     speeds = [row["images_per_second"] for row in done.history]
     config = made.config
@@ -426,6 +427,7 @@ def _finish(run: _Run) -> dict[str, Any]:
         "images_per_second": float(np.median(speeds[1:] or speeds)),
         "val": result.summary,
         "trivial": result.trivial,
+        "trivial_name": result.trivial_name,
         "perfect": result.perfect,
         "collapsed": result.collapsed,
         "environment": environment(),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from fcn_jax import losses, optim
+from fcn_jax import losses, metrics, optim
 from fcn_jax.config import AugmentConfig, Config
 from fcn_jax.data import batches, loader, prepare, subset
 from fcn_jax.inference.predict import model_of
@@ -39,6 +39,7 @@ class Session:
     train_ids: tuple[str, ...]
     val_ids: tuple[str, ...]
     class_names: tuple[str, ...]
+    trivial: metrics.Trivial
     train: Any
     """`steps.scan_train`'s program."""
     statistics: precise_bn.Program
@@ -84,7 +85,9 @@ def build(
     # Augmentation cuts from the pictures as they are; it makes the size itself.
     trained = open_split(train, None if _augmentation(config) else size)
     judged = open_split(val, size)
-    weights = _class_weights(config, trained.counts)
+    trivial = metrics.find_trivial(dataset.class_names, trained.counts)
+    void_class = evaluation.void_class(config, trivial)
+    weights = _class_weights(config, trained.counts, void_class)
     model_spec = _model_spec(config, num_classes)
     model = model_of(model_spec)
     steps_per_epoch = len(train) // config.data.batch_size
@@ -100,15 +103,14 @@ def build(
         train_ids=trained.ids,
         val_ids=judged.ids,
         class_names=dataset.class_names,
-        train=_train_program(config, model, optimizer, weights, placed.spread),
+        trivial=trivial,
+        train=_train_program(config, model, optimizer, weights, void_class, placed.spread),
         statistics=precise_bn.make_program(model, size, placed.spread),
-        evaluate=evaluation.make_program(
-            model, num_classes, weights, config.data.void_as_background, placed.spread
-        ),
+        evaluate=evaluation.make_program(model, num_classes, weights, void_class, placed.spread),
         initial=partial(_initial, config, model, optimizer, placed.place),
         place=placed.place,
         replicate=placed.replicate,
-        meta=_meta(config, dataset, model_spec, weights),
+        meta={**_meta(config, dataset, model_spec, weights), "trivial": list(trivial)},
     )
 
 
@@ -155,7 +157,7 @@ def _augmentation(config: Config) -> AugmentConfig | None:
     return config.augment if config.augment != AugmentConfig() else None
 
 
-def _train_program(config: Config, model, optimizer, weights: list[float] | None, spread):
+def _train_program(config: Config, model, optimizer, weights, void_class: int | None, spread):
     step = steps.make_train_step(
         model,
         optimizer,
@@ -163,7 +165,7 @@ def _train_program(config: Config, model, optimizer, weights: list[float] | None
         loss=config.loss,
         class_weights=None if weights is None else jnp.asarray(weights, jnp.float32),
         augmentation=_augmentation(config),
-        void_as_background=config.data.void_as_background,
+        void_class=void_class,
         ema=config.optim.ema,
         sharding=spread,
     )
@@ -227,13 +229,15 @@ def _examples(
     return train, dataset.splits["val"] if val is None else val
 
 
-def _class_weights(config: Config, counts: np.ndarray) -> list[float] | None:
+def _class_weights(
+    config: Config, counts: np.ndarray, void_class: int | None
+) -> list[float] | None:
     """Weights from the training masks' pixels [K+1], void read as the run reads it."""
     if config.loss.class_weights == "none":
         return None
     pixels = counts[:-1].copy()
-    if config.data.void_as_background:
-        pixels[0] += counts[-1]
+    if void_class is not None:
+        pixels[void_class] += counts[-1]
     weights = losses.class_weights(pixels, config.loss.class_weights, config.loss.weight_cap)
     return [float(w) for w in weights]
 

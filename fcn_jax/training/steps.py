@@ -50,16 +50,18 @@ def init_state(
     return TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer.init(params), average)
 
 
-def _read_void(batch: Batch, void_as_background: bool) -> Batch:
-    """The paper counts void as background; what lies outside the real picture stays void.
+def _read_void(batch: Batch, void_class: int | None) -> Batch:
+    """The paper counts void as background; what lies outside the real image stays void.
 
     So this comes before any augmentation, whose padding is void too.
     """
-    if not void_as_background:
+    if void_class is None:
         return batch
     rows, cols = (jnp.arange(n, dtype=jnp.int32)[None] for n in batch.mask.shape[1:])
     inside = (rows < batch.size[:, :1])[:, :, None] & (cols < batch.size[:, 1:])[:, None, :]
-    return batch._replace(mask=jnp.where(inside & (batch.mask == VOID), jnp.uint8(0), batch.mask))
+    return batch._replace(
+        mask=jnp.where(inside & (batch.mask == VOID), jnp.uint8(void_class), batch.mask)
+    )
 
 
 def make_train_step(
@@ -70,14 +72,15 @@ def make_train_step(
     loss: LossConfig | None = None,
     class_weights: jax.Array | None = None,
     augmentation: augment.AugmentConfig | None = None,
-    void_as_background: bool = False,
+    void_class: int | None = None,
     ema: float = 0.0,
     sharding: NamedSharding | None = None,
 ) -> TrainStep:
     """Build `(state, batch, key) -> (state, metrics)`, a pure function to be jitted.
 
     The randomness of a step is `fold_in(key, state.step)` and nothing else. Without augmentation
-    the batch must already be of `image_size`; with it, canvases of any size. `sharding` is that of
+    the batch must already be of `image_size`; with it, canvases of any size. `void_class` is the
+    class that void pixels count as; None: the loss ignores them. `sharding` is that of
     the batch; losses, statistics and gradients are those of the whole of it.
 
     Returns metrics as float32 scalars: `loss` (the value that was differentiated), `grad_norm`.
@@ -86,7 +89,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch, key: jax.Array):
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-        batch = _read_void(batch, void_as_background)
+        batch = _read_void(batch, void_class)
         image, labels = batch.image, batch.mask
         if augmentation is not None:
             image, labels = augment.augment(augment_key, batch, image_size, augmentation)
@@ -157,20 +160,20 @@ def make_eval_step(
     num_classes: int,
     *,
     class_weights: jax.Array | None = None,
-    void_as_background: bool = False,
+    void_class: int | None = None,
     sharding: NamedSharding | None = None,
 ) -> Callable[[dict, Batch], EvalSums]:
     """Build `(variables, batch) -> EvalSums`, a pure function to be jitted.
 
-    The confusion counts keep void apart whatever `void_as_background` says: that only chooses what
-    the loss is taken over. `sharding` is that of the batch.
+    The confusion counts keep void apart whatever `void_class` says: that only chooses what the loss
+    is taken over. `sharding` is that of the batch.
     """
 
     def eval_step(variables: dict, batch: Batch) -> EvalSums:
         with conv.fast_on_cpu():
             logits = model.apply(variables, batches.normalize(batch.image), train=False)
         predictions = jnp.argmax(logits, -1).astype(jnp.uint8)
-        labels = _read_void(batch, void_as_background).mask
+        labels = _read_void(batch, void_class).mask
         loss, weight = losses.softmax_cross_entropy(logits, labels, class_weights, axis=(1, 2))
         counts = metrics.confusion_counts(batch.mask, predictions, num_classes)
         return EvalSums(counts, loss, weight)

@@ -41,11 +41,18 @@ def test_unmeasured_ceiling_is_a_dash_not_a_guess(result):
     assert cells(tables.result_table(result, NAMES), "paper's IoU, per image")[2] == "-"
 
 
+def test_without_a_background_the_constant_prediction_is_the_majority_class(result):
+    text = tables.result_table({**result, "trivial_name": "majority class"}, NAMES)
+    assert text.splitlines()[1].split() == ["ours", "majority", "class", "perfect"]
+    assert "all-background" not in text
+
+
 def test_collapsed_network_is_called_so(result):
     assert tables.COLLAPSED not in tables.result_table(result, NAMES)
     result["collapsed"] = True
     assert tables.result_table(result, NAMES).endswith(
-        "this network predicts background everywhere: its score is the all-background row's"
+        "this network predicts one class everywhere: its score is that of the constant prediction "
+        "beside it"
     )
 
 

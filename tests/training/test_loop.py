@@ -1,5 +1,6 @@
 """The loop: it learns, stops early, resumes to the same bits, and its result can be repeated."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -375,6 +376,37 @@ def test_a_divided_train_split_validates_on_the_rest_of_it(tmp_path):
     assert restored.meta["config"]["data"]["split_train"] == 0.75
     again = evaluation.evaluate_checkpoint(restored, fakes.dataset())
     assert again.ids == tuple(e.id for e in fakes.dataset().splits["val"])
+
+
+def test_void_and_the_trivial_row_follow_the_background_wherever_it_stands(tmp_path):
+    data = dataclasses.replace(fakes.dataset(), class_names=("left", "right", "background"))
+    config = fakes.config(**{"data.void_as_background": True, "epochs": 1})
+    result = loop.train(config, data, tmp_path, QUIET)
+    counts = batches.class_counts(data.splits["val"], 3)
+    assert result["trivial_name"] == "all-background"
+    assert result["trivial"]["iou"]["left"] == 0
+    assert result["trivial"]["pixel_accuracy"] == pytest.approx(counts[2] / counts[:3].sum(), 0.2)
+    weights = setup.build(
+        fakes.config(**{"data.void_as_background": True, "loss.class_weights": "inverse"}), data
+    ).meta["class_weights"]
+    train = batches.class_counts(data.splits["train"], 3)
+    expected = losses.class_weights(train[:3] + train[3] * np.array([0, 0, 1]), "inverse", None)
+    np.testing.assert_allclose(weights, expected)
+    again = evaluation.evaluate_checkpoint(predict.load_checkpoint(tmp_path), data)
+    assert (again.summary, again.trivial) == (result["val"], result["trivial"])
+
+
+def test_without_a_background_the_majority_class_is_the_trivial_row(tmp_path):
+    data = dataclasses.replace(fakes.dataset(), class_names=("sky", "left", "right"))
+    result = loop.train(fakes.config(epochs=1), data, tmp_path, QUIET)
+    assert result["trivial_name"] == "majority class"
+    assert result["trivial"]["iou"]["sky"] > 0.5
+    assert "paper_iou" not in result["val"]
+    restored = predict.load_checkpoint(tmp_path)
+    again = evaluation.evaluate_checkpoint(restored, data)
+    assert (again.trivial, again.trivial_name) == (result["trivial"], "majority class")
+    with pytest.raises(InputError, match="void_as_background=True: no class"):
+        setup.build(fakes.config(**{"data.void_as_background": True}), data)
 
 
 def test_class_weights_come_from_the_part_that_is_trained_on():

@@ -129,7 +129,7 @@ def test_void_counts_as_background_only_when_asked_and_padding_never(augmentatio
     form = partial(batches.resized, size=SIZE) if augmentation is None else batches.full_resolution
 
     def loss(examples, folded):
-        _, state, step = _setup(augmentation, void_as_background=folded)
+        _, state, step = _setup(augmentation, void_class=0 if folded else None)
         return float(jax.jit(step)(state, form(examples), KEY)[1]["loss"])
 
     by_hand = loss(clean, folded=False)
@@ -137,11 +137,11 @@ def test_void_counts_as_background_only_when_asked_and_padding_never(augmentatio
     assert loss(examples, folded=False) != pytest.approx(by_hand, rel=1e-6)
 
 
-@pytest.mark.parametrize("void_as_background", [False, True])
-def test_filler_rows_count_nothing(void_as_background):
+@pytest.mark.parametrize("void_class", [None, 0])
+def test_filler_rows_count_nothing(void_class):
     model, state, _ = _setup()
     canvases = _canvases(3)
-    run = steps.on_rows(steps.make_eval_step(model, 3, void_as_background=void_as_background))
+    run = steps.on_rows(steps.make_eval_step(model, 3, void_class=void_class))
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     whole = run(variables, canvases, np.array([0, 1], np.int32))
     filled = run(variables, canvases, np.array([0, 3], np.int32))
