@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import re
 import sys
-from functools import partial
 from pathlib import Path
 
 from experiments.cli import command as door
@@ -116,18 +115,12 @@ def _train(args: argparse.Namespace, config: Config, command: str) -> int:
         config.data.dataset, archives=args.archives, data_dir=args.data_dir, progress=show
     )
     origin = {k: str(v.resolve()) for k in ("archives", "data_dir") if (v := getattr(args, k))}
-    # Several processes stop together, and take leave of each other at the interpreter's end.
-    leave = partial(stopping.stopped, again=command) if distributed.count() == 1 else None
-    runtime = loop.Runtime(
-        args.devices, args.save_every, args.save_steps, args.cache, show, origin, leave
-    )
+    runtime = loop.Runtime(args.devices, args.save_every, args.save_steps, args.cache, show, origin)
     try:
         result = loop.train(config, dataset, folder, runtime)
     except loop.Interrupted as stopped:
-        if leave is not None:
-            leave(str(stopped))
         if distributed.is_primary():
-            print(f"{stopped}; to go on:\n  {command}", flush=True)
+            stopping.stopped(str(stopped), command)
         return 0
     if not distributed.is_primary():
         return 0

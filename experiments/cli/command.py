@@ -21,6 +21,9 @@ def run(main: Callable[[list[str] | None], int | None]) -> None:
     except InputError as error:
         print(f"error: {message(error)}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
     except BrokenPipeError:  # the reader of our output has gone
         os._exit(1)
     except OSError as error:

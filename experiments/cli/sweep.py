@@ -4,7 +4,6 @@ import argparse
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,12 +120,12 @@ def _entry(plan: Plan, place: Place) -> compare.Entry:
         if not (folder / workdir.RESULT).exists():
             print(f"\n== {plan.name}, seed {seed} ==", file=sys.stderr, flush=True)
         config = configs.replace(plan.config, seed=seed)
-        leave = partial(stopping.stopped, again=place.command)
         try:
-            runtime = loop.Runtime(origin=place.origin, leave=leave)
+            runtime = loop.Runtime(origin=place.origin)
             loop.train(config, place.dataset, folder, runtime)
         except loop.Interrupted as stopped:
-            leave(str(stopped))
+            stopping.stopped(str(stopped), place.command)
+            raise SystemExit(0) from None
         if not (folder / "report.html").exists():
             run_report.render(folder, place.dataset, place.command)
         folders.append(folder)

@@ -65,7 +65,7 @@ def make_program(
         void_class=void_class,
         sharding=sharding,
     )
-    return steps.on_rows(eval_step, sharding)
+    return steps.jit_eval_step(eval_step, sharding)
 
 
 def evaluate(

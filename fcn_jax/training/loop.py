@@ -44,9 +44,6 @@ class Runtime:
     show: bool = True
     origin: dict[str, Any] = field(default_factory=dict)
     """How the data was found (archives, data_dir), so that `evaluate` finds it again."""
-    leave: Callable[[str], object] | None = None
-    """Ends the process, and says why: called, from a thread, for a signal that comes while there is
-    nothing to finish or to save, as in a compilation. For a run of one process; None: it waits."""
 
 
 @dataclass
@@ -101,11 +98,9 @@ def train(
     """
     runtime = runtime or Runtime()
     folder = Path(folder)
-    begun: list[_Run] = []
-    at_once = lambda: _leave_at_once(begun, folder, runtime)
-    with _precision(config), signals.noticed(at_once) as asked, contextlib.ExitStack() as held:
+    with _precision(config), signals.handling() as requested, contextlib.ExitStack() as held:
         # All processes ask together, because they have to stop after the same step.
-        interrupted = lambda: distributed.agree(asked())
+        interrupted = lambda: distributed.agree(requested())
         distributed.from_primary(lambda: held.enter_context(run_dir.claim(folder, config)))
         finished = distributed.from_primary(lambda: _finished(folder))
         if finished is not None:
@@ -122,7 +117,6 @@ def train(
         if interrupted():
             raise Interrupted(_untouched(folder))
         run = _Run(made, state, done, checkpoints, folder, runtime, interrupted)
-        begun.append(run)
         run.write_metrics()
         with contextlib.closing(run.bar):
             _train(run)
@@ -135,22 +129,6 @@ def train(
 
 def _untouched(folder: Path) -> str:
     return f"stopped before it trained; {folder} is as it was"
-
-
-def _leave_at_once(begun: list["_Run"], folder: Path, runtime: Runtime) -> None:
-    """End the process, unless there is something to finish or to save.
-
-    Of two saves, the one that is being written and one of what was done since, only the first is
-    waited for: what was done meanwhile is soon done again.
-    """
-    if runtime.leave is None:
-        return
-    if not all(run.is_saved() for run in begun):
-        begun[0].save_is_near = not begun[0].checkpoints.idle()
-        return
-    if runtime.show and begun:
-        print(file=sys.stderr)  # off the bar's line
-    runtime.leave(begun[0].farewell() if begun else _untouched(folder))
 
 
 def _finished(folder: Path) -> dict[str, Any] | None:
@@ -207,8 +185,6 @@ class _Run:
         self.pending: list[tuple[np.ndarray, dict[str, jax.Array]]] = []
         self.saved = self.place()
         """Where it was when it was last saved, or before it began."""
-        self.save_is_near = False
-        """Whether it was asked to stop while a save was being written, which then is enough."""
         self.batch_size = made.config.data.batch_size
         self.bar = progress.Progress(
             made.config.epochs,
@@ -250,7 +226,7 @@ class _Run:
         self.bar.stepped(len(chunk) * self.batch_size, done.epoch + 1, mean)
         done.train_seconds += self.lap()
         if self.runtime.save_steps and done.step % self.runtime.save_steps < len(chunk):
-            self.save_if_none_is_near()
+            self.save()
         self.stop_if_asked()
 
     def lap(self) -> float:
@@ -355,19 +331,9 @@ class _Run:
         To be called after every save too: it may have taken longer than a step.
         """
         if self.interrupted():
-            if self.saved != self.place() and not self.save_is_near:
+            if self.saved != self.place():
                 self.save()
             self.leave()
-
-    def save_if_none_is_near(self, score: float | None = None) -> None:
-        """Wait for the save before, and save again, unless that was enough by then."""
-        self.checkpoints.wait()
-        if not self.save_is_near:
-            self.save(score)
-
-    def is_saved(self) -> bool:
-        """Whether all that was done is on disk; any thread may ask."""
-        return self.saved == self.place() and self.checkpoints.idle()
 
     def farewell(self) -> str:
         """What is said where no more is to be saved."""
@@ -393,7 +359,7 @@ def _train(run: _Run) -> None:
         run.bar.validated(row, better)
         run.write_metrics()
         if better or done.epoch % run.runtime.save_every == 0 or done.finished(config):
-            run.save_if_none_is_near(row["val"]["miou"])
+            run.save(row["val"]["miou"])
         run.stop_if_asked()
 
 

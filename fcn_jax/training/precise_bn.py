@@ -47,7 +47,7 @@ def make_program(
         old = variables["batch_stats"]
         return jax.tree.map(lambda a, b: a + share * (b - a), old, moved["batch_stats"])
 
-    return steps.on_rows(step, sharding)
+    return steps.jit_eval_step(step, sharding)
 
 
 def estimate(program: Program, params, stats, fed: Iterable[tuple[Batch, np.ndarray]]):

@@ -41,7 +41,7 @@ class Session:
     class_names: tuple[str, ...]
     trivial: metrics.Trivial
     train: Any
-    """`steps.scan_train`'s program."""
+    """`steps.jit_train_steps`'s program."""
     statistics: precise_bn.Program
     evaluate: evaluation.EvalProgram
     initial: Any
@@ -169,7 +169,7 @@ def _train_program(config: Config, model, optimizer, weights, void_class: int | 
         ema=config.optim.ema,
         sharding=spread,
     )
-    return steps.scan_train(step, spread)
+    return steps.jit_train_steps(step, spread)
 
 
 def _initial(config: Config, model, optimizer, place) -> TrainState:

@@ -1,8 +1,9 @@
 """The pure, jitted training and evaluation steps.
 
 A train step is `(state, batch, key) -> (state, metrics)`, an eval step
-`(variables, batch) -> EvalSums`; `scan_train` and `on_rows` run them on rows of device-resident
-canvases, several training steps as one program. The model and the optimizer go to the factory.
+`(variables, batch) -> EvalSums`; `jit_train_steps` and `jit_eval_step` run them on indices of
+padded batches, several training steps as one program. The model and the optimizer go to the
+factory.
 """
 
 from collections.abc import Callable
@@ -187,7 +188,7 @@ def make_eval_step(
     )
 
 
-def scan_train(train_step: TrainStep, sharding: NamedSharding | None = None):
+def jit_train_steps(train_step: TrainStep, sharding: NamedSharding | None = None):
     """Several steps as one jitted program: `(state, canvases, rows [S, B], count, key)`.
 
     The first `count` of the S rows are taken; as count is an argument, chunks of any length share
@@ -224,7 +225,7 @@ def scan_train(train_step: TrainStep, sharding: NamedSharding | None = None):
     return run
 
 
-def on_rows(eval_step, sharding: NamedSharding | None = None):
+def jit_eval_step(eval_step, sharding: NamedSharding | None = None):
     """One evaluation step on rows of canvases, jitted: `(variables, canvases, rows [B])`.
 
     Rows past the end are filler and count nothing.

@@ -122,11 +122,6 @@ class Checkpoints:
         finally:
             self._pending = None
 
-    def idle(self) -> bool:
-        """Whether all that was saved is on disk; any thread may ask."""
-        pending = self._pending
-        return pending is None or (pending.done() and pending.exception() is None)
-
     def close(self) -> None:
         """Finish the last save and let go of the directory."""
         try:

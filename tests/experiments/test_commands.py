@@ -14,9 +14,9 @@ from PIL import Image
 
 from experiments import compare as compare_door
 from experiments import evaluate, predict, reproduce, run
-from experiments.cli import command, stopping
+from experiments.cli import command
 from fcn_jax.data import prepare
-from fcn_jax.runtime import distributed, files
+from fcn_jax.runtime import files
 from fcn_jax.training import loop
 from tests import fakes
 
@@ -146,61 +146,18 @@ def test_a_folder_that_holds_another_run_is_refused(trained, capsys):
     assert "holds another run" in capsys.readouterr().err
 
 
-def test_whoever_leaves_has_said_everything_and_waits_for_nothing():
-    code = (
-        "import atexit; from experiments.cli import stopping; "
-        "atexit.register(print, 'taken apart'); "
-        "stopping.stopped('stopped', 'the command')"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "stopped; to go on:\n  the command\n"
-
-
-class _LeftError(Exception):
-    """Instead of the end of the process, which here is that of the tests."""
-
-
-def _interrupted(*_):
-    raise loop.Interrupted("stopped after step 1")
-
-
-def _in_a_compilation(config, dataset, folder, runtime):
-    runtime.leave("stopped after step 1")
-
-
 @pytest.mark.parametrize("main", [run.main, reproduce.main])
-@pytest.mark.parametrize("train", [_interrupted, _in_a_compilation])
-def test_a_run_that_was_stopped_leaves_at_once(main, train, tmp_path, monkeypatch, capsys):
-    def left(code):
-        raise _LeftError(code)
-
-    monkeypatch.setattr(loop, "train", train)
-    monkeypatch.setattr(os, "_exit", left)
-    with pytest.raises(_LeftError, match="0"):
-        main(["--dataset", "fake", "--image-size", "32", "--workdir", str(tmp_path / "run")])
-    assert re.match(
-        "stopped after step 1; to go on:\n  python -m experiments.* --dataset fake",
-        capsys.readouterr().out,
-    )
-
-
-def test_of_several_processes_none_leaves_before_the_others(tmp_path, monkeypatch, capsys):
-    def interrupted(config, dataset, folder, runtime):
-        assert runtime.leave is None
-        _interrupted()
+def test_a_run_that_was_stopped_says_how_to_resume(main, tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise loop.Interrupted("stopped after step 1")
 
     monkeypatch.setattr(loop, "train", interrupted)
-    monkeypatch.setattr(distributed, "count", lambda: 2)
-    monkeypatch.setattr(stopping, "leave", lambda: pytest.fail("left"))
-    assert _enter(run.main, *SMALL, "--workdir", tmp_path / "run") == 0
-    assert "stopped after step 1; to go on:" in capsys.readouterr().out
+    argv = ["--dataset", "fake", "--image-size", "32", "--workdir", str(tmp_path / "run")]
+    assert _enter(main, *argv) == 0
+    assert re.match(
+        "stopped after step 1; to resume:\n  python -m experiments.* --dataset fake",
+        capsys.readouterr().out,
+    )
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no such device here")

@@ -45,7 +45,9 @@ def test_one_trace_for_chunks_of_any_length(augmentation):
     _, state, step = _setup(augmentation)
     examples = [fakes.example(i, 40 + i, 48 - i) for i in range(6)]
     canvases = _canvases() if augmentation is None else batches.full_resolution(examples)
-    run = steps.scan_train(chex.assert_max_traces(step, n=2))  # once for shapes, once for the loop
+    run = steps.jit_train_steps(
+        chex.assert_max_traces(step, n=2)
+    )  # once for shapes, once for the loop
     rows = np.arange(6, dtype=np.int32).reshape(3, 2)
     for count in (3, 1, 2):
         state, values = run(state, canvases, rows, count, KEY)
@@ -56,7 +58,7 @@ def test_one_trace_for_chunks_of_any_length(augmentation):
 def test_chunks_equal_single_steps():
     _, state, step = _setup()
     canvases, rows = _canvases(), np.arange(6, dtype=np.int32).reshape(3, 2)
-    run = steps.scan_train(step)
+    run = steps.jit_train_steps(step)
     single = jax.tree.map(jnp.copy, state)
     chunk, values = run(jax.tree.map(jnp.copy, state), canvases, rows, 3, KEY)
     losses = []
@@ -141,7 +143,7 @@ def test_void_counts_as_background_only_when_asked_and_padding_never(augmentatio
 def test_filler_rows_count_nothing(void_class):
     model, state, _ = _setup()
     canvases = _canvases(3)
-    run = steps.on_rows(steps.make_eval_step(model, 3, void_class=void_class))
+    run = steps.jit_eval_step(steps.make_eval_step(model, 3, void_class=void_class))
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     whole = run(variables, canvases, np.array([0, 1], np.int32))
     filled = run(variables, canvases, np.array([0, 3], np.int32))
@@ -183,7 +185,7 @@ def _on_eight_devices(code: str) -> str:
             step = steps.make_train_step(
                 model, optimizer, image_size=size, sharding=spread, **kinds
             )
-            return steps.scan_train(step, spread), state, data
+            return steps.jit_train_steps(step, spread), state, data
     """
     program = textwrap.dedent(start) + textwrap.dedent(code)
     done = subprocess.run(
@@ -251,7 +253,7 @@ def test_eight_devices_evaluate_as_one():
         for sharding in (None, NamedSharding(mesh, P("data"))):
             place = NamedSharding(mesh, P()) if sharding else jax.devices()[0]
             step = steps.make_eval_step(model, 3, sharding=sharding)
-            run = steps.on_rows(step, sharding)
+            run = steps.jit_eval_step(step, sharding)
             found.append(run(*jax.device_put((variables, canvases), place), rows[0]))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5), *found)
         print(found[1].loss.is_fully_replicated, found[0].counts.sum() > 0)

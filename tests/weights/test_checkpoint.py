@@ -2,7 +2,6 @@
 
 import random
 import shutil
-import threading
 from types import SimpleNamespace
 
 import chex
@@ -77,32 +76,6 @@ def test_a_state_may_be_donated_as_soon_as_save_returns(tmp_path):
     checkpoints.close()
     variables, _ = checkpoint.load(tmp_path / "c")
     chex.assert_trees_all_equal(variables["params"], expected)
-
-
-def test_idle_is_who_has_written_everything(tmp_path):
-    checkpoints = checkpoint.Checkpoints(tmp_path / "c")
-    assert checkpoints.idle()
-    seen, write = [], checkpoints._write
-
-    def writing(*args):
-        write(*args)
-        # The caller waits by now; that does not make it idle.
-        waiting.wait(60)
-        seen.append(checkpoints.idle())
-
-    checkpoints._write, waiting = writing, threading.Event()
-    checkpoints.save(_state(1), {})
-    result = checkpoints._pending.result
-    checkpoints._pending.result = lambda: (waiting.set(), result())
-    checkpoints.wait()
-    assert seen == [False]
-    assert checkpoints.idle()
-    checkpoints._write = lambda *_: pytest.fail("no room")
-    checkpoints.save(_state(2), {})
-    assert checkpoints._pending.exception()
-    assert not checkpoints.idle()
-    with pytest.raises(pytest.fail.Exception):
-        checkpoints.close()
 
 
 def _files(folder):
