@@ -32,11 +32,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks.networks import NETWORKS
-from experiments.cli import command, huge_pages
+from experiments.cli import arguments, command, flags, huge_pages
 from fcn_jax import config as configs
-from fcn_jax.data import loader
-from fcn_jax.runtime import malloc
+from fcn_jax.training.options import Runtime
 from fcn_jax.types import InputError
 
 BATCH_SIZE = {"fcn": 16, "simplified_unet": 4, "unet": 4, "resnet50_fcn": 16}
@@ -151,7 +149,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
         "load": os.getloadavg()[0],
-        "huge_pages": huge_pages.asked(),
+        "huge_pages": huge_pages.requested(),
     }
 
 
@@ -240,33 +238,40 @@ def speed_table(files: Sequence[Path | str]) -> str:
     return "\n".join(tables)
 
 
-# ---- the door ------------------------------------------------------------------------------------
+# ---- the command ---------------------------------------------------------------------------------
 
 
-def parser() -> argparse.ArgumentParser:
-    """The flags."""
-    p = argparse.ArgumentParser(
-        prog="python -m experiments.benchmark",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    names: dict[str, Any] = {"nargs": "+", "metavar": "NAME"}
+def parser() -> arguments.Parser:
+    """The flags of this command."""
+    p = arguments.Parser("benchmark", __doc__)
+
+    def several(choices: Sequence[str], default: Sequence[str], text: str) -> dict[str, Any]:
+        """Options of a flag that takes some of these words."""
+        kind, text = arguments.choice(choices), text.replace("%", "%%")
+        return {"nargs": "+", "metavar": "NAME", "type": kind, "default": default, "help": text}
+
+    networks = list(BATCH_SIZE)
+    p.add_argument("--arch", **several(networks, networks, f"of {', '.join(networks)} (all)"))
+    p.add_argument("--mode", **several(MODES, MODES, f"of {', '.join(MODES)} (default: all)"))
+    sizes = ", ".join(f"{size} for {name}" for name, size in BATCH_SIZE.items())
     p.add_argument(
-        "--arch", choices=NETWORKS, default=list(NETWORKS), help=", ".join(NETWORKS), **names
+        "--batch-size",
+        type=arguments.whole(1, 65_536),
+        metavar="N",
+        help=f"of training and evaluation (default: {sizes}); 1 to predict",
     )
-    p.add_argument("--mode", choices=MODES, default=list(MODES), help=", ".join(MODES), **names)
-    p.add_argument("--batch-size", type=int, help=f"default: {BATCH_SIZE}, and 1 to predict")
-    p.add_argument("--image-size", type=command.image_size, default=(224, 224), metavar="N or HxW")
-    p.add_argument("--precision", choices=("f32", "tf32", "bf16"), default="f32")
+    flags.add_config_flags(p, ["data.image_size", "precision"])
+    contenders = "torch: PyTorch in each of its modes; stock: plain Flax and optax"
+    p.add_argument("--against", **several(("torch", "stock"), [], contenders))
+    modes = f"of {', '.join(TORCH_MODES)} (default: all it has here)"
+    p.add_argument("--torch-mode", **several(TORCH_MODES, [], modes))
     p.add_argument(
-        "--against",
-        choices=("torch", "stock"),
-        default=[],
-        help="torch: PyTorch in each of its modes; stock: plain Flax and optax",
-        **names,
+        "--pairs",
+        type=arguments.whole(1, 10_000),
+        metavar="N",
+        default=5,
+        help="rounds, in each of which every contender is timed (default: 5)",
     )
-    p.add_argument("--torch-mode", choices=TORCH_MODES, help="default: all it has here", **names)
-    p.add_argument("--pairs", type=int, default=5, help="turns of each contender (default: 5)")
     p.add_argument(
         "--cpu-malloc",
         action="store_true",
@@ -279,17 +284,28 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--epoch",
         action="store_true",
-        help="instead: an epoch of a run, its steps alone and its input alone, on pictures of "
+        help="instead: an epoch of a run, its steps alone and its input alone, on images of "
         "VOC-2007's number and sizes",
     )
-    p.add_argument(
-        "--cache",
-        choices=loader.MODES,
-        default="auto",
-        help="where an epoch's pictures are kept, as for a run",
-    )
+    arguments.add_fields(p, "", Runtime(), ["cache"], cache={"default": "auto"})
     p.add_argument("--out", type=Path, metavar="FILE.json", help="write the results there too")
     return p
+
+
+def image_size(args: argparse.Namespace) -> tuple[int, int]:
+    """Height and width, as in training where they are not given."""
+    return getattr(args, "data.image_size", configs.DataConfig.image_size)
+
+
+def precision(args: argparse.Namespace) -> str:
+    """As in training where it is not given."""
+    return getattr(args, "precision", configs.Config.precision)
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags, as the results keep them."""
+    kept = {k: v for k, v in vars(args).items() if k not in ("out", "data.image_size")}
+    return {**kept, "image_size": image_size(args), "precision": precision(args)}
 
 
 def jobs(args: argparse.Namespace, arch: str, mode: str, cache: str) -> dict[str, dict[str, Any]]:
@@ -298,8 +314,8 @@ def jobs(args: argparse.Namespace, arch: str, mode: str, cache: str) -> dict[str
         "arch": arch,
         "mode": mode,
         "batch_size": args.batch_size or (1 if mode == "predict" else BATCH_SIZE[arch]),
-        "image_size": args.image_size,
-        "precision": args.precision,
+        "image_size": image_size(args),
+        "precision": precision(args),
         "frozen": not args.train_backbone,
         "cpu_malloc": args.cpu_malloc,
         "cpu": args.cpu,
@@ -317,14 +333,13 @@ def jobs(args: argparse.Namespace, arch: str, mode: str, cache: str) -> dict[str
 def main(argv: list[str] | None = None) -> int:
     """Measure, print the table, write the file."""
     args = parser().parse_args(argv)
-    if args.pairs < 1 or (args.batch_size is not None and args.batch_size < 1):
-        raise InputError("--pairs and --batch-size: give at least 1")
+    configs.DataConfig(image_size=image_size(args))  # checks it
     if "torch" in args.against and not _has_torch():
         raise InputError("--against torch: PyTorch is not installed: pip install torch")
     args.cpu = args.cpu or not Path("/dev/nvidia0").exists()
     if args.epoch:
         return _epochs(args)
-    settings = {k: v for k, v in vars(args).items() if k != "out"}
+    settings = _settings(args)
     data: dict[str, Any] = {"machine": machine(), "settings": settings, "results": []}
     for arch in args.arch:
         for mode in args.mode:
@@ -362,27 +377,24 @@ def _epochs(args: argparse.Namespace) -> int:
     """Measure epochs, print the table, write the file."""
     if args.cpu:
         os.environ["JAX_PLATFORMS"] = "cpu"
-    if args.cpu_malloc:
-        malloc.keep_freed_memory()
+    command.tune_malloc(args.cpu_malloc)
     command.setup_jax()
+
     from experiments.benchmarks import epoch
-    from experiments.cli import flags
 
     dataset, found = epoch.stand_in(), {}
     for arch in args.arch:
-        base = flags.EXPERIMENTS["default"]()
         changes = {
             "model.arch": arch,
-            "model.pretrained": "none",
+            "model.pretrained": None,
             "data.batch_size": args.batch_size or BATCH_SIZE[arch],
-            "data.image_size": args.image_size,
-            "precision": args.precision,
+            "data.image_size": image_size(args),
+            "precision": precision(args),
         }
-        config = flags.untrained(configs.replace(base, **changes))
+        config = flags.apply(flags.experiment("default"), changes)
         found[arch] = epoch.measure(config, dataset, args.cache)
     if args.out:
-        settings = {k: v for k, v in vars(args).items() if k != "out"}
-        data = {"machine": machine(), "settings": settings, "epochs": found}
+        data = {"machine": machine(), "settings": _settings(args), "epochs": found}
         args.out.write_text(json.dumps(data, indent=1) + "\n")
     print(epoch_table(found))
     return 0
@@ -408,4 +420,4 @@ def _has_torch() -> bool:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.start(main)

@@ -1,17 +1,16 @@
 """Look a data set over before training: `python -m experiments.check DATASET`."""
 
-import argparse
+from __future__ import annotations
+
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-from tqdm import tqdm
-
-from experiments.cli import command, flags
-from fcn_jax.data import prepare, validate
-from fcn_jax.losses import class_weights
-from fcn_jax.report import contact_sheet
+from experiments.cli import arguments, command, flags
 from fcn_jax.types import VOID, InputError
+
+if TYPE_CHECKING:
+    from fcn_jax.data import validate
 
 EPILOG = """examples:
   python -m experiments.check MY-FOLDER --out contact.png
@@ -20,14 +19,13 @@ EPILOG = """examples:
 Exit code 0: training will accept the data; 1: it will not, for the reasons given."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The flags of this door."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.check",
-        description="Say everything that is wrong with a data set, file by file, in the words in "
+def parser() -> arguments.Parser:
+    """The flags of this command."""
+    parser = arguments.Parser(
+        "check",
+        "Say everything that is wrong with a data set, file by file, in the words in "
         "which training would refuse it, and what is worth knowing; then count its pixels.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        EPILOG,
     )
     parser.add_argument("dataset", help="voc2007, shapes, or a folder in VOC's layout")
     parser.add_argument("--out", type=Path, metavar="PNG", help="write a contact sheet")
@@ -40,6 +38,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.out and args.out.suffix.lower() != ".png":
         raise InputError(f"--out {args.out}: the contact sheet is a PNG: give a name in .png")
+
+    from tqdm import tqdm
+
+    from fcn_jax.data import prepare, validate
+    from fcn_jax.report import contact_sheet
+
     try:
         source = prepare.open_source(args.dataset, archives=args.archives, data_dir=args.data_dir)
     except InputError as error:
@@ -69,6 +73,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def table(found: validate.Survey) -> str:
     """Sizes of the pictures; then a line a class: share of the pixels, masks, suggested weight."""
+    from fcn_jax.losses import class_weights
+
     lines = [sizes(name, split) for name, split in found.splits.items()]
     names, splits = found.class_names, found.splits
     if "train" not in splits or not splits["train"].ids:
@@ -96,12 +102,12 @@ def sizes(name: str, split: validate.Split) -> str:
     """One line on the pictures of a split."""
     if not split.ids:
         return f"{name}: no sound picture"
-    areas = np.array(sorted(split.sizes))
-    low, high = areas.min(0), areas.max(0)
+    heights, widths = zip(*split.sizes, strict=True)
     (h, w), often = split.sizes.most_common(1)[0]
     return (
         f"{name}: {len(split.ids)} sound pictures of {len(split.sizes)} sizes, "
-        f"heights {low[0]} to {high[0]}, widths {low[1]} to {high[1]}, most often {w}x{h} ({often})"
+        f"heights {min(heights)} to {max(heights)}, widths {min(widths)} to {max(widths)}, "
+        f"most often {w}x{h} ({often})"
     )
 
 
@@ -112,4 +118,4 @@ def _cell(split: validate.Split, index: int, classes: int) -> str:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.start(main)

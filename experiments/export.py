@@ -1,44 +1,55 @@
 """Hand a network on: `python -m experiments.export WORKDIR --format onnx --out model.onnx`."""
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from experiments import evaluate
-from experiments.cli import command, flags
-from experiments.predict import find_images
-from fcn_jax.data import source
-from fcn_jax.inference import export, predict
+from experiments.cli import arguments, command, flags, image_files
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fcn_jax.inference import predict
+
+FORMATS = ("onnx", "stablehlo")
+PIXELS = ("uint8", "float32")
+ANY = "any"
 
 EPILOG = """examples:
   python -m experiments.export runs/mine --format onnx --out mine.onnx
   python -m experiments.export runs/mine --format stablehlo --size any --out mine.stablehlo
 
-The program takes raw RGB pictures [batch, height, width, 3] in 0..255 and returns logits. Beside it
+The program takes raw RGB images [batch, height, width, 3] in 0..255 and returns logits. Beside it
 FILE.json holds class names and palette, FILE.parity.json how it compares on real images.
 Exit code 1: it does not agree with the network."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The flags of this door."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.export",
-        description="Write a run's best network as a program that runs without this package.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def parser() -> arguments.Parser:
+    """The flags of this command."""
+    parser = arguments.Parser(
+        "export", "Write a run's best network as a program that runs without this package.", EPILOG
     )
-    parser.add_argument("workdir", type=Path, help="folder of a run")
-    parser.add_argument("--format", choices=export.FORMATS, required=True)
+    parser.add_argument("workdir", type=Path, metavar="WORKDIR", help="folder of a run")
+    parser.add_argument(
+        "--format", type=arguments.choice(FORMATS), metavar="{onnx,stablehlo}", required=True
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="program to write")
     parser.add_argument(
         "--size",
+        type=lambda text: ANY if text == ANY else arguments.size.convert(text),
         metavar="HEIGHTxWIDTH",
-        help="size of the pictures (default: the training's); any: every size, stablehlo only",
+        help="size of the images (default: the training's); any: every size, stablehlo only",
     )
     parser.add_argument(
-        "--pixels", choices=export.PIXELS, default="uint8", help="type of the pictures"
+        "--pixels",
+        type=arguments.choice(PIXELS),
+        metavar="{uint8,float32}",
+        default="uint8",
+        help="type of the images (default: uint8)",
     )
     parser.add_argument(
         "--images",
@@ -46,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="IMAGE",
         help="compare on these (default: the first 8 of the validation split)",
     )
-    parser.add_argument("--dataset", help="another data set to compare on")
+    parser.add_argument("--dataset", metavar="NAME", help="another data set to compare on")
     flags.add_data_flags(parser)
     return parser
 
@@ -55,17 +66,18 @@ def main(argv: list[str] | None = None) -> int:
     """Parse, export, compare, write."""
     args = parser().parse_args(argv)
     command.setup_jax()
+
+    from fcn_jax.inference import export, predict
+
     restored = predict.load_checkpoint(args.workdir)
-    size = restored.image_size
-    if args.size:
-        size = export.ANY if args.size == export.ANY else command.image_size(args.size)
+    size = args.size or restored.image_size
     convert = export.to_onnx if args.format == "onnx" else export.to_stablehlo
     exported = convert(restored, size, args.pixels)
     report = export.parity(restored, exported, photos(restored, args), args.pixels)
     paths = export.save(exported, restored, report, args.out)
     agreed = export.agrees(report)
     print(
-        f"{args.out}: {len(exported.data) / 1e6:.1f} MB, for pictures of "
+        f"{args.out}: {len(exported.data) / 1e6:.1f} MB, for images of "
         f"{'any size' if exported.size is None else '{}x{} (height x width)'.format(*size)}\n"
         f"compared on {report['images']} images: largest difference "
         f"{report['max_abs_difference']:.2e} of logits up to {report['max_abs_logit']:.1f}, "
@@ -81,8 +93,10 @@ def photos(
     restored: predict.Checkpoint, args: argparse.Namespace
 ) -> Iterator[tuple[str, np.ndarray]]:
     """(name, pixels) of what is compared on."""
+    from fcn_jax.data import source
+
     if args.images:
-        for path, _ in find_images(args.images):
+        for path, _ in image_files.find_images(args.images):
             yield path.name, source.read_photo(path)
         return
     examples = evaluate.open_dataset(restored, args).splits["val"]
@@ -91,4 +105,4 @@ def photos(
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.start(main)

@@ -1,11 +1,8 @@
 """Do the recipes of `tuned` earn their name? `python -m experiments.study ablation | networks`."""
 
-import argparse
-
 from experiments import paper, tuned
-from experiments.cli import command, sweep
+from experiments.cli import arguments, command, sweep
 from fcn_jax import config as configs
-from fcn_jax.analysis import compare
 from fcn_jax.types import InputError
 
 EPILOG = """examples:
@@ -13,7 +10,7 @@ EPILOG = """examples:
   python -m experiments.study ablation --arch unet --dataset DIR --epochs 60 --seeds 0,1,2
   python -m experiments.study networks --dataset DIR --image-size 360x480 --seeds 0,1,2
 
-Finished runs are reused and interrupted ones go on, so the command can be repeated."""
+Finished runs are reused and interrupted ones resumed, so the command can be repeated."""
 
 CANDIDATE = "the candidate"
 
@@ -47,20 +44,29 @@ PAPER = {
 """Network -> the paper's last experiment with it, which has all that the paper adds."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The flags of this door."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.study",
-        description="Two studies of the tuned recipes, each a page with its table.md and "
+def parser() -> arguments.Parser:
+    """The flags of this command."""
+    parser = arguments.Parser(
+        "study",
+        "Two studies of the tuned recipes, each a page with its table.md and "
         "table.json. ablation: a candidate, which is the recipe of one network and what was "
         "outvoted, and what becomes of it without each ingredient and with each that it leaves "
-        "out. networks: the paper's recipe and the tuned "
-        "one, for every network.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "out. networks: the paper's recipe and the tuned one, for every network.",
+        EPILOG,
     )
-    parser.add_argument("study", choices=("ablation", "networks"))
-    parser.add_argument("--arch", choices=PAPER, default="fcn", help="of the ablation")
+    parser.add_argument(
+        "study",
+        type=arguments.choice(("ablation", "networks")),
+        metavar="STUDY",
+        help="ablation or networks",
+    )
+    parser.add_argument(
+        "--arch",
+        type=arguments.choice(PAPER),
+        metavar="NAME",
+        default="fcn",
+        help=f"of the ablation: {', '.join(PAPER)} (default: fcn)",
+    )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="some of the study's lines")
     sweep.add_flags(parser, "runs/study")
     return parser
@@ -69,39 +75,40 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run what is missing, then write the page."""
     args = parser().parse_args(argv)
-    plans = ablation(args.arch) if args.study == "ablation" else networks()
-    plans = [plan._replace(config=sweep.adapted(plan.config, args)) for plan in plans]
+    specs = ablation(args.arch) if args.study == "ablation" else networks()
+    specs = [spec._replace(config=sweep.adapted(spec.config, args)) for spec in specs]
     if args.study == "ablation":
-        plans = plans[:1] + [p for p in plans[1:] if p.config != plans[0].config]
-    plans = chosen(plans, args.only)
-    place = sweep.open_place(args, "experiments.study", argv)
-    entries = sweep.run(plans, place)
-    names = [entry.name for entry in entries]
-    title = f"{args.study.capitalize()} on {place.dataset.name}"
-    compare.write(
-        entries, place.dataset, args.workdir, title, place.command, compared(args.study, names)
-    )
-    print((args.workdir / "table.md").read_text())
+        specs = specs[:1] + [s for s in specs[1:] if s.config != specs[0].config]
+    specs = chosen(specs, args.only)
+    opened = sweep.open_sweep(args, "study", argv)
+
+    from fcn_jax.analysis import compare
+
+    entries = sweep.run(specs, opened)
+    title = f"{args.study.capitalize()} on {opened.dataset.name}"
+    pairs = compared(args.study, [entry.name for entry in entries])
+    compare.write(entries, opened.dataset, args.workdir, title, opened.command, pairs)
+    print((args.workdir / "table.md").read_text(encoding="utf-8"))
     print(f"page: {args.workdir}/report.html")
     return 0
 
 
-def ablation(arch: str) -> list[sweep.Plan]:
+def ablation(arch: str) -> list[sweep.RunSpec]:
     """The candidate for a network's recipe, the paper's recipe, then the candidate's variants."""
     candidate = configs.replace(tuned.EXPERIMENTS[f"tuned_{arch}"](), **OUTVOTED)
     theirs = paper.EXPERIMENTS[PAPER[arch]]()
-    plans = [sweep.Plan(CANDIDATE, candidate), sweep.Plan("the paper's recipe", theirs)]
+    specs = [sweep.RunSpec(CANDIDATE, candidate), sweep.RunSpec("the paper's recipe", theirs)]
     for name, changes in ABLATION.items():
         config = configs.replace(candidate, **changes)
         note = "; ".join(configs.differences(candidate, config))
-        plans.append(sweep.Plan(name, config, note=note))
-    return plans
+        specs.append(sweep.RunSpec(name, config, note=note))
+    return specs
 
 
-def networks() -> list[sweep.Plan]:
+def networks() -> list[sweep.RunSpec]:
     """The paper's recipe and the tuned one for every network, in pairs."""
     return [
-        sweep.Plan(f"{arch}, {kind}", make())
+        sweep.RunSpec(f"{arch}, {kind}", make())
         for arch, name in PAPER.items()
         for kind, make in (
             ("paper", paper.EXPERIMENTS[name]),
@@ -110,17 +117,18 @@ def networks() -> list[sweep.Plan]:
     ]
 
 
-def chosen(plans: list[sweep.Plan], names: list[str] | None) -> list[sweep.Plan]:
-    """The plans of these names, in the study's order; all for None."""
-    known = [plan.name for plan in plans]
+def chosen(specs: list[sweep.RunSpec], names: list[str] | None) -> list[sweep.RunSpec]:
+    """The runs of these names, in the study's order; all for None."""
+    known = [spec.name for spec in specs]
     for name in names or ():
         if name not in known:
-            raise InputError(f"--only {name!r}: there is none of that name: choose of {known}")
-    return [plan for plan in plans if names is None or plan.name in names]
+            near = arguments.nearest(name, known)
+            raise InputError(f"--only {name!r}: choose of {', '.join(known)}{near}")
+    return [spec for spec in specs if names is None or spec.name in names]
 
 
 def compared(study: str, names: list[str]) -> list[tuple[str, str]]:
-    """Whom the bootstrap compares: every variant with the candidate, or tuned with the paper's."""
+    """Pairs for the bootstrap: each variant and the candidate, or the tuned and the paper's."""
     if study == "ablation":
         return [(name, CANDIDATE) for name in names if name != CANDIDATE and CANDIDATE in names]
     pairs = [(f"{arch}, tuned", f"{arch}, paper") for arch in PAPER]
@@ -128,4 +136,4 @@ def compared(study: str, names: list[str]) -> list[tuple[str, str]]:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.start(main)

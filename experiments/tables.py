@@ -5,15 +5,14 @@ what `TABLES[NAME]` makes of the files in experiments/results, which the command
 tables wrote; a test holds the two together.
 """
 
-import argparse
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from experiments import benchmark
+from experiments.cli import arguments, command
 from fcn_jax.report import tables, text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -149,7 +148,7 @@ def rendered(readme: str) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Rewrite README.md, or with --check only say whether it is up to date."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.tables", description=__doc__)
+    parser = arguments.Parser("tables", __doc__)
     parser.add_argument("--check", action="store_true", help="only say (exit 1) if it is stale")
     args = parser.parse_args(argv)
     old = README.read_text()
@@ -162,4 +161,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.start(main)

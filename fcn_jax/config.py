@@ -1,7 +1,7 @@
 """The configuration of a run: one frozen dataclass of small ones, and its JSON form.
 
 Two runs with equal `Config` on the same data are the same run. Where a run happens (folders,
-devices, how often it saves) is not part of it: see `training.loop.Runtime`.
+devices, how often it saves) is not part of it: see `training.options.Runtime`.
 
 Every field is documented, given its default and checked here and nowhere else; the command line, a
 sweep and Python share it. This module imports nothing heavy, so that `--help` is quick.
@@ -24,24 +24,37 @@ SCHEMA = 2
 no such field any more, and are read."""
 
 Pair = tuple[float, float]
+CacheMode = Literal["auto", "device", "host", "none"]
 WeightScheme = Literal["none", "inverse", "inverse_sqrt", "median_frequency", "effective_number"]
 
 
-def _check(group: str, config: Any, **limits: tuple[float, float]) -> None:
-    """Refuse fields outside [low, high], NaN, and values that are not among a field's choices."""
+def check(group: str, config: Any, **limits: tuple[float, float]) -> None:
+    """Refuse fields outside [low, high], NaN, and values that are not among a field's choices.
+
+    Args:
+      group: the field of `Config` that holds `config`, for the error; empty for none.
+      config: a dataclass; fields whose type is a `Literal` must have one of its values.
+      **limits: field -> (low, high), both allowed; None is never checked.
+
+    Raises:
+      InputError: that names the field.
+    """
     for name, hint in typing.get_type_hints(type(config)).items():
         value, field_name = getattr(config, name), f"{group}.{name}".lstrip(".")
         choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
         if choices and value not in choices:
-            raise InputError(f"choose one of {', '.join(choices)}", field=field_name, value=value)
-        if name in limits and value is not None:
+            wrong = f"choose one of {', '.join(choices)}"
+        elif name not in limits or value is None:
+            wrong = ""
+        elif isinstance(value, bool) or not isinstance(value, int | float):
+            wrong = "must be a number"
+        elif float not in (hint, *typing.get_args(hint)) and not isinstance(value, int):
+            wrong = "must be a whole number"
+        else:
             low, high = limits[name]
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise InputError("must be a number", field=field_name, value=value)
-            if not low <= value <= high:
-                raise InputError(
-                    f"must lie between {low:g} and {high:g}", field=field_name, value=value
-                )
+            wrong = "" if low <= value <= high else f"must lie between {low:g} and {high:g}"
+        if wrong:
+            raise InputError(wrong, field=field_name, value=value)
 
 
 def _set_pair(group: str, config: Any, name: str, highest: float) -> None:
@@ -78,7 +91,7 @@ class DataConfig:
 
     def __post_init__(self):
         """Check every value."""
-        _check("data", self, batch_size=(1, 65_536), overfit=(0, 10**9), split_train=(0.01, 0.99))
+        check("data", self, batch_size=(1, 65_536), overfit=(0, 10**9), split_train=(0.01, 0.99))
         size = tuple(self.image_size)
         if len(size) != 2 or not all(isinstance(n, int) and 32 <= n <= 2048 for n in size):
             raise InputError(
@@ -114,7 +127,7 @@ class ModelConfig:
 
     def __post_init__(self):
         """Check every value."""
-        _check("model", self, freeze_stages=(0, 5))
+        check("model", self, freeze_stages=(0, 5))
 
 
 @dataclass(frozen=True)
@@ -139,7 +152,7 @@ class AugmentConfig:
         """Accept lists, as JSON gives them, and refuse what has no meaning."""
         for name, highest in (("crop_scale", 1.0), ("crop_ratio", math.inf), ("scale_jitter", 100)):
             _set_pair("augment", self, name, highest)
-        _check("augment", self, flip=(0, 1), colour_jitter=(0, 100), rotation=(0, 180))
+        check("augment", self, flip=(0, 1), colour_jitter=(0, 100), rotation=(0, 180))
         if self.crop_scale is not None and self.scale_jitter is not None:
             raise InputError(
                 "cannot be combined with augment.scale_jitter: choose one of them",
@@ -169,7 +182,7 @@ class LossConfig:
 
     def __post_init__(self):
         """Check every value."""
-        _check(
+        check(
             "loss",
             self,
             weight_cap=(1, 1e9),
@@ -216,7 +229,7 @@ class OptimConfig:
 
     def __post_init__(self):
         """Check every value."""
-        _check(
+        check(
             "optim",
             self,
             lr=(0, 1e38),
@@ -259,7 +272,7 @@ class Config:
 
     def __post_init__(self):
         """Check every value."""
-        _check(
+        check(
             "",
             self,
             epochs=(1, 100_000),
@@ -296,13 +309,13 @@ def from_dict(data: dict[str, Any], source: str = "config") -> Config:
         if "freeze_backbone" in data.get("model", {}):
             raise InputError(
                 f"{source}: schema 1 has model.freeze_backbone, which was removed "
-                "(--backbone-scale 0 freezes): train again in another --workdir"
+                "(optim.backbone_scale 0 freezes): train again in another run folder"
             )
         schema = SCHEMA
     if schema != SCHEMA:
         raise InputError(
             f"{source}: schema {schema!r}, this version reads {SCHEMA}: "
-            "use the version of fcn_jax that wrote it, or train again in another --workdir"
+            "use the version of fcn_jax that wrote it, or train again in another run folder"
         )
     return _build(Config, data, source)
 
@@ -318,12 +331,17 @@ def replace(config: Config, **changes: Any) -> Config:
 
     >>> replace(Config(), **{"optim.lr": 0.01, "epochs": 3})
     """
+    whole: dict[str, Any] = {}
+    parts: dict[str, dict[str, Any]] = {}
     for name, value in changes.items():
         head, _, rest = name.partition(".")
         if rest:
-            value = dataclasses.replace(getattr(config, head), **{rest: value})
-        config = dataclasses.replace(config, **{head: value})
-    return config
+            parts.setdefault(head, {})[rest] = value
+        else:
+            whole[head] = value
+    for head, part in parts.items():  # all at once: some checks concern two fields
+        whole[head] = dataclasses.replace(whole.get(head, getattr(config, head)), **part)
+    return dataclasses.replace(config, **whole)
 
 
 def _listed(value) -> Any:

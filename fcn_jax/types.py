@@ -1,14 +1,17 @@
-"""The few types every module shares. Nothing here imports anything of the package."""
+"""The few types every module shares. Nothing heavy is imported here, not even numpy."""
 
-from typing import Any, NamedTuple
+from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
 
 VOID = 255
 """The mask value that is never counted: VOC's borders, canvas padding, filler rows of a batch."""
 
 MATMUL_PRECISION = {"f32": "highest", "tf32": "tensorfloat32", "bf16": "default"}
-"""What `--precision` means for float32 products: said outright, because GPUs default to TF32."""
+"""Precision of float32 products by `Config.precision`; explicit, because GPUs default to TF32."""
 
 
 class InputError(ValueError):

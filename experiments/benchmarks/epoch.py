@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fcn_jax.config import Config
+from fcn_jax.config import CacheMode, Config
 from fcn_jax.data import batches, prepare
 from fcn_jax.training import loop, run_dir, setup
 from fcn_jax.types import VOID, Example
@@ -43,7 +43,7 @@ def stand_in(counts: dict[str, int] | None = None, shapes=SHAPES) -> prepare.Dat
     return prepare.Dataset("stand-in", names, np.zeros((CLASSES, 3), np.uint8), splits)
 
 
-def measure(config: Config, dataset: prepare.Dataset, cache: str) -> dict[str, Any]:
+def measure(config: Config, dataset: prepare.Dataset, cache: CacheMode) -> dict[str, Any]:
     """Seconds of one epoch: {"train", "val"} -> {"whole", "compute", "input"}.
 
     Args:
@@ -87,7 +87,7 @@ def measure(config: Config, dataset: prepare.Dataset, cache: str) -> dict[str, A
     return result
 
 
-def _last_epoch(config: Config, dataset: prepare.Dataset, cache: str) -> dict[str, Any]:
+def _last_epoch(config: Config, dataset: prepare.Dataset, cache: CacheMode) -> dict[str, Any]:
     """What a real run says of its second epoch; the first one compiles."""
     config = dataclasses.replace(config, epochs=2, patience=0)
     with tempfile.TemporaryDirectory() as folder:

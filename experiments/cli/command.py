@@ -1,52 +1,113 @@
-"""What every door does alike: one clear line for bad input, and jax set up before it starts."""
+"""What every command does alike: the start of its process, clear errors, and jax's set-up.
 
+Importing a command changes nothing. `start`, called where a command is the program, sets the
+process up; `main` of a command may be called from anywhere.
+"""
+
+import contextlib
 import gc
+import logging
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import platformdirs
-
-from fcn_jax.runtime import files
+from experiments.cli import arguments, huge_pages, streams
+from fcn_jax import config as configs
 from fcn_jax.types import InputError
 
-
-def run(main: Callable[[list[str] | None], int | None]) -> None:
-    """Call a door's main; bad input is one line on stderr and exit code 2."""
-    try:
-        code = main(None) or 0
-        sys.stdout.flush()
-        sys.exit(code)
-    except InputError as error:
-        print(f"error: {message(error)}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of our output has gone
-        os._exit(1)
-    except OSError as error:
-        if not files.is_full(error):
-            raise
-        # Files are spoken for: what is left is our output, sent to a file.
-        where = error.filename or "the output"
-        print(f"error: {where}: the disk is full: make room, then repeat", file=sys.stderr)
-        os._exit(2)  # at an orderly exit Python would try to print again
-
-
-def message(error: InputError) -> str:
-    """The error's line, with the flag in place of the field that it names."""
-    from experiments.cli import flags
-
-    names = {flag.field: flag.name for group in flags.GROUPS.values() for flag in group}
-    if error.field not in names:
-        return str(error)
-    return f"{names[error.field]} {error.value}: {error.message}"
-
+Main = Callable[[list[str] | None], int | None]
 
 CPU_DEVICES = 4
 """Devices that a CPU is counted as, at most: each holds the parameters, so more cost memory."""
+
+
+def start(main: Main) -> None:
+    """Run a command as this process's whole work.
+
+    Before anything heavy is imported it sets the environment and the standard streams, and may
+    start the process again to be given huge pages. Nothing else in the code base does any of it.
+    """
+    streams.repair()
+    # numpy's products here are small, and made by several threads: more would only spin.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if not {"-h", "--help"} & set(sys.argv[1:]):
+        huge_pages.request()
+    run(main)
+
+
+def run(main: Main) -> None:
+    """Call a command's main and exit; bad input is one line on stderr and exit code 2."""
+    with notes():
+        try:
+            code = main(None) or 0
+            sys.stdout.flush()
+            sys.exit(code)
+        except InputError as error:
+            print(f"error: {message(error)}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            sys.exit(130)
+        except OSError as error:
+            from fcn_jax.runtime import files
+
+            if not files.is_full(error):
+                raise
+            # Errors of a run's files name the file: what is left is our output, sent to a file.
+            where = error.filename or "the output"
+            print(f"error: {where}: the disk is full: make room, then repeat", file=sys.stderr)
+            os._exit(2)  # at an orderly exit Python would try to print again
+
+
+# ---- what is said --------------------------------------------------------------------------------
+
+
+class _Notes(logging.Handler):
+    """Prints what the library logs: `note: ...`, `warning: ...`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a line, without tearing a progress bar."""
+        label = "note" if record.levelno <= logging.INFO else record.levelname.lower()
+        text = f"{label}: {record.getMessage()}"
+        if "tqdm" in sys.modules:
+            sys.modules["tqdm"].tqdm.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def notes() -> Iterator[None]:
+    """Within it, what the library logs appears on stderr."""
+    logger, handler = logging.getLogger("fcn_jax"), _Notes(logging.INFO)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+
+
+_DOTTED = re.compile(r"\b(data|model|augment|loss|optim)\.([a-z_]+)\b")
+
+
+def message(error: InputError) -> str:
+    """The error's line, with flags in place of the fields that it names."""
+
+    def flag(match: re.Match[str]) -> str:
+        part = getattr(configs.Config(), match[1])
+        return arguments.flag(match[0]) if hasattr(part, match[2]) else match[0]
+
+    text = _DOTTED.sub(flag, error.message)
+    if error.field is None:
+        return text
+    return f"{arguments.flag(error.field)} {arguments.shown(error.value)}: {text}"
+
+
+# ---- jax -----------------------------------------------------------------------------------------
 
 
 def setup_jax(alone: bool = True) -> None:
@@ -61,6 +122,7 @@ def setup_jax(alone: bool = True) -> None:
       alone: False where several processes make one run; a CPU is one device of each then.
     """
     import jax
+    import platformdirs
 
     from fcn_jax.runtime import malloc
 
@@ -75,22 +137,18 @@ def setup_jax(alone: bool = True) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+def tune_malloc(keep: bool) -> None:
+    """With `keep`, let the process keep the memory it frees; to be called before jax starts."""
+    if not keep:
+        return
+    from fcn_jax.runtime import malloc
+
+    if not malloc.keep_freed_memory():
+        print("note: --cpu-malloc does nothing here: the C library is not glibc", file=sys.stderr)
+
+
 def cores() -> int:
     """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def image_size(text: str) -> tuple[int, int]:
-    """Parse `224` or `360x480` (height x width)."""
-    parts = text.lower().split("x")
-    try:
-        numbers = [int(p) for p in parts]
-    except ValueError:
-        numbers = []
-    if len(numbers) not in (1, 2) or any(n < 32 or n > 4096 for n in numbers):
-        raise InputError(
-            f"--image-size {text}: give one side (224) or HEIGHTxWIDTH (360x480), each 32 to 4096"
-        )
-    return (numbers[0], numbers[-1])

@@ -1,25 +1,35 @@
-"""Several experiments, one after another: finished ones reused, interrupted ones gone on with."""
+"""Several runs, one after another: finished ones are reused, interrupted ones resumed."""
+
+from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from experiments.cli import command as door
-from experiments.cli import flags, stopping
+from experiments.cli import arguments, command, flags, run_folders, stopping
 from fcn_jax import config as configs
-from fcn_jax.analysis import compare, run_report
 from fcn_jax.config import Config
-from fcn_jax.data import prepare
-from fcn_jax.runtime import malloc
-from fcn_jax.training import loop
-from fcn_jax.training import run_dir as workdir
+from fcn_jax.training.options import Runtime
 from fcn_jax.types import InputError
 
+if TYPE_CHECKING:
+    from fcn_jax.analysis import compare
+    from fcn_jax.data import prepare
 
-class Plan(NamedTuple):
+FIELDS = (
+    "epochs",
+    "data.image_size",
+    "data.batch_size",
+    "data.dataset",
+    "model.pretrained",
+    "precision",
+)
+"""What the flags of a sweep may change in every run."""
+
+
+class RunSpec(NamedTuple):
     """One line of the table to be; its runs differ in the seed alone."""
 
     name: str
@@ -28,110 +38,105 @@ class Plan(NamedTuple):
     note: str = ""
 
 
-class Place(NamedTuple):
-    """What the runs of a campaign have in common."""
+class Sweep(NamedTuple):
+    """What all runs of a sweep have in common."""
 
     dataset: prepare.Dataset
     folder: Path
     seeds: Sequence[int]
     origin: dict[str, str]
-    """How the data was found, see `loop.Runtime`."""
+    """How the data was found, see `Runtime`."""
     command: str
-    """That goes on with the campaign, for whoever interrupts it."""
+    """That resumes the sweep, for whoever interrupts it."""
 
 
 def add_flags(parser: argparse.ArgumentParser, workdir: str) -> None:
-    """Add the flags of every campaign; what is left out stays each experiment's own."""
-    parser.add_argument("--seeds", default="0", help="comma-separated (default: 0)")
-    parser.add_argument("--epochs", type=int, help="at most this many")
-    parser.add_argument("--image-size", type=door.image_size, help="side, or HEIGHTxWIDTH")
-    parser.add_argument("--batch-size", type=int, help="images a step")
-    parser.add_argument("--dataset", help="voc2007, shapes, or a folder in VOC's layout")
+    """Add the flags of every sweep; what is left out stays as each experiment has it."""
     parser.add_argument(
-        "--pretrained",
-        help="file of torchvision's ResNet-50 (default: download); `none`: untrained",
+        "--seeds",
+        type=parse_seeds,
+        metavar="LIST",
+        default=[0],
+        help="of the runs, with commas between: 0,1,2 (default: 0)",
     )
-    parser.add_argument("--precision", help="f32 (default), tf32 or bf16")
+    flags.add_config_flags(
+        parser.add_argument_group("put over every experiment's own values"), FIELDS
+    )
     parser.add_argument(
         "--cpu-malloc", action="store_true", help="keep freed memory, see experiments.run"
     )
-    parser.add_argument("--workdir", type=Path, default=Path(workdir))
+    parser.add_argument(
+        "--workdir",
+        type=Path,
+        metavar="DIR",
+        default=Path(workdir),
+        help=f"folder of all runs and of the page (default: {workdir})",
+    )
     flags.add_data_flags(parser)
 
 
-def open_place(args: argparse.Namespace, module: str, argv: list[str] | None) -> Place:
+def open_sweep(args: argparse.Namespace, name: str, argv: list[str] | None) -> Sweep:
     """Set jax up and load the data that the flags name."""
-    seeds = parse_seeds(args.seeds)
-    if args.cpu_malloc:
-        malloc.keep_freed_memory()
-    door.setup_jax()
+    command.tune_malloc(args.cpu_malloc)
+    command.setup_jax()
+
+    from fcn_jax.data import prepare
+
     dataset = prepare.load(
-        args.dataset or "voc2007", archives=args.archives, data_dir=args.data_dir
+        getattr(args, "data.dataset", "voc2007"), archives=args.archives, data_dir=args.data_dir
     )
-    origin = {k: str(v.resolve()) for k in ("archives", "data_dir") if (v := getattr(args, k))}
-    command = stopping.command(module, argv if argv is not None else sys.argv[1:])
-    return Place(dataset, args.workdir, seeds, origin, command)
+    again = stopping.command(name, argv)
+    return Sweep(dataset, args.workdir, args.seeds, flags.origin(args), again)
 
 
 def parse_seeds(text: str) -> list[int]:
-    """`0,1,2` as numbers."""
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(f"--seeds {text}: give numbers with commas between, as 0,1,2") from None
+    """`0,1,2` as numbers, each once."""
+    read = arguments.whole(0, 2**32 - 1)
+    return list(dict.fromkeys(read(part) for part in text.split(",")))
 
 
 def adapted(base: Config, args: argparse.Namespace) -> Config:
     """The experiment with the flags put over it."""
-    changes: dict[str, Any] = {
-        "epochs": args.epochs,
-        "data.image_size": args.image_size,
-        "data.batch_size": args.batch_size,
-        "data.dataset": args.dataset,
-        "precision": args.precision,
-    }
-    if base.model.pretrained and args.pretrained:
-        changes["model.pretrained"] = args.pretrained
-    config = configs.replace(base, **{k: v for k, v in changes.items() if v is not None})
-    return flags.untrained(config)
+    changes = flags.given(args)
+    if base.model.pretrained is None:  # one file cannot be the start of every network
+        changes.pop("model.pretrained", None)
+    return flags.apply(base, changes)
 
 
-def run(plans: Sequence[Plan], place: Place) -> list[compare.Entry]:
+def run(specs: Sequence[RunSpec], sweep: Sweep) -> list[compare.Entry]:
     """Make all runs; what cannot be made is left out, with a line that says why.
 
     Raises:
       InputError: if none could be made.
     """
     entries = []
-    for plan in plans:
+    for spec in specs:
         try:
-            entries.append(_entry(plan, place))
+            entries.append(_entry(spec, sweep))
         except InputError as error:
-            print(f"{plan.name} was not run: {error}", file=sys.stderr, flush=True)
+            text = f"{spec.name} was not run: {command.message(error)}"
+            print(text, file=sys.stderr, flush=True)
     if not entries:
         raise InputError("no experiment could be run: see above")
     return entries
 
 
-def _entry(plan: Plan, place: Place) -> compare.Entry:
+def _entry(spec: RunSpec, sweep: Sweep) -> compare.Entry:
+    from fcn_jax.analysis import compare, run_report
+    from fcn_jax.training import loop, run_dir
+
     folders = []
-    for seed in place.seeds:
-        folder = place.folder / f"{folder_name(plan.name)}-seed{seed}"
-        if not (folder / workdir.RESULT).exists():
-            print(f"\n== {plan.name}, seed {seed} ==", file=sys.stderr, flush=True)
-        config = configs.replace(plan.config, seed=seed)
+    for seed in sweep.seeds:
+        folder = sweep.folder / f"{run_folders.folder_name(spec.name)}-seed{seed}"
+        if not (folder / run_dir.RESULT).exists():
+            print(f"\n== {spec.name}, seed {seed} ==", file=sys.stderr, flush=True)
+        config = configs.replace(spec.config, seed=seed)
         try:
-            runtime = loop.Runtime(origin=place.origin)
-            loop.train(config, place.dataset, folder, runtime)
+            loop.train(config, sweep.dataset, folder, Runtime(origin=sweep.origin))
         except loop.Interrupted as stopped:
-            stopping.stopped(str(stopped), place.command)
+            stopping.stopped(str(stopped), sweep.command)
             raise SystemExit(0) from None
         if not (folder / "report.html").exists():
-            run_report.render(folder, place.dataset, place.command)
+            run_report.render(folder, sweep.dataset, sweep.command)
         folders.append(folder)
-    return compare.Entry(plan.name, folders, plan.paper, plan.note)
-
-
-def folder_name(name: str) -> str:
-    """A name of words as one of a folder."""
-    return re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-")
+    return compare.Entry(spec.name, folders, spec.paper, spec.note)

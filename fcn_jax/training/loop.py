@@ -25,25 +25,9 @@ from fcn_jax import config as configs
 from fcn_jax.data import prepare
 from fcn_jax.runtime import distributed, files, signals
 from fcn_jax.training import evaluate, precise_bn, progress, run_dir, setup
+from fcn_jax.training.options import Runtime
 from fcn_jax.types import InputError, TrainState
 from fcn_jax.weights import checkpoint
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """Where and how a run is executed; nothing here changes its result."""
-
-    devices: int | None = None
-    """How many of each process's devices; None: as many as divide the batch."""
-    save_every: int = 1
-    """Epochs between saves of the latest state; a new best is always saved."""
-    save_steps: int = 0
-    """Steps between saves within an epoch; 0: none."""
-    cache: str = "auto"
-    """Where the canvases are kept: see `data.feed`."""
-    show: bool = True
-    origin: dict[str, Any] = field(default_factory=dict)
-    """How the data was found (archives, data_dir), so that `evaluate` finds it again."""
 
 
 @dataclass

@@ -169,5 +169,5 @@ def test_the_rivals_step(work):
 
 
 def test_bad_flags():
-    with pytest.raises(InputError, match="at least 1"):
+    with pytest.raises(InputError, match="--pairs 0: must lie between"):
         benchmark.main(["--pairs", "0"])

@@ -1,4 +1,4 @@
-"""The doors as a user meets them: what they write, and one clear line for whatever is wrong."""
+"""The commands as a user meets them: what they write, and one clear line for whatever is wrong."""
 
 import errno
 import json
@@ -12,8 +12,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import compare as compare_door
-from experiments import evaluate, predict, reproduce, run
+from experiments import (
+    benchmark,
+    compare,
+    evaluate,
+    export,
+    predict,
+    reproduce,
+    run,
+    runs,
+    study,
+)
 from experiments.cli import command
 from fcn_jax.data import prepare
 from fcn_jax.runtime import files
@@ -38,7 +47,7 @@ def fake_data(monkeypatch):
 
 
 def _enter(main, *argv) -> int:
-    """Go through a door as `python -m` does; returns the exit code."""
+    """Run a command as `python -m` does; returns the exit code."""
     with pytest.raises(SystemExit) as left:
         command.run(lambda _: main([str(a) for a in argv]))
     return left.value.code
@@ -106,7 +115,7 @@ def test_compare_groups_seeds_and_writes_its_page(trained, tmp_path, capsys):
     other = tmp_path / "run-seed1"
     argv = [*SMALL, "--epochs", "2", "--lr", "0.03", "--seed", "1", "--quiet"]
     assert _enter(run.main, *argv, "--workdir", other) == 0
-    assert _enter(compare_door.main, trained, other, "--out", tmp_path / "page") == 0
+    assert _enter(compare.main, trained, other, "--out", tmp_path / "page") == 0
     table = json.loads((tmp_path / "page/table.json").read_text())
     (row,) = table["metrics"]["miou"]
     assert row["n"] == 2
@@ -116,14 +125,32 @@ def test_compare_groups_seeds_and_writes_its_page(trained, tmp_path, capsys):
 
 BAD_FLAGS = [
     (["--arch", "vgg"], "--arch vgg: choose one of fcn"),
-    (["--experiment", "best"], "--experiment best: there is none of that name"),
+    (["--arch", "fnc"], "did you mean fcn?"),
+    (["--experiment", "best"], "--experiment best: choose one of default"),
     (["--dataset", "nowhere"], "'nowhere'"),
-    (["--image-size", "8"], "--image-size 8: give one side"),
-    (["--image-size", "axb"], "--image-size axb"),
+    (["--image-size", "8"], "--image-size 8x8: must be height and width"),
+    (["--image-size", "axb"], "--image-size axb: give one side"),
+    (["--image-size", "4096"], "--image-size 4096x4096: must be"),
     (["--epochs", "0"], "--epochs 0: must lie between"),
     (["--epochs", "many"], "--epochs many: give a whole number"),
-    (["--lr", "-1"], "--lr -1.0: must lie between"),
-    (["--flip", "2"], "flip"),
+    (["--lr", "-1"], "--lr -1: must lie between"),
+    (["--flip", "2"], "--flip 2: must lie between 0 and 1"),
+    (["--clip-norm", "-1"], "--clip-norm -1: must lie between"),
+    (["--weight-cap", "0"], "--weight-cap 0: must lie between"),
+    (["--save-every", "0"], "--save-every 0: must lie between"),
+    (["--save-steps", "some"], "--save-steps some: give a whole number"),
+    (["--cache", "disk"], "--cache disk: choose one of auto"),
+    (["--devices", "0"], "--devices 0: must lie between"),
+    (["--crop-scale", "1"], "--crop-scale 1: give two numbers"),
+    (["--crop-scale", "0.9,0.1"], "--crop-scale 0.9,0.1: must be (min, max)"),
+    (["--crop-scale", "0.5,1", "--scale-jitter", "1,2"], "combined with --scale-jitter"),
+    (["--remat", "maybe"], "--remat maybe: give yes or no"),
+    (["--no-remat", "yes"], "--remat yes: takes no value"),
+    (["--learning-rate", "1"], "--learning-rate: there is no such flag"),
+    (["--bach-size", "1"], "--bach-size: there is no such flag: did you mean --batch-size?"),
+    (["--lr"], "--lr: expected one argument"),
+    (["more"], "more: not expected here"),
+    (["--process-id", "0"], "belong together"),
     (["--precision", "f16"], "--precision f16: choose one of f32"),
     (["--batch-size", "9"], "--batch-size 9: training has 8 images"),
     (["--overfit", "99"], "--overfit 99: the train split has 8"),
@@ -233,11 +260,27 @@ def test_no_archive_where_it_was_said_to_be(tmp_path, capsys):
         (evaluate.main, ["nowhere"], "no checkpoint there"),
         (evaluate.main, ["nowhere", "--split", "all"], "--split all: choose"),
         (predict.main, ["nowhere", "none.jpg", "--out", "out"], "none.jpg"),
-        (reproduce.main, ["--only", "resnet"], "--only resnet: there is none"),
-        (reproduce.main, ["--seeds", "a"], "--seeds a: give numbers"),
+        (reproduce.main, ["--only", "resnet"], "--only resnet: choose one of baseline"),
+        (reproduce.main, ["--seeds", "0,a"], "--seeds a: give a whole number"),
+        (reproduce.main, ["--seeds", "-1"], "--seeds -1: must lie between"),
+        (reproduce.main, ["--precision", "f16"], "--precision f16: choose one of f32"),
+        (reproduce.main, ["--batch-size", "0"], "--batch-size 0: must lie between"),
+        (reproduce.main, ["--epochs", "0"], "--epochs 0: must lie between"),
+        (reproduce.main, ["--image-size", "9x9x9"], "--image-size 9x9x9: give one side"),
+        (study.main, ["ablations"], "did you mean ablation?"),
+        (study.main, ["ablation", "--arch", "vgg"], "--arch vgg: choose one of fcn"),
+        (study.main, ["networks", "--batch-size", "0"], "--batch-size 0: must lie between"),
+        (compare.main, ["a"], "the following arguments are required: --out"),
+        (export.main, ["a", "--format", "pb", "--out", "b"], "--format pb: choose one of onnx"),
+        (export.main, ["a", "--format", "onnx", "--out", "b", "--size", "x"], "--size x: give one"),
+        (benchmark.main, ["--pairs", "0"], "--pairs 0: must lie between"),
+        (benchmark.main, ["--arch", "vgg"], "--arch vgg: choose one of fcn"),
+        (benchmark.main, ["--image-size", "1"], "--image-size 1x1: must be height"),
+        (runs.main, ["--remove", "nowhere"], "nowhere: no run there"),
+        (runs.main, ["nowhere"], "nowhere: no such folder"),
     ],
 )
-def test_other_doors_say_what_is_wrong(main, argv, words, capsys, tmp_path, monkeypatch):
+def test_other_commands_say_what_is_wrong(main, argv, words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert _enter(main, *argv) == 2
     assert words in capsys.readouterr().err

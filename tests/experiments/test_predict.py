@@ -1,4 +1,4 @@
-"""The door `predict`: which images, which names, what is written, what is survived."""
+"""The command `predict`: which images, which names, what is written, what is survived."""
 
 import csv
 from pathlib import Path
@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import predict as door
+from experiments import predict as command
+from experiments.cli import image_files, segment
 from fcn_jax.inference import predict
 from fcn_jax.types import InputError
 from tests import fakes
@@ -33,11 +34,11 @@ def folder(tmp_path):
 def _network(monkeypatch):
     restored = fakes.checkpoint()
     monkeypatch.setattr(predict, "load_checkpoint", lambda workdir: restored)
-    monkeypatch.setattr(door.command, "setup_jax", lambda **_: None)
+    monkeypatch.setattr(command.command, "setup_jax", lambda **_: None)
 
 
 def run(folder, *flags):
-    return door.main(["run", *map(str, flags), "--out", str(folder / "out")])
+    return command.main(["run", *map(str, flags), "--out", str(folder / "out")])
 
 
 def read(path):
@@ -71,17 +72,19 @@ def test_equal_stems_never_share_a_name(folder):
 
 def test_names_differ_whatever_is_given():
     files = [(Path(p), Path(p).parent) for p in ("a/x.jpg", "b/x.jpg", "c/a/x.jpg", "a/X.JPG")]
-    names = [job.name.as_posix().lower() for job in door.name_jobs(files)]
+    names = [job.name.as_posix().lower() for job in image_files.name_jobs(files)]
     assert len(set(names)) == 4
 
 
 def test_folders_globs_and_repeats(folder):
-    found = door.find_images([str(folder / "a/*"), str(folder / "a/x.jpg"), str(folder / "b")])
+    found = image_files.find_images(
+        [str(folder / "a/*"), str(folder / "a/x.jpg"), str(folder / "b")]
+    )
     assert [f.name for f, _ in found] == ["x.jpg", "x.png", "x.jpg"]
     with pytest.raises(InputError, match=r"\*\.gif: no such file"):
-        door.find_images([str(folder / "*.gif")])
+        image_files.find_images([str(folder / "*.gif")])
     with pytest.raises(InputError, match="no image there"):
-        door.find_images([str(folder)])
+        image_files.find_images([str(folder)])
 
 
 def test_one_bad_file_does_not_stop_the_rest(folder, capsys):
@@ -118,7 +121,7 @@ def test_an_image_is_turned_as_viewers_show_it(folder):
 def test_inputs_are_never_overwritten(folder):
     Image.new("RGB", (9, 9)).save(folder / "a/z.png")
     with pytest.raises(InputError, match="is an input, and would be overwritten"):
-        door.main(["run", str(folder / "a/z.png"), "--out", str(folder / "a")])
+        command.main(["run", str(folder / "a/z.png"), "--out", str(folder / "a")])
 
 
 def test_published_weights_need_no_run(folder, monkeypatch, capsys):
@@ -128,9 +131,9 @@ def test_published_weights_need_no_run(folder, monkeypatch, capsys):
         asked.append((name, weights))
         return fakes.checkpoint()
 
-    monkeypatch.setattr(door, "published", fake)
+    monkeypatch.setattr(segment, "published", fake)
     flags = ["--pretrained", "fcn_resnet50", "--out", str(folder / "out")]
-    assert door.main([str(folder / "a/x.jpg"), *flags]) == 0
+    assert command.main([str(folder / "a/x.jpg"), *flags]) == 0
     assert asked == [("fcn_resnet50", None)]
     assert written(folder) == ["x-overlay.jpg", "x.png"]
 
@@ -141,7 +144,7 @@ def test_published_weights_that_cannot_be_had(folder, monkeypatch):
 
     monkeypatch.setattr("fcn_jax.weights.initialize.published", offline)
     with pytest.raises(InputError, match="put the file there"):
-        door.published("fcn_resnet50", None)
+        segment.published("fcn_resnet50", None)
 
 
 def test_flags_that_lack_something(folder):

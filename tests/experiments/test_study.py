@@ -1,11 +1,10 @@
 """The studies of the recipes: which runs they make, what they compare, what they write."""
 
-import argparse
 import json
 
 import pytest
 
-from experiments import paper, reproduce, study, tuned
+from experiments import paper, reproduce, run, study, tuned
 from experiments.cli import command, sweep
 from experiments.cli import flags as options
 from fcn_jax import config as configs
@@ -54,7 +53,7 @@ def test_an_ablation_compares_every_variant_with_the_candidate(tmp_path, capsys,
 
 def test_variants_that_change_nothing_are_left_out(monkeypatch):
     planned = []
-    monkeypatch.setattr(sweep, "open_place", lambda *_: None)
+    monkeypatch.setattr(sweep, "open_sweep", lambda *_: None)
 
     def stop(plans, _):
         planned.extend(plans)
@@ -104,14 +103,12 @@ def test_without_imagenet_the_backbone_learns_like_the_rest():
         found = sweep.adapted(config, args_none)
         assert (found.model.pretrained, found.optim.backbone_scale) == (None, 1.0)
     assert sweep.adapted(paper.unet(), args_none) == paper.unet()
-    flags = argparse.ArgumentParser()
-    options.add_run_flags(flags)
-    args = flags.parse_args(["--experiment", "resnet50", "--pretrained", "none"])
+    args = run.parser().parse_args(["--experiment", "resnet50", "--pretrained", "none"])
     assert options.to_config(args) == sweep.adapted(paper.resnet50(), args_none)
     args = reproduce.parser().parse_args(["--pretrained", "file.pth"])
     assert sweep.adapted(paper.resnet50(), args).model.pretrained == "file.pth"
 
 
 def test_an_unknown_line_is_refused():
-    with pytest.raises(InputError, match="--only 'nothing': there is none of that name"):
+    with pytest.raises(InputError, match="--only 'nothing': choose of"):
         study.main(["networks", "--only", "nothing"])

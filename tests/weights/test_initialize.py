@@ -87,5 +87,5 @@ def test_a_pretrained_backbone_is_frozen_unless_told_otherwise(flags, scale):
     "flags", ["--arch fcn --backbone-scale 0", "--arch fcn_resnet50 --backbone-scale 0"]
 )
 def test_a_backbone_scale_without_sense_is_refused(flags):
-    with pytest.raises(InputError, match="--backbone-scale"):
+    with pytest.raises(InputError, match=r"optim\.backbone_scale"):
         options.to_config(run.parser().parse_args(flags.split()))

@@ -1,4 +1,4 @@
-"""Huge pages are asked for where that helps, once, and before anything heavy is imported."""
+"""Huge pages are requested where that helps, once, and before anything heavy is imported."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from experiments.cli import huge_pages
 
 @pytest.fixture
 def madvise(monkeypatch, tmp_path):
-    """A system that gives huge pages to those who ask."""
+    """A system that gives huge pages to programs that request them."""
     policy = tmp_path / "enabled"
     policy.write_text("always [madvise] never\n")
     monkeypatch.setattr(huge_pages, "POLICY", policy)
@@ -20,45 +20,46 @@ def madvise(monkeypatch, tmp_path):
     return policy
 
 
-def test_the_process_starts_anew_with_the_same_command_line(madvise, monkeypatch):
+def test_the_process_starts_again_with_the_same_command_line(madvise, monkeypatch):
     started = []
     monkeypatch.setattr(huge_pages.os, "execv", lambda *call: started.append(call))
-    huge_pages.ask()
+    huge_pages.request()
     assert started == [(sys.executable, sys.orig_argv)]
-    assert huge_pages.asked()
-    huge_pages.ask()  # as the new process does
+    assert huge_pages.requested()
+    huge_pages.request()  # as the new process does
     assert len(started) == 1
 
 
 @pytest.mark.parametrize("policy", ["[always] madvise never", "always madvise [never]", None])
-def test_where_they_come_by_themselves_or_never_nothing_is_done(madvise, policy):
-    assert huge_pages.wanted()
+def test_nothing_is_done_where_they_are_always_or_never_given(madvise, policy):
+    assert huge_pages.available()
     if policy is None:
         madvise.unlink()
     else:
         madvise.write_text(policy)
-    assert not huge_pages.wanted()
+    assert not huge_pages.available()
 
 
 def test_other_c_libraries_and_a_variable_that_is_set_are_left_alone(madvise, monkeypatch):
     monkeypatch.setenv(huge_pages.VARIABLE, "")
-    assert not huge_pages.wanted()
+    assert not huge_pages.available()
     monkeypatch.delenv(huge_pages.VARIABLE)
     monkeypatch.setattr(huge_pages.platform, "libc_ver", lambda: ("", ""))
-    assert not huge_pages.wanted()
+    assert not huge_pages.available()
 
 
-def environment_of(program: str) -> str:
-    """What the C library is told in a new process that imports the doors."""
+def test_a_command_requests_them_before_it_runs():
     environment = {k: v for k, v in os.environ.items() if k != huge_pages.VARIABLE}
-    program += "; import os, experiments; print(os.environ.get('GLIBC_TUNABLES'))"
-    return subprocess.check_output(
-        [sys.executable, "-c", program], env=environment, text=True
-    ).strip()
+    code = (
+        "import os; from experiments.cli import command; "
+        "command.start(lambda _: print(os.environ.get('GLIBC_TUNABLES')))"
+    )
+    printed = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
+    assert printed.strip() == expected_environment()
 
 
-def test_opening_a_door_asks_and_importing_one_does_not(monkeypatch):
-    monkeypatch.delenv(huge_pages.VARIABLE, raising=False)
-    expected = huge_pages.WISH if huge_pages.wanted() else "None"
-    assert environment_of("import sys; sys.argv[0] = '-m'") == expected
-    assert environment_of("pass") == "None"
+def expected_environment() -> str:
+    """What the variable holds where it was not set before."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(huge_pages.VARIABLE, raising=False)
+        return huge_pages.REQUEST if huge_pages.available() else "None"

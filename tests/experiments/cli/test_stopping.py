@@ -11,7 +11,7 @@ from experiments.cli import stopping
 
 
 def test_the_command_to_resume_can_be_pasted(capsys):
-    stopping.stopped("stopped", stopping.command("experiments.run", ["--workdir", "my runs/a"]))
+    stopping.stopped("stopped", stopping.command("run", ["--workdir", "my runs/a"]))
     expected = "stopped; to resume:\n  python -m experiments.run --workdir 'my runs/a'\n"
     assert capsys.readouterr().out == expected
 

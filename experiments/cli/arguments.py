@@ -1,0 +1,259 @@
+"""Command-line parsing: flags made from the fields of dataclasses, and errors of one line.
+
+A field's docstring, type and default are its flag's help, so nothing is said twice. A wrong flag or
+value is an `InputError`, which `command.run` prints without the usage, and names the nearest flag.
+Imports nothing heavy: `--help` and a mistake are answered at once.
+"""
+
+import argparse
+import ast
+import difflib
+import functools
+import inspect
+import itertools
+import re
+import shutil
+import sys
+import textwrap
+import types
+import typing
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from experiments.cli import stopping
+from fcn_jax.types import InputError
+
+NAMES = {"optim.name": "--optimizer"}
+"""Flags that are not called as the last part of their field."""
+
+ALIASES = {"augment.colour_jitter": ["--color-jitter"]}
+
+_VALUE = "\0"
+"""Marks an error of a converter, which begins with the value."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` that raises `InputError`, and suggests what may have been meant."""
+
+    def __init__(self, command: str, description: str | None, epilog: str = "") -> None:
+        super().__init__(
+            prog=stopping.prefix(command),
+            description=description,
+            epilog=epilog.replace("python -m experiments.", stopping.prefix("")),
+            formatter_class=_Formatter,
+            allow_abbrev=False,
+        )
+
+    def parse_args(self, args=None, namespace=None):  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Parse; every mistake raises `InputError`."""
+        words = list(sys.argv[1:] if args is None else args)
+        known = self._option_string_actions
+        for word in itertools.takewhile(lambda w: w != "--", words):
+            name = word.partition("=")[0]
+            if name.startswith("--") and name not in known:
+                raise InputError(f"{name}: there is no such flag{nearest(name, known)}")
+        parsed, rest = self.parse_known_args(words, namespace)
+        if rest:
+            raise InputError(f"{rest[0]}: not expected here: see {self.prog} --help")
+        return parsed
+
+    def error(self, message: str) -> typing.NoReturn:
+        """Raise what argparse would print below the usage."""
+        match = re.fullmatch(r"argument ([^\s:/]+)[^:]*: (.*)", message, re.DOTALL)
+        if match is None:
+            raise InputError(f"{message}: see {self.prog} --help")
+        name, text = match.groups()
+        raise InputError(f"{name} {text[1:]}" if text.startswith(_VALUE) else f"{name}: {text}")
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps examples as they are written; lines are as wide as the terminal, up to 100."""
+
+    def __init__(self, prog: str) -> None:
+        width = min(100, shutil.get_terminal_size().columns - 2)
+        super().__init__(prog, max_help_position=28, width=width)
+
+    def _format_action_invocation(self, action) -> str:
+        """`--a, --b VALUE`; a switch has no value."""
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        bare = action.nargs == 0 or isinstance(action, Switch)
+        value = "" if bare else " " + self._format_args(action, action.dest.upper())
+        return ", ".join(action.option_strings) + value
+
+    def add_usage(self, usage, actions, groups, prefix=None) -> None:
+        """Positional arguments and what is required; `[flags]` stands for all others."""
+        positional = [a for a in actions if not a.option_strings]
+        required = [a for a in actions if a.option_strings and a.required]
+        parts = [self._format_args(a, a.dest) for a in positional]
+        parts += [f"{a.option_strings[0]} {self._format_args(a, a.dest.upper())}" for a in required]
+        super().add_usage(" ".join(["%(prog)s", *parts, "[flags]"]), actions, groups, prefix)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`: did you mean X?`, or nothing where no known word is near."""
+    found = difflib.get_close_matches(word, list(known), n=1)
+    return f": did you mean {found[0]}?" if found else ""
+
+
+# ---- values --------------------------------------------------------------------------------------
+
+
+class Kind(NamedTuple):
+    """How a value is read from the command line."""
+
+    convert: Callable[[str], Any]
+    metavar: str
+
+
+def _typed(convert: Callable[[str], Any], what: str) -> Callable[[str], Any]:
+    """`convert`, with an error that says what to give."""
+
+    def converted(text: str) -> Any:
+        try:
+            return convert(text)
+        except InputError as error:
+            raise argparse.ArgumentTypeError(f"{_VALUE}{text}: {error}") from None
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{_VALUE}{text}: give {what}") from None
+
+    return converted
+
+
+def whole(low: float = -float("inf"), high: float = float("inf")) -> Callable[[str], int]:
+    """A converter of whole numbers in [low, high]."""
+
+    def convert(text: str) -> int:
+        number = int(text)
+        if not low <= number <= high:
+            raise InputError(f"must lie between {low:g} and {high:g}")
+        return number
+
+    return _typed(convert, "a whole number")
+
+
+def choice(choices: Collection[str], plugin: bool = False) -> Callable[[str], str]:
+    """A converter that accepts one of some words, and with `plugin` also `module:name`."""
+
+    def convert(text: str) -> str:
+        if text in choices or (plugin and ":" in text):
+            return text
+        known = f"choose one of {', '.join(choices)}"
+        raise InputError(known + (" or give module:name" * plugin) + nearest(text, choices))
+
+    return _typed(convert, "another word")
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Read `224` or `360x480` (height x width)."""
+    sides = [int(part) for part in text.lower().split("x")]
+    if len(sides) > 2:
+        raise ValueError(text)
+    return sides[0], sides[-1]
+
+
+def _pair(text: str) -> tuple[float, float]:
+    low, high = text.split(",")
+    return float(low), float(high)
+
+
+size = Kind(_typed(image_size, "one side (224) or HEIGHTxWIDTH (360x480)"), "HEIGHTxWIDTH")
+
+KINDS: dict[Any, Kind] = {
+    int: Kind(whole(), "N"),
+    float: Kind(_typed(float, "a number"), "X"),
+    str: Kind(str, "NAME"),
+    Path: Kind(Path, "PATH"),
+    tuple[int, int]: size,
+    tuple[float, float]: Kind(_typed(_pair, "two numbers, as 0.5,2"), "MIN,MAX"),
+}
+
+
+def kind_of(hint: Any) -> Kind:
+    """How a field of this type is read; `none` stands for None where the field may be None."""
+    if typing.get_origin(hint) is Literal:
+        words = typing.get_args(hint)
+        return Kind(choice(words), "{" + ",".join(words) + "}")
+    if isinstance(hint, types.UnionType):
+        inner = next(kind_of(t) for t in typing.get_args(hint) if t is not type(None))
+        return inner._replace(convert=lambda text: None if text == "none" else inner.convert(text))
+    return KINDS[hint]
+
+
+def shown(value: Any) -> str:
+    """A value as it is written on the command line."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple | list):
+        return ("x" if all(isinstance(v, int) for v in value) else ",").join(map(shown, value))
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+class Switch(argparse.Action):
+    """`--x` and `--no-x`; `--x yes` and `--x no` are accepted too."""
+
+    def __init__(self, option_strings, dest, **kwargs) -> None:
+        names = [*option_strings, *(f"--no-{name[2:]}" for name in option_strings)]
+        kwargs |= {"nargs": "?", "metavar": ""}
+        super().__init__(names, dest, **kwargs)
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        """Set the field."""
+        off = (option_string or "").startswith("--no-")
+        if values is None:
+            value = not off
+        elif off or values not in ("yes", "no"):
+            what = "takes no value" if off else "give yes or no, or nothing"
+            raise argparse.ArgumentError(self, f"{_VALUE}{values}: {what}")
+        else:
+            value = values == "yes"
+        setattr(namespace, self.dest, value)
+
+
+# ---- flags from fields ---------------------------------------------------------------------------
+
+
+@functools.cache
+def docstrings(cls: type) -> dict[str, str]:
+    """Field -> the docstring that stands under it in the source."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    assert isinstance(tree, ast.ClassDef)
+    return {
+        field.target.id: inspect.cleandoc(str(text.value.value))
+        for field, text in itertools.pairwise(tree.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+    }
+
+
+def flag(field: str) -> str:
+    """The flag that sets a field, as `--batch-size` for `data.batch_size`."""
+    return NAMES.get(field, "--" + field.rpartition(".")[2].replace("_", "-"))
+
+
+def add_fields(
+    parser: Any, prefix: str, defaults: Any, names: Sequence[str] | None = None, **replaced: Any
+) -> None:
+    """Add the flags of a dataclass's fields; what is not given stays out of the namespace.
+
+    Args:
+      parser: or one of its groups.
+      prefix: of the fields' dotted names, such as `data`; empty at the top.
+      defaults: an instance: its values are the defaults that the help shows.
+      names: which fields; None for all that are no dataclasses themselves.
+      **replaced: field -> arguments of `add_argument` that differ from those made here.
+    """
+    cls = type(defaults)
+    hints, docs = typing.get_type_hints(cls), docstrings(cls)
+    for name in names or [n for n, hint in hints.items() if not hasattr(hint, "__post_init__")]:
+        field = f"{prefix}.{name}".lstrip(".")
+        text = f"{docs[name].replace('`', '')} (default: {shown(getattr(defaults, name))})"
+        options: dict[str, Any] = {"dest": field, "default": argparse.SUPPRESS}
+        options["help"] = text.replace("%", "%%")
+        if hints[name] is bool:
+            options["action"] = Switch
+        else:
+            options["type"], options["metavar"] = kind_of(hints[name])
+        options |= replaced.get(name, {})
+        parser.add_argument(flag(field), *ALIASES.get(field, ()), **options)

@@ -1,0 +1,101 @@
+"""Which image files a command reads, and what their results are called."""
+
+import glob
+import os
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from fcn_jax.types import InputError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+
+
+class Job(NamedTuple):
+    """One image, and what its results are called."""
+
+    path: Path
+    name: Path
+    """Below the output folder, without suffix."""
+
+
+def find_images(inputs: list[str], recursive: bool = False) -> list[tuple[Path, Path]]:
+    """(file, the folder it is named from) for each image, none twice, in a steady order.
+
+    Raises:
+      InputError: for an input that does not exist, or if there is no image at all.
+    """
+    found: dict[Path, tuple[Path, Path]] = {}
+    for text in inputs:
+        for path in _expand(text):
+            if path.is_dir():
+                inside = sorted(path.rglob("*") if recursive else path.iterdir())
+                pairs = [(p, path) for p in inside if p.suffix.lower() in SUFFIXES and p.is_file()]
+            else:
+                pairs = [(path, path.parent)]
+            for file, root in pairs:
+                found.setdefault(file.resolve(), (file, root))
+    if not found:
+        raise InputError(f"{inputs[0]}: no image there: {', '.join(SUFFIXES)} are read")
+    return list(found.values())
+
+
+def _expand(text: str) -> list[Path]:
+    if os.path.exists(text):
+        return [Path(text)]
+    matches = sorted(glob.glob(text, recursive=True)) if glob.has_magic(text) else []
+    if not matches:
+        raise InputError(f"{text}: no such file or folder: check the name")
+    return [Path(match) for match in matches]
+
+
+def name_jobs(files: list[tuple[Path, Path]]) -> list[Job]:
+    """Give each image a name of its own, the shortest that tells it from all others.
+
+    The path below the input folder without suffix; where that is taken, with the suffix; then with
+    the folder's name before it; then with a number. The time is linear in the number of files.
+    """
+    resolved = {root: root.resolve().name for _, root in files}
+    choices = []
+    for path, root in files:
+        below = path.relative_to(root)
+        full = Path(resolved[root]) / below
+        choices.append([below.with_suffix(""), below, full.with_suffix(""), full])
+    chosen: list[Path | None] = [None] * len(files)
+    taken: set[str] = set()
+    for level in range(4):
+        keys = [_key(names[level]) for names in choices]
+        counts = Counter(keys)
+        for i, key in enumerate(keys):
+            if chosen[i] is None and counts[key] == 1 and key not in taken:
+                chosen[i] = choices[i][level]
+                taken.add(key)
+    jobs = []
+    for i, name in enumerate(chosen):
+        number = i + 1
+        while name is None or (chosen[i] is None and _key(name) in taken):
+            full = choices[i][3]
+            name = full.with_name(f"{full.name}-{number}")
+            number += 1
+        taken.add(_key(name))
+        jobs.append(Job(files[i][0], name))
+    return jobs
+
+
+def _key(name: Path) -> str:
+    return name.as_posix().lower()  # some file systems do not tell A from a
+
+
+def check_targets(jobs: list[Job], out: Path) -> None:
+    """Refuse to write over an image that is read."""
+    inputs = {job.path.resolve() for job in jobs}
+    for job in jobs:
+        for suffix in (".png", "-overlay.jpg"):
+            target = suffixed(out / job.name, suffix)
+            if target.resolve() in inputs:
+                raise InputError(f"{target} is an input, and would be overwritten: change --out")
+
+
+def suffixed(target: Path, suffix: str) -> Path:
+    """`with_suffix` would eat a part of a name with dots in it."""
+    return target.with_name(target.name + suffix)

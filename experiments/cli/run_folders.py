@@ -1,0 +1,104 @@
+"""The folders that runs are given where none is named: runs/fcn-voc2007-1, -2, ..."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from fcn_jax import config as configs
+from fcn_jax.config import Config
+from fcn_jax.runtime import files
+from fcn_jax.types import InputError
+
+CONFIG, RESULT = "config.json", "result.json"
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a run was begun there."""
+    return (folder / CONFIG).exists()
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process is training there."""
+    lock = folder / ".lock"
+    if not lock.exists():
+        return False
+    try:
+        with filelock.FileLock(lock, timeout=0):
+            return False
+    except (filelock.Timeout, OSError):
+        return True
+
+
+def choose(root: Path, config: Config, resume: bool = False) -> Path:
+    """The folder of this run: its own unfinished one, or a new one with the next number.
+
+    A new folder is made here, so that two runs that start together never meet in one.
+
+    Args:
+      root: of all runs.
+      config: of the run.
+      resume: whether only an unfinished run will do.
+
+    Raises:
+      InputError: if there is none to resume, or the folder cannot be made.
+    """
+    name, last = default_name(config), 0
+    for folder in root.glob(f"{name}-*"):
+        number = folder.name[len(name) + 1 :]
+        if not number.isdecimal():
+            continue
+        last = max(last, int(number))
+        if _is_unfinished(folder, config):
+            return folder
+    if resume:
+        raise InputError(f"{root} holds no unfinished run of this configuration: do not resume")
+    files.make_folder(root)
+    while True:
+        last += 1
+        folder = root / f"{name}-{last}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue  # another run has just taken it
+        except OSError as error:
+            raise files.refused(folder, error) from error
+        return folder
+
+
+def _is_unfinished(folder: Path, config: Config) -> bool:
+    """Whether a run of this configuration waits there to be resumed."""
+    if not holds_run(folder) or (folder / RESULT).exists() or is_locked(folder):
+        return False
+    try:
+        theirs = configs.from_dict(files.read_json(folder / CONFIG))
+    except InputError:  # damaged, or of another version
+        return False
+    return theirs == config
+
+
+def default_name(config: Config) -> str:
+    """What the run is: its experiment or network, and its data."""
+    what = config.model.arch if config.experiment == "default" else config.experiment
+    data = Path(config.data.dataset).resolve().name or "data"
+    return "-".join(folder_name(part) for part in (what, data))
+
+
+def folder_name(text: str) -> str:
+    """Words as a name that every file system takes."""
+    return re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-") or "run"
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    """State, score and size of the run in a folder."""
+    result, metrics = folder / RESULT, folder / "metrics.jsonl"
+    rows = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
+    found: dict[str, Any] = {"epochs": len(rows), "miou": None}
+    found["bytes"] = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    if result.exists():
+        data = files.read_json(result)
+        found |= {"state": "finished", "miou": data["val"]["miou"], "epochs": data["epochs_run"]}
+    else:
+        found["state"] = "running" if is_locked(folder) else "unfinished"
+    return found
