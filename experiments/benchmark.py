@@ -34,6 +34,7 @@ from typing import Any
 
 from experiments.cli import arguments, command, flags, huge_pages
 from fcn_jax import config as configs
+from fcn_jax.models import MODELS
 from fcn_jax.training.options import Runtime
 from fcn_jax.types import InputError
 
@@ -364,7 +365,7 @@ def _measure(args: argparse.Namespace, arch: str, mode: str) -> dict[str, Any]:
         work = jobs(args, arch, mode, cache)
         contenders = compare(work, args.pairs, report)
     result = {"arch": arch, "mode": mode, "batch_size": work["ours"]["batch_size"]}
-    if arch == "resnet50_fcn" and mode == "train":
+    if MODELS[arch].freezes_pretrained and mode == "train":
         result["backbone"] = ", trained backbone" if args.train_backbone else ", frozen backbone"
     return {
         **result,

@@ -317,6 +317,8 @@ def from_dict(data: dict[str, Any], source: str = "config") -> Config:
             f"{source}: schema {schema!r}, this version reads {SCHEMA}: "
             "use the version of fcn_jax that wrote it, or train again in another run folder"
         )
+    # The auxiliary head did not exist when a file without this field was written.
+    data["loss"] = {"aux_weight": 0.0, **data.get("loss", {})}
     return _build(Config, data, source)
 
 

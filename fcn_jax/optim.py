@@ -1,5 +1,9 @@
-"""Adam with L2 as PyTorch has it, learning-rate schedules, and parts with a rate of their own."""
+"""Adam and SGD as PyTorch has them, learning-rate schedules, and a backbone's own rate."""
 
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -23,6 +27,22 @@ def cosine_annealing(lr: float, eta_min: float, t_max: int) -> Schedule:
     return rate
 
 
+def poly(lr: float, total_steps: int, warmup: int = 0, power: float = 0.9) -> Schedule:
+    """Linear from 0 to lr in `warmup` steps, then lr (1 - t / total)^power down to 0.
+
+    t counts from the end of the warm-up, total likewise: PyTorch's `PolynomialLR` after it. The
+    rate of DeepLab (Chen et al. 2016, arXiv:1606.00915).
+    """
+
+    def rate(step):
+        step = jnp.asarray(step)
+        left = (total_steps - step) / max(total_steps - warmup, 1)
+        falling = lr * jnp.clip(left, 0.0, 1.0) ** power
+        return jnp.where(step < warmup, lr * (step + 1) / max(warmup, 1), falling)
+
+    return rate
+
+
 def make_schedule(config: OptimConfig, total_steps: int) -> Schedule:
     """The learning rate as a function of the step, 0 <= step < total_steps."""
     if config.schedule == "constant":
@@ -31,41 +51,77 @@ def make_schedule(config: OptimConfig, total_steps: int) -> Schedule:
         return optax.linear_schedule(config.lr / config.warmup, config.lr, config.warmup)
     if config.schedule == "cosine_annealing":
         return cosine_annealing(config.lr, config.eta_min, config.t_max)
-    if config.schedule == "cosine":
-        warmup = min(config.warmup, max(total_steps - 1, 0))
-        return optax.warmup_cosine_decay_schedule(
-            init_value=config.lr / warmup if warmup else config.lr,
-            peak_value=config.lr,
-            warmup_steps=warmup,
-            decay_steps=max(total_steps, 1),
-            end_value=config.eta_min,
-        )
-    raise ValueError(f"schedule {config.schedule!r}: choose constant, cosine_annealing or cosine")
-
-
-def make_optimizer(config: OptimConfig, total_steps: int) -> optax.GradientTransformation:
-    """Build the optimizer; its updates are added to the parameters.
-
-    `adam` is PyTorch's `Adam(lr, weight_decay=w)`: w * p is added to the gradient, then the moments
-    (betas 0.9 and 0.999, eps 1e-8 outside the root). `adamw` subtracts lr * w * p instead.
-    """
-    if config.backbone_scale is None:
-        return _adam(config, make_schedule(config, total_steps))
-    schedule = make_schedule(config, total_steps)
-    scale = config.backbone_scale
-    slow = _adam(config, lambda step: scale * schedule(step)) if scale else optax.set_to_zero()
-    return optax.multi_transform(
-        {"backbone": slow, "rest": _adam(config, schedule)},
-        lambda params: {k: "backbone" if k == "backbone" else "rest" for k in params},
+    warmup = min(config.warmup, max(total_steps - 1, 0))
+    if config.schedule == "poly":
+        return poly(config.lr, max(total_steps, 1), warmup)
+    return optax.warmup_cosine_decay_schedule(
+        init_value=config.lr / warmup if warmup else config.lr,
+        peak_value=config.lr,
+        warmup_steps=warmup,
+        decay_steps=max(total_steps, 1),
+        end_value=config.eta_min,
     )
 
 
-def _adam(config: OptimConfig, schedule: Schedule) -> optax.GradientTransformation:
+def make_optimizer(
+    config: OptimConfig,
+    total_steps: int,
+    *,
+    backbone: str = "backbone",
+    frozen: Sequence[str] = (),
+) -> optax.GradientTransformation:
+    """Build the optimizer; its updates are added to the parameters.
+
+    `adam` is PyTorch's `Adam(lr, weight_decay=w)`: w * p is added to the gradient, then the moments
+    (betas 0.9 and 0.999, eps 1e-8 outside the root). `adamw` subtracts lr * w * p instead. `sgd` is
+    PyTorch's `SGD(lr, momentum, weight_decay=w)`, without dampening.
+
+    The backbone's rate is `backbone_scale` times the rest's. With `backbone_delay` it is 0 for so
+    many steps, in which the optimizer's moments of the backbone are collected already.
+
+    Args:
+        config: the optimizer.
+        total_steps: of the run, for the schedules that end.
+        backbone: where in the parameters the backbone is.
+        frozen: prefixes of the paths of parameters that never move, such as `backbone/layer1_`:
+            neither a gradient nor the weight decay reaches them.
+    """
+    schedule, scale = make_schedule(config, total_steps), config.backbone_scale
+    if scale is None and not frozen and not config.backbone_delay:
+        optimizer = _rule(config, schedule)
+    else:
+        scale = 1.0 if scale is None else scale
+
+        def slow(step):
+            rate = scale * schedule(step)
+            if not config.backbone_delay:
+                return rate
+            return jnp.where(step < config.backbone_delay, 0.0, rate)
+
+        def label(path: Any, _) -> str:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            if name.startswith(tuple(frozen)):
+                return "frozen"
+            return "backbone" if name.startswith(f"{backbone}/") else "rest"
+
+        rules: dict[Hashable, Any] = {"backbone": _rule(config, slow) if scale else optax.set_to_zero()}
+        if frozen:
+            rules["frozen"] = optax.set_to_zero()
+        rules["rest"] = _rule(config, schedule)
+        optimizer = optax.multi_transform(
+            rules, lambda params: jax.tree_util.tree_map_with_path(label, params)
+        )
+    if config.clip_norm is None:
+        return optimizer
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+
+
+def _rule(config: OptimConfig, schedule: Schedule) -> optax.GradientTransformation:
     decay = optax.add_decayed_weights(config.weight_decay) if config.weight_decay else None
-    moments = optax.scale_by_adam()
-    order = {"adam": (decay, moments), "adamw": (moments, decay)}
-    if config.name not in order:
-        raise ValueError(f"optimizer {config.name!r}: choose adam or adamw")
-    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else None
-    parts = (clip, *order[config.name], optax.scale_by_learning_rate(schedule))
+    order = {
+        "adam": (decay, optax.scale_by_adam()),
+        "adamw": (optax.scale_by_adam(), decay),
+        "sgd": (decay, optax.trace(config.momentum) if config.momentum else None),
+    }
+    parts = (*order[config.name], optax.scale_by_learning_rate(schedule))
     return optax.chain(*(part for part in parts if part is not None))

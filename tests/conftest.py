@@ -16,4 +16,4 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 @pytest.fixture
 def tiny(monkeypatch):
     """Make the network `tiny` known by name."""
-    monkeypatch.setitem(models.MODELS, "tiny", fakes.TinyNet)
+    monkeypatch.setitem(models.MODELS, "tiny", fakes.TINY)

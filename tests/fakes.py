@@ -11,7 +11,7 @@ from fcn_jax.config import Config, replace
 from fcn_jax.data.classes import voc_palette
 from fcn_jax.data.prepare import Dataset
 from fcn_jax.inference import predict
-from fcn_jax.models import layers
+from fcn_jax.models import Network, layers
 from fcn_jax.types import VOID, Example
 
 CLASSES = ("background", "left", "right")
@@ -30,6 +30,10 @@ class TinyNet(nn.Module):
         x = layers.Conv(8, dtype=self.dtype, kernel_init=self.kernel_init, name="conv1")(images)
         x = layers.BatchNorm(name="bn1")(nn.relu(x), train)
         return layers.Conv(self.num_classes, size=1, name="classifier")(x).astype(jnp.float32)
+
+
+TINY = Network(TinyNet)
+"""Its entry of the registry."""
 
 
 def example(number: int, height: int = 40, width: int = 48, seed: int = 0) -> Example:

@@ -1,5 +1,7 @@
 """Optimizers and schedules, against PyTorch and by hand."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,7 +82,93 @@ def test_backbone_is_frozen_or_slower():
         np.testing.assert_allclose(updates["backbone"]["w"], -scale, rtol=1e-4)
 
 
-@pytest.mark.parametrize("field", [{"name": "sgd"}, {"schedule": "step"}])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_is_pytorchs(momentum):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(5,)).astype(np.float32)
+    theirs = torch.nn.Parameter(torch.tensor(start))
+    sgd = torch.optim.SGD([theirs], lr=0.1, momentum=momentum, weight_decay=0.3)
+    config = OptimConfig(name="sgd", lr=0.1, momentum=momentum, weight_decay=0.3)
+    optimizer, ours = optim.make_optimizer(config, 7), jnp.asarray(start)
+    state = optimizer.init(ours)
+    for gradient in rng.normal(size=(7, 5)).astype(np.float32):
+        theirs.grad = torch.tensor(gradient)
+        sgd.step()
+        updates, state = optimizer.update(jnp.asarray(gradient), state, ours)
+        ours = optax.apply_updates(ours, updates)
+    np.testing.assert_allclose(ours, theirs.detach(), rtol=2e-5)
+
+
+def test_sgd_with_momentum_by_hand():
+    optimizer = optim.make_optimizer(OptimConfig(name="sgd", lr=1.0, weight_decay=0.0), 2)
+    params, gradient = jnp.zeros(()), jnp.ones(())
+    state = optimizer.init(params)
+    for expected in (-1.0, -1.9, -2.71):  # the sum of 0.9^k
+        update, state = optimizer.update(gradient, state, params)
+        assert float(update) == pytest.approx(expected)
+
+
+def test_poly_is_pytorchs():
+    torch = pytest.importorskip("torch")
+    sgd = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    scheduler = torch.optim.lr_scheduler.PolynomialLR(sgd, total_iters=20, power=0.9)
+    rate = optim.make_schedule(OptimConfig(lr=0.5, schedule="poly"), 20)
+    for step in range(23):
+        assert float(rate(step)) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-5, abs=1e-8)
+        sgd.step()
+        scheduler.step()
+
+
+def test_poly_warms_up():
+    rate = optim.make_schedule(OptimConfig(lr=1.0, schedule="poly", warmup=4), 14)
+    expected = [0.25, 0.5, 0.75, 1.0, 1.0, 0.9**0.9, 0.5**0.9, 0.0]
+    np.testing.assert_allclose([rate(t) for t in (0, 1, 2, 3, 4, 5, 9, 14)], expected, rtol=1e-6)
+
+
+PARAMS = {
+    "backbone": {"conv1": jnp.ones(2), "layer1_0": jnp.ones(2), "layer2_0": jnp.ones(2)},
+    "head": jnp.ones(2),
+}
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_frozen_stages_never_move_though_the_weights_decay(name):
+    config = OptimConfig(name=name, lr=0.1, weight_decay=0.5, backbone_scale=0.1)
+    frozen = ("backbone/conv1", "backbone/layer1_")
+    optimizer = optim.make_optimizer(config, 10, frozen=frozen)
+    state = optimizer.init(PARAMS)
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, PARAMS), state, PARAMS)
+    for stage in ("conv1", "layer1_0"):
+        assert (updates["backbone"][stage] == 0).all()
+    assert (updates["head"] < 0).all()
+    np.testing.assert_allclose(updates["backbone"]["layer2_0"], 0.1 * updates["head"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_the_backbone_starts_after_its_delay(name):
+    config = OptimConfig(name=name, lr=0.1, backbone_delay=2)
+    optimizer, params = optim.make_optimizer(config, 10), PARAMS
+    state = optimizer.init(params)
+    for step in range(4):
+        updates, state = optimizer.update(jax.tree.map(jnp.ones_like, params), state, params)
+        moved = [bool((u != 0).all()) for u in jax.tree.leaves(updates["backbone"])]
+        assert moved == [step >= 2] * 3
+        assert (updates["head"] != 0).all()
+
+
+def test_the_gradient_is_clipped_by_the_norm_of_all_parameters():
+    config = OptimConfig(name="sgd", lr=1.0, momentum=0.0, weight_decay=0.0, backbone_scale=1.0)
+    config = dataclasses.replace(config, clip_norm=1.0)
+    params = {"backbone": {"w": jnp.zeros(1)}, "head": jnp.zeros(1)}
+    optimizer = optim.make_optimizer(config, 1)
+    grads = {"backbone": {"w": jnp.array([3.0])}, "head": jnp.array([4.0])}
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["backbone"]["w"], -0.6, rtol=1e-6)  # the norm is 5
+    np.testing.assert_allclose(updates["head"], -0.8, rtol=1e-6)
+
+
+@pytest.mark.parametrize("field", [{"name": "rmsprop"}, {"schedule": "step"}])
 def test_unknown_names_are_refused(field):
     with pytest.raises(ValueError, match="choose"):
         optim.make_optimizer(OptimConfig(**field), 10)

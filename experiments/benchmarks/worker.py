@@ -142,9 +142,16 @@ def _model(job: dict[str, Any]):
     from fcn_jax.models import create_model
 
     options: dict[str, Any] = {}
-    if job["arch"] == "resnet50_fcn":
+    if _freezes(job):
         options["freeze_backbone"] = job["frozen"]
     return create_model(job["arch"], CLASSES, dtype=DTYPES[job["precision"]], **options)
+
+
+def _freezes(job: dict[str, Any]) -> bool:
+    """Whether the network's backbone is frozen by default."""
+    from fcn_jax.models import MODELS
+
+    return MODELS[job["arch"]].freezes_pretrained
 
 
 def ours(job: dict[str, Any]):
@@ -160,9 +167,9 @@ def ours(job: dict[str, Any]):
     from fcn_jax.weights import initialize
 
     model, size, key = _model(job), tuple(job["image_size"]), jax.random.key(0)
-    scale = 0.0 if job["frozen"] and job["arch"] == "resnet50_fcn" else None
+    scale = 0.0 if job["frozen"] and _freezes(job) else None
     optimizer = optim.make_optimizer(optim.OptimConfig(backbone_scale=scale), 1000)
-    state = steps.init_state(optimizer, initialize.fresh(model, key, size))
+    state = steps.init_state(optimizer, initialize.random_init(model, key, size))
     sizes = jnp.tile(jnp.array([size], jnp.int32), (job["batch_size"], 1))
     mesh = distributed.mesh(job["batch_size"], None)
     shared = distributed.spread(mesh)
@@ -202,7 +209,7 @@ def stock(job: dict[str, Any]):
 def step_flops(job: dict[str, Any]) -> int:
     """A training step: three times forward, once where the backbone is frozen."""
     forward, model = forward_flops(job), _model(job)
-    if not (job["frozen"] and job["arch"] == "resnet50_fcn"):
+    if not (job["frozen"] and _freezes(job)):
         return 3 * forward
     from fcn_jax.models.resnet import ResNet
 

@@ -12,6 +12,7 @@ from experiments import paper, tuned
 from experiments.cli import arguments
 from fcn_jax import config as configs
 from fcn_jax.config import Config
+from fcn_jax.models import MODELS, registry
 from fcn_jax.types import InputError
 
 EXPERIMENTS = {**tuned.EXPERIMENTS, **paper.EXPERIMENTS}
@@ -125,32 +126,12 @@ def apply(base: Config, changes: dict[str, Any]) -> Config:
 
 
 def with_backbone(config: Config) -> Config:
-    """Give the backbone its learning rate: 0 where it is pretrained, as the paper, else the same."""
-    from fcn_jax.models import MODELS
-    from fcn_jax.weights import initialize
-
-    scale, arch = config.optim.backbone_scale, config.model.arch
+    """Give the backbone its learning rate, and check what the network has no use for."""
+    arch = config.model.arch
     if arch not in MODELS:
         raise InputError(
             f"choose one of {', '.join(MODELS)}{arguments.nearest(arch, MODELS)}",
             field="model.arch",
             value=arch,
         )
-    if arch not in initialize.BACKBONES:
-        if scale is not None:
-            raise InputError(
-                f"{arch} has no backbone: use {' or '.join(initialize.BACKBONES)}",
-                field="optim.backbone_scale",
-                value=scale,
-            )
-        return config
-    if scale is None:
-        frozen = arch == "resnet50_fcn" and config.model.pretrained is not None
-        scale = 0.0 if frozen else 1.0
-    if scale == 0 and arch != "resnet50_fcn":
-        raise InputError(
-            f"only resnet50_fcn can freeze it: give {arch} 0.1",
-            field="optim.backbone_scale",
-            value=scale,
-        )
-    return configs.replace(config, **{"optim.backbone_scale": scale})
+    return registry.resolve(config)

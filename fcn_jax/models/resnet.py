@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from fcn_jax.models.layers import BatchNorm, Conv
 from fcn_jax.ops.max_pool import max_pool
@@ -26,6 +26,10 @@ DEPTHS: dict[str, Depth] = {
     "resnet50": Depth((3, 4, 6, 3), True),
     "resnet101": Depth((3, 4, 23, 3), True),
 }
+
+
+ALL = 5
+"""The parts of a ResNet that can be frozen: conv1 with bn1, and layer1 to layer4."""
 
 
 class Block(nn.Module):
@@ -93,27 +97,36 @@ class ResNet(nn.Module):
         output_stride: 32, 16 or 8.
         width: channels of the first stage: 64, tests take less.
         dtype: of the computation and of the features. Parameters and statistics are float32.
+        frozen: how many of its five parts are frozen, from the input on: 1 is conv1 with bn1, 2
+            layer1 too, 5 all of it. Frozen parts get no gradient (none of their backward pass is
+            computed), use their running statistics, and these stay as they are.
+        freeze_bn: use the running statistics everywhere, also in training, and keep them; scale and
+            bias of the normalisations still train.
     """
 
     depth: str = "resnet50"
     output_stride: int = 32
     width: int = 64
     dtype: Any = jnp.float32
+    frozen: int = 0
+    freeze_bn: bool = False
 
     @nn.compact
-    def __call__(self, images: Array, train: bool = False) -> tuple[Array, Array, Array, Array]:
-        """[N, H, W, 3] normalised float32 -> the results of layer1 to layer4.
+    def __call__(self, images: Array, train: bool = False) -> tuple[Array, ...]:
+        """[N, H, W, 3] normalised float32 -> the results of bn1 (after ReLU) and of layer1 to 4.
 
-        Their sides are ceil(H / 4), then half of that, rounded up, until the output stride is met.
+        Their sides are ceil(H / 2), then half of that, rounded up, until the output stride is met.
         """
         blocks, bottleneck = check_depth(self.depth, self.output_stride)
         x = Conv(
             self.width, size=7, stride=2, use_bias=False, kernel_init="he_fan_out",
             dtype=self.dtype, name="conv1",
         )(images)  # fmt: skip
-        x = nn.relu(BatchNorm(name="bn1")(x, train))
-        x = max_pool(x, size=3, stride=2, padding=1)
-        total, dilation, features = 4, 1, []
+        train = train and not self.freeze_bn
+        x = nn.relu(BatchNorm(name="bn1")(x, train and self.frozen < 1))
+        features = [lax.stop_gradient(x) if self.frozen >= 1 else x]
+        x = max_pool(features[-1], size=3, stride=2, padding=1)
+        total, dilation = 4, 1
         for stage, count in enumerate(blocks, 1):
             stride = 1 if stage == 1 else 2
             before = dilation
@@ -129,7 +142,8 @@ class ResNet(nn.Module):
                     (before if i == 0 else dilation, dilation),
                     dtype=self.dtype,
                     name=f"layer{stage}_{i}",
-                )(x, train)
+                )(x, train and self.frozen <= stage)
+            x = lax.stop_gradient(x) if self.frozen > stage else x
             features.append(x)
         return tuple(features)
 

@@ -1,13 +1,13 @@
-"""Segmentation networks on a ResNet: the paper's, and torchvision's `fcn_resnet50`."""
+"""Segmentation networks on a ResNet: the paper's, and torchvision's `fcn_resnet50` and 101."""
 
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from fcn_jax.models.layers import BatchNorm, Conv, ConvTranspose, Dropout, resize_bilinear
-from fcn_jax.models.resnet import ResNet
+from fcn_jax.models.resnet import ALL, ResNet
 
 
 class ResNetFCN(nn.Module):
@@ -41,6 +41,7 @@ class ResNetFCN(nn.Module):
         backbone: a key of `resnet.DEPTHS`; Table 2 has ResNet-50.
         freeze_backbone: False trains it too, statistics included (under `params["backbone"]`, so an
             optimizer can give it a rate of its own).
+        freeze_bn, freeze_stages: of a backbone that is not frozen as a whole: see `ResNet`.
         width: channels of the backbone's first stage and of the last decoder; Table 2 has 64.
         kernel_init: how the decoder's weights start, `xavier` (the paper's) or `he`. The backbone's
             are meant to be loaded (`torch_weights.load_backbone`) and start as torchvision's do.
@@ -53,15 +54,22 @@ class ResNetFCN(nn.Module):
     width: int = 64
     kernel_init: str = "xavier"
     dtype: Any = jnp.float32
+    freeze_bn: bool = False
+    freeze_stages: int = 0
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
         """[N, H, W, 3] normalised float32 -> logits float32 [N, H, W, num_classes]."""
         kinds = {"kernel_init": self.kernel_init, "dtype": self.dtype}
-        backbone = ResNet(self.backbone, width=self.width, dtype=self.dtype, name="backbone")
-        x = backbone(images, train and not self.freeze_backbone)[-1]
-        if self.freeze_backbone:
-            x = lax.stop_gradient(x)
+        backbone = ResNet(
+            self.backbone,
+            width=self.width,
+            dtype=self.dtype,
+            frozen=ALL if self.freeze_backbone else self.freeze_stages,
+            freeze_bn=self.freeze_bn,
+            name="backbone",
+        )
+        x = backbone(images, train)[-1]
         w = self.width
         for i, channels in enumerate((16 * w, 8 * w), 1):
             x = nn.relu(Conv(channels, size=1, name=f"conv{i}", **kinds)(x))
@@ -94,7 +102,7 @@ class FCNHead(nn.Module):
 
 
 class DilatedFCN(nn.Module):
-    """torchvision's `fcn_resnet50`: the network of its published segmentation weights.
+    """torchvision's `fcn_resnet50` and `fcn_resnet101`, of its published segmentation weights.
 
     | layer | in -> out channels | what | output at 224x224 |
     |---|---|---|---|
@@ -115,10 +123,12 @@ class DilatedFCN(nn.Module):
         num_classes: channels of the logits.
         backbone: a key of `resnet.DEPTHS`; `resnet101` makes it torchvision's `fcn_resnet101`.
         aux: whether there is an auxiliary head; `with_aux` returns its logits too.
-        dropout: share of the head's values that are dropped in training.
+        dropout: fraction of the head's values that are dropped in training.
         width: channels of the backbone's first stage, 64; tests take less.
         kernel_init: how the heads' weights start, `xavier` or `he`.
         dtype: of the computation. Parameters, statistics and logits are float32.
+        freeze_backbone, freeze_bn, freeze_stages: of the backbone, see `ResNet`; with
+            freeze_backbone all of it is frozen.
     """
 
     num_classes: int = 21
@@ -128,13 +138,23 @@ class DilatedFCN(nn.Module):
     width: int = 64
     kernel_init: str = "xavier"
     dtype: Any = jnp.float32
+    freeze_backbone: bool = False
+    freeze_bn: bool = False
+    freeze_stages: int = 0
 
     def setup(self) -> None:
-        head = (self.num_classes, self.dropout, self.kernel_init, self.dtype)
-        self.trunk = ResNet(self.backbone, 8, self.width, self.dtype, name="backbone")
-        self.head = FCNHead(*head)
+        frozen = ALL if self.freeze_backbone else self.freeze_stages
+        self.trunk = ResNet(
+            self.backbone, 8, self.width, self.dtype, frozen, self.freeze_bn, name="backbone"
+        )
+        self.head = self.make_head()
         if self.aux:
-            self.aux_head = FCNHead(*head)
+            dropout = min(self.dropout, 0.1)  # torchvision's, whatever the head has
+            self.aux_head = FCNHead(self.num_classes, dropout, self.kernel_init, self.dtype)
+
+    def make_head(self) -> nn.Module:
+        """The head on the last stage's features; called as `head(x, train)`."""
+        return FCNHead(self.num_classes, self.dropout, self.kernel_init, self.dtype)
 
     def __call__(self, images: Array, train: bool = False) -> Array:
         """[N, H, W, 3] normalised float32 -> logits float32 [N, H, W, num_classes]."""
@@ -145,8 +165,8 @@ class DilatedFCN(nn.Module):
     def with_aux(self, images: Array, train: bool = False) -> tuple[Array, Array]:
         """The logits, and the auxiliary head's, both float32 [N, H, W, num_classes].
 
-        Use `module.apply(variables, images, train, method="with_aux")`. torchvision's recipe adds
-        0.5 times the loss of the second.
+        Use `module.apply(variables, images, train, method="with_aux")`. A training step adds
+        `loss.aux_weight` times the loss of the second; torchvision's recipe has 0.5.
         """
         *_, stage3, stage4 = self.trunk(images, train)
         size = images.shape[1:3]

@@ -15,6 +15,7 @@ from fcn_jax import losses, metrics, optim
 from fcn_jax.config import AugmentConfig, Config
 from fcn_jax.data import batches, loader, prepare, subset
 from fcn_jax.inference.predict import model_of
+from fcn_jax.models import registry
 from fcn_jax.runtime import distributed
 from fcn_jax.training import evaluate as evaluation
 from fcn_jax.training import precise_bn, steps
@@ -78,6 +79,7 @@ def build(
     Raises:
       InputError: for a split that is missing or smaller than a batch, or bad pretrained weights.
     """
+    config = registry.resolve(config)
     train, val = _examples(config, dataset)
     num_classes, size = len(dataset.class_names), config.data.image_size
     placed = _placement(config.data.batch_size, devices)
@@ -92,7 +94,13 @@ def build(
     model = model_of(model_spec)
     steps_per_epoch = len(train) // config.data.batch_size
     total_steps = config.epochs * steps_per_epoch
-    optimizer = optim.make_optimizer(config.optim, total_steps)
+    network = registry.get(config.model.arch)
+    optimizer = optim.make_optimizer(
+        config.optim,
+        total_steps,
+        backbone=network.backbone_path,
+        frozen=registry.frozen_parameters(network, config.model.freeze_stages),
+    )
     return Session(
         config=config,
         schedule=optim.make_schedule(config.optim, total_steps),
@@ -250,9 +258,18 @@ def _model_spec(config: Config, num_classes: int) -> dict[str, Any]:
         "precision": config.precision,
         "init": config.model.init,
     }
-    if config.model.arch == "resnet50_fcn":
+    network = registry.get(config.model.arch)
+    if network.can_freeze:
         # A rate of zero means frozen: no gradient, and no drift of the batch statistics either.
-        spec["freeze_backbone"] = config.optim.backbone_scale == 0
+        stages, all_stages = config.model.freeze_stages, 5
+        frozen = config.optim.backbone_scale == 0 or stages == all_stages
+        spec["freeze_backbone"] = frozen
+        if config.model.freeze_bn and not frozen:
+            spec["freeze_bn"] = True
+        if stages and not frozen:
+            spec["freeze_stages"] = stages
+    if network.has_aux and config.loss.aux_weight:
+        spec["aux"] = True
     if config.model.remat:
         spec["remat"] = True
     return spec

@@ -119,14 +119,27 @@ def _gradients(model, loss: LossConfig, class_weights, sharding: NamedSharding |
     devices = 1 if sharding is None else sharding.mesh.size
     across = partial(jax.lax.psum, axis_name=axes)
 
-    def share_of_loss(params, stats, image, labels, key):
-        logits, updated = model.apply(
+    # An auxiliary head is there for training only: nothing else calls it.
+    aux_weight = loss.aux_weight if getattr(model, "aux", False) else 0.0
+    method = "with_aux" if aux_weight else None
+
+    def part_of_loss(params, stats, image, labels, key):
+        result, updated = model.apply(
             {"params": params, "batch_stats": stats},
             batches.normalize(image),
             train=True,
             mutable=["batch_stats"],
             rngs={"dropout": key},
+            method=method,
         )
+        if aux_weight:
+            logits, aux_logits = result
+            value = whole_loss(logits, labels) + aux_weight * whole_loss(aux_logits, labels)
+        else:
+            value = whole_loss(result, labels)
+        return value / devices, updated.get("batch_stats", {})
+
+    def whole_loss(logits, labels):
         total, weight = losses.softmax_cross_entropy(
             logits,
             labels,
@@ -137,10 +150,10 @@ def _gradients(model, loss: LossConfig, class_weights, sharding: NamedSharding |
         value = losses.ratio(*across((total, weight)))
         if loss.dice:
             value = value + loss.dice * losses.soft_dice(logits, labels, across)
-        return value / devices, updated.get("batch_stats", {})
+        return value
 
     def gradients(params, *rest):
-        (value, stats), grads = jax.value_and_grad(share_of_loss, has_aux=True)(params, *rest)
+        (value, stats), grads = jax.value_and_grad(part_of_loss, has_aux=True)(params, *rest)
         value, grads = across((value, grads))
         return value, stats, grads
 

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fcn_jax.models import MODELS, create_model
+from fcn_jax.models import MODELS, create_model, registry
 from fcn_jax.models.resnet import DEPTHS, ResNet
 from fcn_jax.types import InputError
 from fcn_jax.weights.torch_files import read_state_dict
@@ -72,7 +72,7 @@ def _resnet50_fcn_name(module: str) -> str:
     return {"deconv3_bn": "bn1", "deconv4_bn": "bn2"}.get(module, module)
 
 
-def _fcn_resnet50_name(module: str) -> str:
+def _dilated_fcn_name(module: str) -> str:
     """torchvision's FCNHead is a Sequential: 0 conv, 1 bn, 4 conv."""
     if module.startswith("backbone/"):
         return "backbone." + _resnet_name(module.removeprefix("backbone/"))
@@ -81,23 +81,58 @@ def _fcn_resnet50_name(module: str) -> str:
     return f"{names[head]}.{ {'conv1': 0, 'bn1': 1, 'conv2': 4}[layer] }"
 
 
+def _deeplabv3_name(module: str) -> str:
+    """torchvision's DeepLabHead is a Sequential: 0 ASPP, 1 conv, 2 bn, 4 conv.
+
+    Its branches are `convs` 0 to 4, each a Sequential: 0 conv, 1 bn; the last begins with pooling.
+    """
+    head, _, layer = module.partition("/")
+    if head != "head":
+        return _dilated_fcn_name(module)
+    names = {"conv1": "1", "bn1": "2", "conv2": "4"}
+    if layer in names:
+        return f"classifier.{names[layer]}"
+    branch, _, kind = layer.removeprefix("aspp/").rpartition("_")
+    number = {"conv": 0, "bn": 1}[kind]
+    if branch == "project":
+        return f"classifier.0.project.{number}"
+    if branch == "pooling":
+        return f"classifier.0.convs.4.{number + 1}"
+    return f"classifier.0.convs.{branch.removeprefix('branch')}.{number}"
+
+
+def _unet_resnet_name(module: str) -> str:
+    """block0/conv1 -> decoder.blocks.0.conv1.0 (.1: bn), as segmentation_models.pytorch."""
+    if module.startswith("backbone/"):
+        return "encoder." + _resnet_name(module.removeprefix("backbone/"))
+    block, _, layer = module.partition("/")
+    if not layer:
+        return "segmentation_head.0"
+    kind, number = layer[:-1], layer[-1]
+    return f"decoder.blocks.{block[-1]}.conv{number}.{ {'conv': 0, 'bn': 1}[kind] }"
+
+
 _NAMES: dict[str, Callable[[str], str]] = {
     "fcn": _fcn_name,
     "simplified_unet": lambda module: module,
     "unet": _unet_name,
     "resnet50_fcn": _resnet50_fcn_name,
-    "fcn_resnet50": _fcn_resnet50_name,
+    "fcn_resnet50": _dilated_fcn_name,
+    "fcn_resnet101": _dilated_fcn_name,
+    "deeplabv3_resnet50": _deeplabv3_name,
+    "deeplabv3_resnet101": _deeplabv3_name,
+    **{f"unet_{depth}": _unet_resnet_name for depth in DEPTHS},
     **dict.fromkeys(DEPTHS, _resnet_name),
 }
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-_LAST_BIAS = {"simplified_unet": "final_conv.bias", "fcn_resnet50": "classifier.4.bias"}
+_LAST_BIASES = (
+    "classifier.bias",
+    "classifier.4.bias",
+    "final_conv.bias",
+    "segmentation_head.0.bias",
+)
+"""The bias of the last layer, by whose length the number of classes is known; one a network."""
 _TRANSPOSED = re.compile(r"(^|/)(deconv|up|dec_upconv)\d$")
-
-_DROPPED = {
-    "fcn_resnet50": r"aux_classifier\..*",  # only where no auxiliary head is asked for
-    **dict.fromkeys(DEPTHS, r"fc\.(weight|bias)"),
-}
-"""What a network leaves aside on purpose, beside every `num_batches_tracked`."""
 
 
 def _leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -139,9 +174,8 @@ def load_torch_weights(arch: str, state_dict_or_path: Source, **options: Any) ->
         InputError: the file cannot be used; or names or shapes differ from the network's, and then
             the line lists them.
     """
+    _check_name(arch)
     where, state = _state(state_dict_or_path)
-    if arch not in _NAMES:
-        raise InputError(f"unknown network {arch!r}: choose one of {', '.join(_NAMES)}")
     state = {k: v for k, v in state.items() if not _is_dropped(arch, k, options)}
     if arch == "unet":
         state = _share(state)
@@ -165,28 +199,56 @@ def load_torch_weights(arch: str, state_dict_or_path: Source, **options: Any) ->
     return variables
 
 
-def load_backbone(variables: Mapping[str, Any], depth: str, source: Source, **options: Any) -> Tree:
+def load_backbone(
+    variables: Mapping[str, Any],
+    depth: str,
+    source: Source,
+    path: str = "backbone",
+    **options: Any,
+) -> Tree:
     """`variables` of a network on a ResNet, with its backbone's replaced by torchvision's weights.
 
     Args:
-        variables: {"params", "batch_stats"}, each with a "backbone"; not changed.
+        variables: {"params", "batch_stats"}, each with a backbone; not changed.
         depth: which ResNet: a key of `models.resnet.DEPTHS`.
         source: its state dict, or a file of it, as torchvision publishes them.
+        path: where in the two the backbone is, such as `backbone` or `net/encoder`.
         **options: of `ResNet` (width).
 
     Raises:
         InputError: as `load_torch_weights`; or a network without a backbone, or with another one.
     """
-    if "backbone" not in variables.get("params", {}):
-        raise InputError("this network has no backbone: its weights start from scratch")
+    keys = path.split("/")
+    if not _at(variables.get("params", {}), keys):
+        raise InputError("this network has no backbone: its weights are initialised at random")
     loaded = load_torch_weights(depth, source, **options)
     merged = {}
     for kind, tree in variables.items():
-        ours = {path: np.shape(leaf) for path, leaf in _leaves(tree.get("backbone", {}))}
-        if ours != {path: leaf.shape for path, leaf in _leaves(loaded[kind])}:
+        ours = {where: np.shape(leaf) for where, leaf in _leaves(_at(tree, keys))}
+        if ours != {where: leaf.shape for where, leaf in _leaves(loaded[kind])}:
             raise InputError(f"the network's backbone is no {depth}: load the one it has")
-        merged[kind] = {**tree, "backbone": loaded[kind]}
+        merged[kind] = _with(tree, keys, loaded[kind])
     return merged
+
+
+def _at(tree: Mapping[str, Any], keys: list[str]) -> Mapping[str, Any]:
+    """The subtree there; an empty one where there is none."""
+    for key in keys:
+        tree = tree.get(key, {})
+    return tree
+
+
+def _with(tree: Mapping[str, Any], keys: list[str], value: Any) -> Tree:
+    """A copy of the tree with another subtree there."""
+    if not keys:
+        return value
+    return {**tree, keys[0]: _with(tree.get(keys[0], {}), keys[1:], value)}
+
+
+def _check_name(arch: str) -> None:
+    if arch not in _NAMES:
+        what = "no PyTorch names are known for" if arch in MODELS else "unknown network"
+        raise InputError(f"{what} {arch!r}: choose one of {', '.join(_NAMES)}")
 
 
 def _state(source: Source) -> tuple[str, dict[str, np.ndarray]]:
@@ -207,15 +269,16 @@ def _array(value: Any) -> np.ndarray:
 def _is_dropped(arch: str, name: str, options: Mapping[str, Any]) -> bool:
     if name.split(".")[-1] == "num_batches_tracked":
         return True
-    if arch not in _DROPPED or options.get("aux"):
-        return False
-    return re.fullmatch(_DROPPED[arch], name) is not None
+    if arch in DEPTHS:
+        return name in ("fc.weight", "fc.bias")
+    aux_head = registry.get(arch).has_aux and name.startswith("aux_classifier.")
+    return aux_head and not options.get("aux")
 
 
 def _template(arch: str, state: Mapping[str, np.ndarray], options: Mapping[str, Any]) -> Tree:
     """The network's variables as shapes."""
     if arch in MODELS:
-        bias = state.get(_LAST_BIAS.get(arch, "classifier.bias"))
+        bias = next((state[name] for name in _LAST_BIASES if name in state), None)
         classes = len(bias) if bias is not None and bias.ndim == 1 else 21
         model = create_model(arch, max(classes, 1), **options)
     else:
@@ -255,21 +318,31 @@ def _remedy(arch: str, state: Mapping[str, Any]) -> str:
         if names <= state.keys():
             if other == arch:
                 break
-            backbone = other in DEPTHS and arch in ("resnet50_fcn", "fcn_resnet50")
+            backbone = other in DEPTHS and arch in MODELS and MODELS[arch].backbone is not None
             return f"It looks like {other}: load it {'as a backbone' if backbone else 'as that'}"
     return "Give weights of this network, or the options that they were trained with"
 
 
+_RESNET_LANDMARKS = {
+    "resnet101": {"conv1.weight", "layer3.22.conv1.weight"},
+    "resnet50": {"conv1.weight", "layer3.5.conv3.weight"},
+    "resnet34": {"conv1.weight", "layer3.5.conv2.weight"},
+    "resnet18": {"conv1.weight", "layer3.1.conv2.weight"},
+}
 _LANDMARKS = {
     "fcn": {"bnd5.weight"},
     "simplified_unet": {"enc_conv1.weight"},
     "unet": {"up_pool1.weight"},
     "resnet50_fcn": {"backbone.0.weight"},
+    **{
+        f"unet_{depth}": {f"encoder.{name}" for name in names}
+        for depth, names in _RESNET_LANDMARKS.items()
+    },
+    "deeplabv3_resnet101": {"classifier.0.project.0.weight", "backbone.layer3.22.conv1.weight"},
+    "deeplabv3_resnet50": {"classifier.0.project.0.weight", "backbone.conv1.weight"},
+    "fcn_resnet101": {"backbone.layer3.22.conv1.weight"},
     "fcn_resnet50": {"backbone.conv1.weight"},
-    "resnet101": {"conv1.weight", "layer3.22.conv1.weight"},
-    "resnet50": {"conv1.weight", "layer3.5.conv3.weight"},
-    "resnet34": {"conv1.weight", "layer3.5.conv2.weight"},
-    "resnet18": {"conv1.weight", "layer3.1.conv2.weight"},
+    **_RESNET_LANDMARKS,
 }
 """Names that tell the networks apart, in the order in which to look for them."""
 
@@ -296,8 +369,7 @@ def to_torch(
     Raises:
         InputError: unknown network; or shared_bn=True and a stage's normalisations differ.
     """
-    if arch not in _NAMES:
-        raise InputError(f"unknown network {arch!r}: choose one of {', '.join(_NAMES)}")
+    _check_name(arch)
     state = {}
     for path, leaf in _leaves({kind: variables[kind] for kind in ("params", "batch_stats")
                                if kind in variables}):  # fmt: skip

@@ -22,6 +22,9 @@ FILES: dict[str, dict[str, str]] = {
         "IMAGENET1K_V2": "resnet101-cd907fc2.pth",
     },
     "fcn_resnet50": {"COCO_WITH_VOC_LABELS_V1": "fcn_resnet50_coco-1167a1af.pth"},
+    "fcn_resnet101": {"COCO_WITH_VOC_LABELS_V1": "fcn_resnet101_coco-7ecb50ca.pth"},
+    "deeplabv3_resnet50": {"COCO_WITH_VOC_LABELS_V1": "deeplabv3_resnet50_coco-cd0a2569.pth"},
+    "deeplabv3_resnet101": {"COCO_WITH_VOC_LABELS_V1": "deeplabv3_resnet101_coco-586e9e4e.pth"},
 }
 """Network -> name of the weights -> file, as in torchvision's `models`; the first is the default.
 
@@ -38,7 +41,7 @@ def pretrained(
     """The path of a `.pth` file of published weights, downloaded first unless it is there.
 
     Args:
-        name: a key of `FILES`: a backbone, trained on ImageNet, or `fcn_resnet50`.
+        name: a key of `FILES`: a backbone, trained on ImageNet, or a whole network.
         cache_dir: where the files are kept; by default this user's cache, `fcn_jax/weights`.
         weights: torchvision's name of the weights, such as `IMAGENET1K_V2`; None: the first.
         progress: whether to draw a bar.

@@ -58,7 +58,7 @@ def trained(tmp_path_factory):
     """The folder of a small finished run."""
     folder = tmp_path_factory.mktemp("doors") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules["fcn_jax.models"].MODELS, "tiny", fakes.TinyNet)
+        patch.setitem(sys.modules["fcn_jax.models"].MODELS, "tiny", fakes.TINY)
         patch.setattr(prepare, "load", lambda *_, **__: fakes.dataset())
         patch.setattr(command, "setup_jax", lambda **_: None)
         argv = [*SMALL, "--epochs", "2", "--lr", "0.03", "--workdir", str(folder), "--quiet"]

@@ -10,7 +10,7 @@ from tests.models.variables import abstract, random_variables
 
 IMAGE = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
 
-OPTIONS = {"resnet50_fcn": {"backbone": "resnet18"}, "fcn_resnet50": {"backbone": "resnet18"}}
+OPTIONS = {name: {"backbone": "resnet18"} for name, entry in MODELS.items() if entry.backbone}
 
 
 def count(tree):
@@ -26,7 +26,15 @@ def count(tree):
         ("unet", {}, 31_038_933 + 2 * (2 * (64 + 128 + 256 + 512) + 1024)),
         ("resnet50_fcn", {}, 27_718_293),
         ("fcn_resnet50", {}, 32_957_013),
-        ("fcn_resnet50", {"aux": True}, 35_322_218),  # torchvision's own figure
+        # The figures of torchvision and of segmentation_models.pytorch.
+        ("fcn_resnet50", {"aux": True}, 35_322_218),
+        ("fcn_resnet101", {"aux": True}, 54_314_346),
+        ("deeplabv3_resnet50", {"aux": True}, 42_004_074),
+        ("deeplabv3_resnet101", {"aux": True}, 60_996_202),
+        ("unet_resnet18", {}, 14_331_109),
+        ("unet_resnet34", {}, 24_439_269),
+        ("unet_resnet50", {}, 32_524_005),
+        ("unet_resnet101", {}, 51_516_133),
     ],
 )
 def test_parameter_counts(name, options, expected):

@@ -18,14 +18,16 @@ def test_pyramid_sizes():
         features, _ = jax.eval_shape(
             ResNet("resnet18", stride, width=4).init_with_output, jax.random.key(0), image
         )
-        assert [f.shape[3] for f in features] == [4, 8, 16, 32]
-        assert features[0].shape[1:3] == (17, 25)
+        assert [f.shape[3] for f in features] == [4, 4, 8, 16, 32]
+        assert features[0].shape[1:3] == (33, 49)
+        assert features[1].shape[1:3] == (17, 25)
         assert features[-1].shape[1:3] == last
 
 
 def pyramid(module, x):
-    """torchvision's results of layer1 to layer4."""
-    x, features = module.maxpool(module.relu(module.bn1(module.conv1(x)))), []
+    """torchvision's results of bn1 (after ReLU) and layer1 to layer4."""
+    x = module.relu(module.bn1(module.conv1(x)))
+    features, x = [x.detach().numpy()], module.maxpool(x)
     for i in range(1, 5):
         x = getattr(module, f"layer{i}")(x)
         features.append(x.detach().numpy())

@@ -36,7 +36,7 @@ PROGRAM = """
     from tests import fakes
 
     process, port, cache, stop, *folders = sys.argv[1:]
-    models.MODELS["tiny"] = fakes.TinyNet
+    models.MODELS["tiny"] = fakes.TINY
     if stop == "stop" and process == "1":  # only this one hears of it; both have to stop
         progress.Progress.stepped = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
     runtime = loop.Runtime(show=False, cache=cache)
@@ -136,7 +136,7 @@ EIGHT = """
     from fcn_jax.training import loop, progress
     from tests import fakes
 
-    models.MODELS["tiny"] = fakes.TinyNet
+    models.MODELS["tiny"] = fakes.TINY
     stopped, *others = map(Path, sys.argv[1:])
     assert jax.device_count() == 8
 

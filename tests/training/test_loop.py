@@ -42,7 +42,7 @@ def straight(tmp_path_factory):
     """One uninterrupted run, shared by the tests that compare with it."""
     folder = tmp_path_factory.mktemp("straight") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(models.MODELS, "tiny", fakes.TinyNet)
+        patch.setitem(models.MODELS, "tiny", fakes.TINY)
         loop.train(fakes.config(), fakes.dataset(), folder, QUIET)
     return folder
 

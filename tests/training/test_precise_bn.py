@@ -44,7 +44,7 @@ def _by_hand(variables, images):
 @pytest.mark.parametrize("full", [False, True])
 def test_statistics_are_the_average_over_the_batches(full):
     model = fakes.TinyNet()
-    variables = initialize.fresh(model, jax.random.key(0), SIZE)
+    variables = initialize.random_init(model, jax.random.key(0), SIZE)
     # Running statistics that are far off must leave no trace.
     stats = jax.tree.map(lambda x: x + 3.0, variables["batch_stats"])
     examples = [fakes.example(i, *SIZE) for i in range(6)]
@@ -61,7 +61,7 @@ def test_statistics_are_the_average_over_the_batches(full):
 
 def test_frozen_statistics_stay_and_the_rest_moves():
     model = models.create_model("resnet50_fcn", 3, width=4, freeze_backbone=True)
-    variables = initialize.fresh(model, jax.random.key(0), SIZE)
+    variables = initialize.random_init(model, jax.random.key(0), SIZE)
     stats = variables["batch_stats"]
     canvases = batches.resized([fakes.example(i) for i in range(2)], SIZE)
     program = precise_bn.make_program(model, SIZE)

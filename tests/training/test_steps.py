@@ -27,7 +27,7 @@ def _setup(augmentation=None, arch=None, weight_decay=1e-5, **kwargs):
     model = fakes.TinyNet() if arch is None else models.create_model(arch, 3)
     config = optim.OptimConfig(lr=1e-2, weight_decay=weight_decay)
     optimizer = optim.make_optimizer(config, 10)
-    variables = initialize.fresh(model, KEY, SIZE)
+    variables = initialize.random_init(model, KEY, SIZE)
     state = steps.init_state(optimizer, variables, ema=kwargs.get("ema", 0.0) > 0)
     step = steps.make_train_step(
         model, optimizer, image_size=SIZE, augmentation=augmentation, **kwargs

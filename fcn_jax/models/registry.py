@@ -1,0 +1,220 @@
+"""The networks by name, and what the rest of the code has to know about each.
+
+This module imports neither jax nor flax: a network's module is imported when it is made, so that a
+command line can list the networks at once. Nothing else in the code base compares a network's name.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from fcn_jax import config as configs
+from fcn_jax.types import InputError
+
+if TYPE_CHECKING:
+    import flax.linen as nn
+
+Factory = Callable[..., "nn.Module"]
+
+
+@dataclass(frozen=True)
+class Network:
+    """One entry of the registry."""
+
+    factory: str | Factory
+    """A Flax module class or a function that returns a module, or where it is: `module:name`.
+
+    It is called with keywords: num_classes, and those of dtype, kernel_init that it takes.
+    """
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Keywords that make it this network; a caller may override them."""
+    backbone: str | None = None
+    """A key of `models.resnet.DEPTHS` whose weights can be loaded; None: there is no backbone."""
+    backbone_path: str = "backbone"
+    """Where in `params` and `batch_stats` the backbone is, such as `backbone` or `net/encoder`."""
+    can_freeze: bool = False
+    """Whether it takes freeze_backbone, freeze_bn and freeze_stages."""
+    freezes_pretrained: bool = False
+    """Whether a pretrained backbone is frozen unless the configuration says otherwise."""
+    published: str | None = None
+    """torchvision's name of published weights of the whole network, see `weights.torchvision`."""
+    output_stride: int = 1
+    """Height of the input over that of the coarsest features."""
+    has_aux: bool = False
+    """Whether `aux=True` gives it an auxiliary head and a method `with_aux`."""
+
+    def load(self) -> Factory:
+        """The factory itself."""
+        if not isinstance(self.factory, str):
+            return self.factory
+        module, _, name = self.factory.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+def _on_resnet(factory: str, depth: str, output_stride: int, **facts: Any) -> Network:
+    return Network(
+        f"fcn_jax.models.{factory}",
+        {"backbone": depth},
+        backbone=depth,
+        can_freeze=True,
+        output_stride=output_stride,
+        **facts,
+    )
+
+
+MODELS: dict[str, Network] = {
+    "fcn": Network("fcn_jax.models.fcn:FCN", output_stride=32),
+    "simplified_unet": Network("fcn_jax.models.simplified_unet:SimplifiedUNet", output_stride=16),
+    "unet": Network("fcn_jax.models.unet:UNet", output_stride=16),
+    "resnet50_fcn": _on_resnet("resnet_fcn:ResNetFCN", "resnet50", 32, freezes_pretrained=True),
+    "fcn_resnet50": _on_resnet(
+        "resnet_fcn:DilatedFCN", "resnet50", 8, published="fcn_resnet50", has_aux=True
+    ),
+    "fcn_resnet101": _on_resnet(
+        "resnet_fcn:DilatedFCN", "resnet101", 8, published="fcn_resnet101", has_aux=True
+    ),
+    "deeplabv3_resnet50": _on_resnet(
+        "deeplab:DeepLabV3", "resnet50", 8, published="deeplabv3_resnet50", has_aux=True
+    ),
+    "deeplabv3_resnet101": _on_resnet(
+        "deeplab:DeepLabV3", "resnet101", 8, published="deeplabv3_resnet101", has_aux=True
+    ),
+    **{
+        f"unet_{depth}": _on_resnet("unet_resnet:ResNetUNet", depth, 32)
+        for depth in ("resnet18", "resnet34", "resnet50", "resnet101")
+    },
+}
+"""Name -> network."""
+
+
+def register_model(name: str, factory: Factory | str, **facts: Any) -> None:
+    """Add a network, so that its name works wherever a network's name does.
+
+    >>> register_model("mine", MyNet)                         # any Flax module class
+    >>> register_model("mine", "my_package.nets:MyNet", backbone="resnet50")
+
+    The module is called as `module.apply(variables, images, train=...)`: float32 [N, H, W, 3] to
+    logits [N, H, W, num_classes].
+
+    Args:
+        name: of letters, digits, `_`, `-` and `.`; not one that is taken.
+        factory: called with num_classes, and with dtype and kernel_init where it takes them.
+        **facts: the other fields of `Network`.
+
+    Raises:
+        InputError: the name is taken or unusable.
+    """
+    if not name or not name.replace("_", "").replace("-", "").replace(".", "").isalnum():
+        raise InputError("use letters, digits, _ - and . for a network's name", value=name)
+    if name in MODELS:
+        raise InputError(f"the network {name!r} exists already: choose another name")
+    MODELS[name] = Network(factory, **facts)
+
+
+def get(name: str) -> Network:
+    """The network's entry. Raises InputError where the name is not known."""
+    if name not in MODELS:
+        raise InputError(
+            f"unknown network: choose one of {', '.join(MODELS)}", field="model.arch", value=name
+        )
+    return MODELS[name]
+
+
+def create_model(
+    name: str,
+    num_classes: int = 21,
+    *,
+    dtype: Any = None,
+    init: str = "xavier",
+    **options: Any,
+) -> "nn.Module":
+    """The network of that name; `module.apply(variables, images, train=False)` gives its logits.
+
+    images: [N, H, W, 3] float32, normalised; logits: float32 [N, H, W, num_classes], at any size.
+    With train=True pass `mutable=["batch_stats"]`: the second result holds the new statistics.
+
+    Args:
+        name: a key of `MODELS`.
+        num_classes: channels of the logits.
+        dtype: of the computation, jnp.float32 (None) or jnp.bfloat16; parameters are float32 either
+            way.
+        init: `xavier` (the paper's) or `he`.
+        **options: the network's own, see its docstring.
+
+    Raises:
+        InputError: unknown name, initialisation or option.
+    """
+    import jax.numpy as jnp
+
+    from fcn_jax.models import layers, resnet
+
+    network = get(name)
+    layers.initializer(init)  # says which there are
+    factory = network.load()
+    fixed = {
+        "num_classes": num_classes,
+        "dtype": jnp.float32 if dtype is None else dtype,
+        "kernel_init": init,
+    }
+    taken = inspect.signature(factory).parameters
+    known = taken.keys() - {"parent", "name", *fixed}
+    unknown = sorted(options.keys() - known)
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
+        raise InputError(
+            f"{name} has no option {', '.join(unknown)}: it has {', '.join(sorted(known))}"
+        )
+    options = {**network.options, **options}
+    if network.backbone is not None and "backbone" in options:
+        resnet.check_depth(options["backbone"])
+    return factory(**{k: v for k, v in fixed.items() if k in taken}, **options)
+
+
+def frozen_parameters(network: Network, stages: int) -> tuple[str, ...]:
+    """Where in `params` the stem and the first `stages` - 1 stages of a ResNet backbone are.
+
+    Returns prefixes of paths such as `backbone/layer1_`.
+    """
+    parts = [("conv1", "bn1"), *((f"layer{n}_",) for n in range(1, 5))]
+    return tuple(f"{network.backbone_path}/{part}" for row in parts[:stages] for part in row)
+
+
+def resolve(config: configs.Config) -> configs.Config:
+    """The configuration with its backbone's rate filled in, and checked against the network.
+
+    `optim.backbone_scale` None becomes 0 where the network freezes a pretrained backbone by
+    default, and 1 for other networks with a backbone.
+
+    Raises:
+        InputError: unknown network, or a setting that the network has no use for.
+    """
+    network, scale = get(config.model.arch), config.optim.backbone_scale
+    if network.backbone is None:
+        used = {
+            "optim.backbone_scale": (scale, None),
+            "optim.backbone_delay": (config.optim.backbone_delay, 0),
+            "model.freeze_bn": (config.model.freeze_bn, False),
+            "model.freeze_stages": (config.model.freeze_stages, 0),
+        }
+        for name, (value, default) in used.items():
+            if value != default:
+                fitting = ", ".join(n for n, entry in MODELS.items() if entry.backbone)
+                raise InputError(
+                    f"{config.model.arch} has no backbone: use {fitting}", field=name, value=value
+                )
+        return config
+    if scale is None:
+        frozen = network.freezes_pretrained and config.model.pretrained is not None
+        scale = 0.0 if frozen else 1.0
+    frozen = {
+        "optim.backbone_scale": (scale, scale == 0),
+        "model.freeze_bn": (config.model.freeze_bn, config.model.freeze_bn),
+        "model.freeze_stages": (config.model.freeze_stages, config.model.freeze_stages > 0),
+    }
+    for name, (value, asked) in frozen.items():
+        if asked and not network.can_freeze:
+            raise InputError(
+                f"the backbone of {config.model.arch} cannot be frozen", field=name, value=value
+            )
+    return configs.replace(config, **{"optim.backbone_scale": scale})
