@@ -104,7 +104,9 @@ def make_optimizer(
                 return "frozen"
             return "backbone" if name.startswith(f"{backbone}/") else "rest"
 
-        rules: dict[Hashable, Any] = {"backbone": _rule(config, slow) if scale else optax.set_to_zero()}
+        rules: dict[Hashable, Any] = {
+            "backbone": _rule(config, slow) if scale else optax.set_to_zero()
+        }
         if frozen:
             rules["frozen"] = optax.set_to_zero()
         rules["rest"] = _rule(config, schedule)
