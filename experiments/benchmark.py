@@ -337,6 +337,7 @@ def main(argv: list[str] | None = None) -> int:
     configs.DataConfig(image_size=image_size(args))  # checks it
     if "torch" in args.against and not _has_torch():
         raise InputError("--against torch: PyTorch is not installed: pip install torch")
+    command.tune()  # for the workers as well, which inherit the environment
     args.cpu = args.cpu or not Path("/dev/nvidia0").exists()
     if args.epoch:
         return _epochs(args)

@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.out and args.out.suffix.lower() != ".png":
         raise InputError(f"--out {args.out}: the contact sheet is a PNG: give a name in .png")
+    command.tune()
 
     from tqdm import tqdm
 

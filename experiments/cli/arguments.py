@@ -37,10 +37,11 @@ class Parser(argparse.ArgumentParser):
     """An `ArgumentParser` that raises `InputError`, and suggests what may have been meant."""
 
     def __init__(self, command: str, description: str | None, epilog: str = "") -> None:
+        as_called = lambda text: text.replace("python -m experiments.", stopping.prefix(""))
         super().__init__(
             prog=stopping.prefix(command),
-            description=description,
-            epilog=epilog.replace("python -m experiments.", stopping.prefix("")),
+            description=as_called(description or ""),
+            epilog=as_called(epilog),
             formatter_class=_Formatter,
             allow_abbrev=False,
         )

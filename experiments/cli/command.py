@@ -23,18 +23,28 @@ CPU_DEVICES = 4
 """Devices that a CPU is counted as, at most: each holds the parameters, so more cost memory."""
 
 
-def start(main: Main) -> None:
-    """Run a command as this process's whole work.
+_program = False
+"""Whether this process was started for a command, so that the command may set it up."""
 
-    Before anything heavy is imported it sets the environment and the standard streams, and may
-    start the process again to be given huge pages. Nothing else in the code base does any of it.
-    """
+
+def start(main: Main) -> None:
+    """Run a command as this process's whole work: the streams, and later `tune`, are its own."""
+    global _program
+    _program = True
     streams.repair()
-    # numpy's products here are small, and made by several threads: more would only spin.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    if not {"-h", "--help"} & set(sys.argv[1:]):
-        huge_pages.request()
     run(main)
+
+
+def tune() -> None:
+    """Set the process up for numerical work, before numpy and jax are imported.
+
+    Where the process was not started for a command, as in a test, nothing happens. It may start
+    the process again, to be given huge pages; so a mistake in the flags should be found before.
+    """
+    if _program:
+        # numpy's products here are small, and made by several threads: more would only spin.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        huge_pages.request()
 
 
 def run(main: Main) -> None:
@@ -111,7 +121,7 @@ def message(error: InputError) -> str:
 
 
 def setup_jax(alone: bool = True) -> None:
-    """Set jax up, before it starts.
+    """Set jax up, before it is imported: after `tune`, these settings.
 
     Compiled programs are kept in the user's cache, so that the second start compiles nothing. A CPU
     counts as several devices, one for each core at first, which share a batch: a program of its own
@@ -121,6 +131,8 @@ def setup_jax(alone: bool = True) -> None:
     Args:
       alone: False where several processes make one run; a CPU is one device of each then.
     """
+    tune()
+
     import jax
     import platformdirs
 
@@ -141,6 +153,7 @@ def tune_malloc(keep: bool) -> None:
     """With `keep`, let the process keep the memory it frees; to be called before jax starts."""
     if not keep:
         return
+    tune()
     from fcn_jax.runtime import malloc
 
     if not malloc.keep_freed_memory():

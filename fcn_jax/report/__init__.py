@@ -1,21 +1,44 @@
 """Results for the eye: curves, galleries, tables, and self-contained pages.
 
 Draws from plain dicts and arrays; knows no network and no training.
+
+Names are loaded when they are first used, so that a command that only writes masks imports no
+matplotlib.
 """
 
-from fcn_jax.report.figures import write_curves as write_curves
-from fcn_jax.report.gallery import write_gallery as write_gallery
-from fcn_jax.report.masks import Panel as Panel
-from fcn_jax.report.masks import choose_examples as choose_examples
-from fcn_jax.report.masks import colourise as colourise
-from fcn_jax.report.masks import error_map as error_map
-from fcn_jax.report.masks import overlay as overlay
-from fcn_jax.report.masks import panel_title as panel_title
-from fcn_jax.report.masks import save_index_png as save_index_png
-from fcn_jax.report.pages import Run as Run
-from fcn_jax.report.pages import RunData as RunData
-from fcn_jax.report.pages import write_comparison as write_comparison
-from fcn_jax.report.pages import write_report as write_report
-from fcn_jax.report.tables import result_table as result_table
-from fcn_jax.report.tables import table_json as table_json
-from fcn_jax.report.tables import table_markdown as table_markdown
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fcn_jax.report.figures import write_curves as write_curves
+    from fcn_jax.report.gallery import write_gallery as write_gallery
+    from fcn_jax.report.masks import Panel as Panel
+    from fcn_jax.report.masks import choose_examples as choose_examples
+    from fcn_jax.report.masks import colourise as colourise
+    from fcn_jax.report.masks import error_map as error_map
+    from fcn_jax.report.masks import overlay as overlay
+    from fcn_jax.report.masks import panel_title as panel_title
+    from fcn_jax.report.masks import save_index_png as save_index_png
+    from fcn_jax.report.pages import Run as Run
+    from fcn_jax.report.pages import RunData as RunData
+    from fcn_jax.report.pages import write_comparison as write_comparison
+    from fcn_jax.report.pages import write_report as write_report
+    from fcn_jax.report.tables import result_table as result_table
+    from fcn_jax.report.tables import table_json as table_json
+    from fcn_jax.report.tables import table_markdown as table_markdown
+
+_HOMES = ("masks", "tables", "gallery", "figures", "pages")
+"""The modules that define the names above, the lightest first."""
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if importlib.util.find_spec(f"{__name__}.{name}") is not None:
+        return importlib.import_module(f"{__name__}.{name}")
+    for home in _HOMES:
+        module = importlib.import_module(f"{__name__}.{home}")
+        if hasattr(module, name):
+            return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

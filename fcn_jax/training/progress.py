@@ -39,14 +39,13 @@ class Progress:
 
     def validated(self, row: dict[str, Any], best: bool) -> None:
         """An epoch is over; `row` is its line of metrics.jsonl."""
-        miou = row["val"]["miou"]
-        text = "-" if miou is None else f"{miou:.4f}"
+        text, loss = (_number(row["val"][name]) for name in ("miou", "loss"))
         self._values["miou"] = text + ("*" if best else "")
         self._bar.set_postfix(self._values)
         if self._show and self._bar.disable:
             print(
                 f"epoch {row['epoch']}/{self._epochs}  loss {row['train']['loss']:.4f}  "
-                f"val loss {row['val']['loss']:.4f}  val miou {text}{' (best)' if best else ''}  "
+                f"val loss {loss}  val miou {text}{' (best)' if best else ''}  "
                 f"{row['images_per_second']:.1f} img/s",
                 file=sys.stderr,
                 flush=True,
@@ -55,3 +54,8 @@ class Progress:
     def close(self) -> None:
         """Leave the terminal as it was."""
         self._bar.close()
+
+
+def _number(value: float | None) -> str:
+    """Four digits; a dash where no pixel was labelled, so that there is no value."""
+    return "-" if value is None else f"{value:.4f}"

@@ -1,10 +1,13 @@
 """The command `predict`: which images, which names, what is written, what is survived."""
 
 import csv
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from experiments import predict as command
@@ -12,6 +15,8 @@ from experiments.cli import image_files, segment
 from fcn_jax.inference import predict
 from fcn_jax.types import InputError
 from tests import fakes
+
+NAMES = ["a/x.jpg", "a/x.png", "b/x.jpg", "b/a/x.jpg", "a/X.JPG", "A/x.jpg", "c/x.jpg-6", "x.jpg"]
 
 
 @pytest.fixture
@@ -74,6 +79,23 @@ def test_names_differ_whatever_is_given():
     files = [(Path(p), Path(p).parent) for p in ("a/x.jpg", "b/x.jpg", "c/a/x.jpg", "a/X.JPG")]
     names = [job.name.as_posix().lower() for job in image_files.name_jobs(files)]
     assert len(set(names)) == 4
+
+
+def test_naming_many_files_takes_little_time():
+    files = [(Path(f"frames/frame_{i // 2:06d}.{['jpg', 'png'][i % 2]}"), Path("frames"))
+             for i in range(10_000)]  # fmt: skip
+    began = time.process_time()
+    jobs = image_files.name_jobs(files)
+    assert time.process_time() - began < 1
+    assert len({job.name for job in jobs}) == len(files)
+    assert jobs[1].name == Path("frame_000000.png")
+
+
+@given(st.lists(st.sampled_from(NAMES), min_size=1, max_size=12, unique=True))
+def test_no_two_images_share_a_name(paths):
+    files = [(Path(p), Path(p).parent) for p in paths]
+    names = [job.name.as_posix().lower() for job in image_files.name_jobs(files)]
+    assert len(set(names)) == len(names)
 
 
 def test_folders_globs_and_repeats(folder):
