@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -34,6 +35,22 @@ class InputError(ValueError):
     def __init__(self, message: str, *, field: str | None = None, value: Any = None) -> None:
         super().__init__(message if field is None else f"{field}={value}: {message}")
         self.message, self.field, self.value = message, field, value
+
+
+def first_best(scores: Sequence[float | None]) -> int | None:
+    """The index of the highest score, the first of equals; None where there is none.
+
+    The one rule for what is best: training, checkpoints and curves all use it. None and NaN are
+    no scores.
+
+    >>> first_best([None, 0.5, 0.7, 0.7])
+    2
+    """
+    best: int | None = None
+    for i, score in enumerate(scores):
+        if score is not None and score == score and (best is None or score > scores[best]):
+            best = i
+    return best
 
 
 class Example(NamedTuple):

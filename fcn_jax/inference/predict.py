@@ -13,7 +13,7 @@ import numpy as np
 from fcn_jax.data import batches
 from fcn_jax.inference import resize, sliding_window
 from fcn_jax.models import create_model
-from fcn_jax.runtime import xla_options
+from fcn_jax.runtime import distributed, xla_options
 from fcn_jax.types import MATMUL_PRECISION, InputError
 from fcn_jax.weights import checkpoint as checkpoints
 
@@ -38,6 +38,19 @@ class Checkpoint(NamedTuple):
     meta: dict[str, Any]
     """All else that was saved: config, progress, class weights."""
 
+    def __repr__(self) -> str:
+        """Short: not the arrays."""
+        parameters = sum(np.size(x) for x in jax.tree.leaves(self.variables.get("params", {})))
+        name = self.meta.get("model", {}).get("name", type(self.model).__name__)
+        size = "x".join(map(str, self.image_size))
+        parts = [name, f"{parameters:,} parameters", f"{len(self.class_names)} classes", size]
+        progress = self.meta.get("progress")
+        if progress:
+            score = progress["best_miou"]
+            parts.append(f"epoch {progress['epoch']}")
+            parts += [] if score is None else [f"mIoU {score:.4f}"]
+        return f"Checkpoint({', '.join(parts)})"
+
 
 def model_of(spec: Mapping[str, Any]) -> nn.Module:
     """The network that a checkpoint's `model` describes: `create_model`'s arguments as JSON."""
@@ -54,8 +67,9 @@ def load_checkpoint(path: Path | str, which: str = "best") -> Checkpoint:
       which: `best` (by validation miou) or `latest`.
 
     Raises:
-      InputError: if there is no sound checkpoint.
+      InputError: if there is no valid checkpoint, or no device to use it on.
     """
+    distributed.require_backend()
     path = Path(path)
     inner = path / "checkpoints"
     variables, meta = checkpoints.load(inner if inner.is_dir() else path, which)

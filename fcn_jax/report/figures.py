@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fcn_jax.report.text import is_number, plain
 from fcn_jax.runtime import files
+from fcn_jax.types import first_best
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -62,7 +63,8 @@ def series(rows: Rows, *keys: str) -> tuple[np.ndarray, np.ndarray]:
 def best_epoch(rows: Rows) -> int | None:
     """The epoch of the highest validation mIoU, the first of equals; None if no row has one."""
     epochs, values = series(rows, "val", "miou")
-    return int(epochs[np.nanargmax(values)]) if np.isfinite(values).any() else None
+    best = first_best(values.tolist())
+    return None if best is None else int(epochs[best])
 
 
 def _figure(width: float, height: float, theme: Theme) -> Figure:

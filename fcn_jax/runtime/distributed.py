@@ -91,6 +91,23 @@ def _leave(text: str, code: int) -> None:
     os._exit(code)
 
 
+def require_backend() -> None:
+    """Start JAX's backend, so that a missing device is one line and not somebody else's error.
+
+    Raises:
+      InputError: if JAX_PLATFORMS names a platform that is not there, or no device can be used.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        platforms = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
+        reason = (str(error).strip().splitlines() or ["it is not installed"])[0]
+        raise InputError(
+            f"no {platforms or 'usable'} device ({reason.partition(' (set ')[0][:200]}): "
+            "set JAX_PLATFORMS=cpu to run on the CPU, or install JAX for the device"
+        ) from error
+
+
 def count() -> int:
     """How many processes there are."""
     return jax.process_count()

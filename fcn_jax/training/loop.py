@@ -7,7 +7,6 @@ was interrupted and resumed ends with the same bits as one that was not; only cl
 
 import contextlib
 import dataclasses
-import math
 import os
 import platform
 import sys
@@ -26,7 +25,7 @@ from fcn_jax.data import prepare
 from fcn_jax.runtime import distributed, files, signals
 from fcn_jax.training import evaluate, precise_bn, progress, run_dir, setup
 from fcn_jax.training.options import Runtime
-from fcn_jax.types import InputError, TrainState
+from fcn_jax.types import InputError, TrainState, first_best
 from fcn_jax.weights import checkpoint
 
 
@@ -82,6 +81,7 @@ def train(
     """
     runtime = runtime or Runtime()
     folder = Path(folder)
+    distributed.require_backend()
     with _precision(config), signals.handling() as requested, contextlib.ExitStack() as held:
         # All processes ask together, because they have to stop after the same step.
         interrupted = lambda: distributed.agree(requested())
@@ -278,8 +278,7 @@ class _Run:
         done.loss_sum = done.train_seconds = 0.0
         done.history.append(row)
         miou = result.summary["miou"]
-        best = -math.inf if done.best_miou is None else done.best_miou
-        better = miou is not None and miou > best  # NaN never is
+        better = first_best([done.best_miou, miou]) == 1
         if better:
             done.best_epoch, done.best_miou = done.epoch, miou
         return better

@@ -1,7 +1,8 @@
-"""Checkpoints with orbax: the best and the latest two, each proven by checksums when it is read.
+"""Checkpoints with orbax: the best and the latest two, each verified when it is read.
 
 Orbax writes atomically but does not check what it reads back: a flipped bit in an array would be
-restored as it is. So a CRC-32 of every leaf is stored beside the arrays and compared at restore.
+restored as it is. So a checksum of every leaf is stored beside the arrays and compared when they
+are read, see `integrity`.
 
 One checkpoint holds three parts: `variables` (what evaluation uses: the moving average where one
 is kept), `train` (all other leaves of the state, which only resuming needs) and `meta` (the
@@ -9,26 +10,25 @@ caller's JSON, the checksums, and a checksum of itself).
 """
 
 import contextlib
-import gc
-import json
 import logging
 import math
 import shutil
 import sys
-import time
-import warnings
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import tensorstore
 from orbax.checkpoint import v1 as ocp
 
 from fcn_jax.runtime import distributed, files
-from fcn_jax.types import InputError, TrainState
+from fcn_jax.types import InputError, TrainState, first_best
+from fcn_jax.weights import integrity
+
+_logger = logging.getLogger(__name__)
 
 SPARE = 1.2
 """Free disk space asked for before a save, as a multiple of the arrays' size ..."""
@@ -36,29 +36,27 @@ OVERHEAD = 500_000
 """... and bytes for all that is not arrays."""
 
 
-class DamagedError(Exception):
-    """A checkpoint that cannot be read, or whose checksums do not agree."""
-
-
 class Checkpoints:
     """The checkpoints of one run, written by one process.
 
-    Where several processes make the run, all of them make this object and call its methods, on a
-    file system that they share: orbax writes from the primary, and meets the others before and
-    after. The meetings are collectives, so such a save is finished when `save` returns: from a
-    thread they would come between those of the training. All read, because orbax tells its meetings
-    apart by a number that every process counts for itself, reading included.
+    In a run of several processes all of them make this object and call its methods, on a file
+    system that they share. Orbax writes from the primary process and synchronises with the others
+    before and after. That is a collective, which a thread could start between those of the
+    training, so such a save is finished when `save` returns.
 
-    Saves happen in the background, one at a time; `wait` (and the next `save`) raises what the one
-    before it met; after a save that failed there can be no other. Numbers only grow; what a number
+    Saves happen in the background, one at a time; `wait` (and the next `save`) raises the error of
+    the one before; after a save that failed there can be no other. Numbers only grow; what a number
     stands for is the caller's `meta`.
     """
 
     def __init__(self, directory: Path | str):
         """Open (or make) `directory`; leftovers of an interrupted save are removed."""
         self.directory = Path(directory).resolve()
-        _quiet()
-        self._scores = {n: _stored_score(self.directory / str(n)) for n in _numbers(self.directory)}
+        _silence_orbax()
+        self._scores: dict[int, float | None] = {}
+        for number in numbers(self.directory):
+            with contextlib.suppress(integrity.DamagedError):  # `restore` names it
+                self._scores[number] = _stored_score(self.directory / str(number))
         self._orbax = ocp.training.Checkpointer(
             str(self.directory),
             cleanup_tmp_directories=True,
@@ -93,14 +91,14 @@ class Checkpoints:
         parts = {"variables": variables, "train": train}
         number = (self._orbax.latest.step if self._orbax.latest else 0) + 1
         score = None if score is None or not math.isfinite(score) else float(score)
-        self._scores[number] = -math.inf if score is None else score
-        checksums = {name: _checksums(tree) for name, tree in parts.items()}
+        self._scores[number] = score
+        checksums = {name: integrity.checksums(tree) for name, tree in parts.items()}
         meta = {**meta, "score": score, "crc32": checksums}
         try:
             with _without_stragglers():
                 # Forced: orbax may otherwise skip a save that it finds too soon.
                 self._orbax.save_checkpointables(
-                    number, {**parts, "meta": {"json": _seal(meta)}}, force=True
+                    number, {**parts, "meta": {"json": integrity.pack(meta)}}, force=True
                 )
         except Exception as error:
             self._failed = True
@@ -135,9 +133,9 @@ class Checkpoints:
                 self._remove_unfinished()  # what its other tasks went on to write
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest checkpoint that proves sound, or None where there is none at all.
+        """The newest valid checkpoint, or None where there is none at all.
 
-        A damaged one is set aside (moved to `<directory>-damaged/`) with a warning that names it.
+        A damaged one is moved to `<directory>-damaged/` with a warning that names it.
 
         Args:
           like: a state of the same structure; its values are not used.
@@ -146,56 +144,53 @@ class Checkpoints:
           (state as NumPy arrays, meta).
 
         Raises:
-          InputError: if checkpoints exist and none of them is sound.
+          InputError: if a file cannot be read, or if checkpoints exist and none of them is valid.
         """
         self.wait()
-        numbers = distributed.from_primary(lambda: _numbers(self.directory))
-        for number in reversed(numbers):
-            damage, found = "", None
+        found = distributed.from_primary(lambda: numbers(self.directory))
+        for number in reversed(found):
+            damage, loaded = "", None
             try:
-                found = _read(self.directory / str(number), "variables", "train")
-            except DamagedError as error:
+                loaded = _read(self.directory / str(number), "variables", "train")
+            except integrity.DamagedError as error:
                 damage = str(error)
-            if not distributed.agree(found is None) and found is not None:
-                variables, rest, meta = found
+            if not distributed.agree(loaded is None) and loaded is not None:
+                variables, rest, meta = loaded
                 return _join(like, variables, rest), meta
-            distributed.from_primary(lambda n=number, words=damage: self._set_aside(n, words))
+            distributed.from_primary(lambda n=number, reason=damage: self._quarantine(n, reason))
             self._orbax.reload()
-        if numbers:
+        if found:
             raise InputError(
-                f"{self.directory}: none of the checkpoints {', '.join(map(str, numbers))} "
-                "is sound: start again in another --workdir"
+                f"{self.directory}: none of the checkpoints {', '.join(map(str, found))} "
+                "is valid: start again in another run folder"
             )
         return None
 
-    def _set_aside(self, number: int, damage: str) -> None:
-        aside = self.directory.with_name(self.directory.name + "-damaged")
-        aside.mkdir(exist_ok=True)
-        shutil.move(self.directory / str(number), _unused(aside / str(number)))
-        warnings.warn(
-            f"checkpoint {number} is damaged ({damage}); moved to {aside}, "
-            "going back to the one before",
-            stacklevel=5,
-        )
+    def _quarantine(self, number: int, reason: str) -> None:
+        target = integrity.quarantine(self.directory / str(number))
+        _logger.warning(
+            "checkpoint %d is damaged (%s); moved to %s, resuming from the one before",
+            number, reason, target,
+        )  # fmt: skip
 
 
 class _LatestAndBest:
     """Which checkpoints orbax keeps: the latest two, and the best.
 
-    The scores come from our own sealed meta: orbax's metrics have no checksum, and a damaged one
-    would keep the whole folder from being opened.
+    The scores come from our own meta: orbax's metrics have no checksum, and a damaged one would
+    keep the whole folder from being opened.
     """
 
-    def __init__(self, scores: dict[int, float]):
+    def __init__(self, scores: dict[int, float | None]):
         self.scores = scores
 
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
-        numbers = [c.step for c in checkpoints]
-        keep = set(numbers[-2:])
-        best = max(numbers, key=lambda n: (self.scores.get(n, -math.inf), n), default=None)
-        if best is not None and self.scores.get(best, -math.inf) > -math.inf:
-            keep.add(best)
-        return [n in keep for n in numbers]
+        found = [c.step for c in checkpoints]
+        keep = set(found[-2:])
+        best = first_best([self.scores.get(n) for n in found])
+        if best is not None:
+            keep.add(found[best])
+        return [n in keep for n in found]
 
 
 def load(directory: Path | str, which: str = "best") -> tuple[dict, dict[str, Any]]:
@@ -203,29 +198,34 @@ def load(directory: Path | str, which: str = "best") -> tuple[dict, dict[str, An
 
     Args:
       directory: the checkpoints of a run.
-      which: `best` (by score; the latest where none has one) or `latest`.
+      which: `best` (the first with the highest score; the latest where none has one) or `latest`.
 
     Returns:
       ({"params", "batch_stats"} of NumPy arrays, meta).
 
     Raises:
-      InputError: if there is no checkpoint, or the one asked for is damaged.
+      InputError: if there is no checkpoint, or the one asked for is damaged or cannot be read; also
+        if it is not known which one is the best, because one of them is damaged.
     """
     directory = Path(directory).resolve()
-    numbers = _numbers(directory)
-    if not numbers:
+    found = numbers(directory)
+    if not found:
         raise InputError(
             f"{directory}: no checkpoint there: train first, or name another run folder"
         )
-    number = numbers[-1]
-    if which == "best":
-        scores = {n: _stored_score(directory / str(n)) for n in numbers}
-        number = max(numbers, key=lambda n: (scores[n], n))
+    number = found[-1]
     try:
+        if which == "best":
+            scores = []
+            for number in found:
+                scores.append(_stored_score(directory / str(number)))
+            best = first_best(scores)
+            number = found[-1 if best is None else best]
         variables, meta = _read(directory / str(number), "variables")
-    except DamagedError as error:
+    except integrity.DamagedError as error:
         raise InputError(
-            f"{directory / str(number)}: damaged ({error}): remove it to use another checkpoint"
+            f"{directory / str(number)}: damaged ({error}), and maybe the one asked for: "
+            "move it away to use another checkpoint"
         ) from error
     return {"batch_stats": {}, **variables}, meta
 
@@ -257,113 +257,56 @@ def _join(like: TrainState, variables: dict, leaves: dict) -> TrainState:
 
 
 def _read(path: Path, *parts: str) -> tuple:
-    """The parts asked for, then meta; every leaf compared with its checksum."""
-    _quiet()
-    with _deaf():
-        try:
-            loaded, reason = _load(path, *parts, "meta"), ""
-        except Exception as error:  # orbax raises many kinds; the innermost says what happened
-            loaded, reason = {}, _innermost(error)
-        if reason:
-            gc.collect()
-            time.sleep(0.2)
-            raise DamagedError(reason)
-    meta = _unseal(loaded["meta"]["json"])
-    for name in parts:
-        wrong = _differing(meta["crc32"][name], _checksums(loaded[name]))
-        if wrong:
-            raise DamagedError(f"checksum of {name}/{wrong[0]} differs")
-    return *(loaded[name] for name in parts), meta
+    """The parts asked for, then meta; every leaf compared with its checksum.
+
+    Raises:
+      DamagedError: if it is damaged; for any other reason see `integrity.raise_reason`.
+    """
+    try:
+        meta = integrity.unpack(_load(path, "meta", ["json"])["json"])
+        loaded = [_load(path, name, meta["crc32"][name]) for name in parts]
+    except integrity.DamagedError:
+        raise
+    except Exception as error:
+        integrity.raise_reason(error, path)
+    for name, tree in zip(parts, loaded, strict=True):
+        integrity.verify(name, tree, meta["crc32"][name])
+    return *loaded, meta
 
 
-def _load(path: Path, *parts: str) -> dict[str, Any]:
-    with _alone():
-        stored = ocp.checkpointables_metadata(str(path)).metadata
-        # Plain NumPy targets: any number of devices, of any kind, may read the checkpoint.
-        abstract = {
-            name: jax.tree.map(lambda x: np.empty(x.shape, x.dtype), stored[name]) for name in parts
-        }
-        return ocp.load_checkpointables(str(path), abstract)
+def _load(path: Path, part: str, leaves: Iterable[str]) -> dict[str, Any]:
+    """Some leaves of a part, named by their paths, as a tree of NumPy arrays.
+
+    Read from the files that orbax writes (zarr3 arrays in an OCDBT database) without orbax, whose
+    own loader needs the other processes of the run and, where a file is damaged, leaves tasks
+    behind that complain later.
+    """
+    base = {"driver": "file", "path": f"{path / part}/"}
+    opened = {}
+    for leaf in leaves:
+        store = {"driver": "ocdbt", "base": base, "path": leaf.replace("/", ".") + "/"}
+        opened[leaf] = tensorstore.open({"driver": "zarr3", "kvstore": store}, open=True, read=True)
+    arrays = {leaf: future.result().read() for leaf, future in opened.items()}
+    tree: dict[str, Any] = {}
+    for leaf, future in arrays.items():
+        *folders, name = leaf.split("/")
+        node = tree
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[name] = np.asarray(future.result())
+    return tree
 
 
-def _alone() -> ocp.Context:
-    """Orbax's settings, such that it reads without waiting for other processes."""
-    if distributed.count() == 1:
-        return ocp.Context()
-    me = jax.process_index()
-    options = ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
-    )
-    return ocp.Context(multiprocessing_options=options)
-
-
-def _innermost(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def _checksums(tree) -> dict[str, int]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): zlib.crc32(
-            np.ascontiguousarray(x).tobytes()
-        )
-        for path, x in leaves
-    }
-
-
-def _differing(expected: dict[str, int], found: dict[str, int]) -> list[str]:
-    names = sorted({*expected, *found})
-    return [name for name in names if expected.get(name) != found.get(name)]
-
-
-def _seal(meta: dict[str, Any]) -> np.ndarray:
-    """JSON as bytes behind its own checksum, so that meta is proven like the arrays."""
-    text = json.dumps(meta).encode()
-    return np.frombuffer(f"{zlib.crc32(text):08x}".encode() + text, np.uint8)
-
-
-def _unseal(data: np.ndarray) -> dict[str, Any]:
-    raw = np.asarray(data, np.uint8).tobytes()
-    text = raw[8:]
-    if raw[:8] != f"{zlib.crc32(text):08x}".encode():
-        raise DamagedError("checksum of meta differs")
-    return json.loads(text)
-
-
-def _numbers(directory: Path) -> list[int]:
+def numbers(directory: Path) -> list[int]:
+    """The numbers of the finished checkpoints in a folder, ascending."""
     if not directory.is_dir():
         return []
     return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit() and p.is_dir())
 
 
-def _stored_score(path: Path) -> float:
-    try:
-        (meta,) = _read(path)
-    except DamagedError:  # or half deleted: never the best
-        return -math.inf
-    return -math.inf if meta["score"] is None else meta["score"]
-
-
-def _unused(path: Path) -> Path:
-    candidate, n = path, 1
-    while candidate.exists():
-        candidate, n = path.with_name(f"{path.name}-{n}"), n + 1
-    return candidate
-
-
-@contextlib.contextmanager
-def _deaf() -> Iterator[None]:
-    """Do not repeat what the tasks of a failed load say after it, when nobody can catch it."""
-    hook = sys.unraisablehook
-    sys.unraisablehook = lambda _: None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        try:
-            yield
-        finally:
-            sys.unraisablehook = hook
+def _stored_score(path: Path) -> float | None:
+    (meta,) = _read(path)
+    return meta["score"]
 
 
 @contextlib.contextmanager
@@ -378,7 +321,7 @@ def _without_stragglers() -> Iterator[None]:
     sys.unraisablehook = hook
 
 
-def _quiet() -> None:
+def _silence_orbax() -> None:
     """Orbax logs every save, and every task of a failed load: what matters is raised anyway."""
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -109,3 +109,11 @@ def test_an_unknown_scale(checkpoint):
 def test_the_checkpoint_is_not_traced_anew_for_equal_networks(checkpoint):
     assert predict._forward(fakes.TinyNet()) is predict._forward(fakes.TinyNet())
     assert jax.tree.leaves(checkpoint.variables)
+
+
+def test_a_checkpoint_is_shown_in_one_line():
+    restored = fakes.checkpoint()
+    text = repr(restored)  # 3x3x3x8 kernels and 8 biases, batch norm's 8 + 8, 1x1x8x3 + 3
+    assert text == "Checkpoint(TinyNet, 267 parameters, 3 classes, 32x32)"
+    meta = {"model": {"name": "tiny"}, "progress": {"epoch": 4, "best_miou": 0.25}}
+    assert repr(restored._replace(meta=meta)).endswith("32x32, epoch 4, mIoU 0.2500)")
