@@ -46,10 +46,10 @@ def first_best(scores: Sequence[float | None]) -> int | None:
     >>> first_best([None, 0.5, 0.7, 0.7])
     2
     """
-    best: int | None = None
+    best, highest = None, float("-inf")
     for i, score in enumerate(scores):
-        if score is not None and score == score and (best is None or score > scores[best]):
-            best = i
+        if score is not None and score == score and (best is None or score > highest):
+            best, highest = i, score
     return best
 
 
