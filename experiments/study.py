@@ -1,39 +1,56 @@
-"""Do the recipes of `tuned` earn their name? `python -m experiments.study ablation | networks`."""
+"""Studies of the recipes in `tuned`: `python -m experiments.study ablation | networks`."""
 
 from experiments import paper, tuned
 from experiments.cli import arguments, command, sweep
 from fcn_jax import config as configs
+from fcn_jax.models import registry
 from fcn_jax.types import InputError
 
 EPILOG = """examples:
-  python -m experiments.study ablation --dataset DIR --image-size 96x128 --epochs 6
-  python -m experiments.study ablation --arch unet --dataset DIR --epochs 60 --seeds 0,1,2
+  python -m experiments.study ablation --arch fcn --split-train 0.75 --seeds 0,1
+  python -m experiments.study ablation --arch unet --dataset DIR --only base "+ Dice"
   python -m experiments.study networks --dataset DIR --image-size 360x480 --seeds 0,1,2
 
 Finished runs are reused and interrupted ones resumed, so the command can be repeated."""
 
-CANDIDATE = "the candidate"
+BASE = "base"
 
-OUTVOTED: dict[str, object] = {"optim.name": "adamw", "optim.weight_decay": 1e-2}
-"""What the candidate has besides the recipe: its ablation was not in favour of them."""
-
-ABLATION: dict[str, dict[str, object]] = {
-    "the recipe: Adam, the paper's L2": {"optim.name": "adam", "optim.weight_decay": 1e-5},
-    "batches of 16": {"data.batch_size": 16},
-    "without class weights": {"loss.class_weights": "none"},
-    "class weights without a cap": {"loss.weight_cap": None},
-    "without Dice": {"loss.dice": 0.0},
-    "without warm-up": {"optim.warmup": 0},
-    "constant rate": {"optim.schedule": "constant"},
-    "Xavier initialisation": {"model.init": "xavier"},
-    "without flips": {"augment.flip": 0.0},
-    "void as background": {"data.void_as_background": True},
-    "+ re-estimated batch norm": {"bn_batches": 40},
-    "+ averaged parameters, re-estimated": {"optim.ema": 0.98, "bn_batches": 40},
-    "+ scale jitter": {"augment.scale_jitter": (0.8, 1.5)},
+SHARED: dict[str, dict[str, object]] = {
+    "no class weights": {"loss.class_weights": "none", "loss.weight_cap": None},
+    "no scale jitter": {"augment.scale_jitter": None},
+    "scale jitter 0.5 to 2": {"augment.scale_jitter": (0.5, 2.0)},
+    "the paper's crops": {"augment.scale_jitter": None, "augment.crop_scale": (0.08, 1.0)},
+    "+ colour jitter": {"augment.colour_jitter": 0.3},
+    "+ rotation": {"augment.rotation": 10.0},
+    "+ Dice": {"loss.dice": 1.0},
+    "+ Lovasz": {"loss.lovasz": 1.0},
+    "+ averaged parameters": {"optim.ema": 0.98},
+    "rate 3e-4": {"optim.lr": 3e-4},
+    "rate 3e-3": {"optim.lr": 3e-3},
+    "batches of 4": {"data.batch_size": 4},
+    "twice the epochs": {"epochs": 120},
+    "320x320": {"data.image_size": (320, 320)},
 }
-"""Name -> what is changed in the candidate: an ingredient taken out, or (+) one put in. Those that
-change nothing, because a flag has them so, are left out."""
+"""Name -> what is changed in the base of any network."""
+
+SCRATCH: dict[str, dict[str, object]] = {
+    "Xavier initialisation": {"model.init": "xavier"},
+    "four times the epochs": {"epochs": 240},
+}
+"""The same for networks without a backbone."""
+
+TRANSFER: dict[str, dict[str, object]] = {
+    "frozen backbone": {"optim.backbone_scale": 0.0},
+    "backbone at the full rate": {"optim.backbone_scale": 1.0},
+    "batch statistics of each batch": {"model.freeze_bn": False},
+    "head first": {"optim.backbone_delay": 150},
+    "random backbone": {
+        "model.pretrained": None,
+        "model.freeze_bn": False,
+        "optim.backbone_scale": 1.0,
+    },
+}
+"""The same for networks with a backbone."""
 
 PAPER = {
     "fcn": "weighted",
@@ -48,10 +65,9 @@ def parser() -> arguments.Parser:
     """The flags of this command."""
     parser = arguments.Parser(
         "study",
-        "Two studies of the tuned recipes, each a page with its table.md and "
-        "table.json. ablation: a candidate, which is the recipe of one network and what was "
-        "outvoted, and what becomes of it without each ingredient and with each that it leaves "
-        "out. networks: the paper's recipe and the tuned one, for every network.",
+        "Two studies, each a page with its table.md and table.json. ablation: the base recipe of "
+        "one network, and the base with one change at a time; use --split-train, so that nothing "
+        "is chosen on val. networks: the paper's recipe and the tuned one, for every network.",
         EPILOG,
     )
     parser.add_argument(
@@ -62,10 +78,10 @@ def parser() -> arguments.Parser:
     )
     parser.add_argument(
         "--arch",
-        type=arguments.choice(PAPER),
+        type=arguments.choice(tuned.KEPT),
         metavar="NAME",
         default="fcn",
-        help=f"of the ablation: {', '.join(PAPER)} (default: fcn)",
+        help=f"of the ablation: {', '.join(tuned.KEPT)} (default: fcn)",
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="some of the study's lines")
     sweep.add_flags(parser, "runs/study")
@@ -77,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     specs = ablation(args.arch) if args.study == "ablation" else networks()
     specs = [spec._replace(config=sweep.adapted(spec.config, args)) for spec in specs]
-    if args.study == "ablation":
+    if args.study == "ablation":  # a flag may have set what a line would change
         specs = specs[:1] + [s for s in specs[1:] if s.config != specs[0].config]
     specs = chosen(specs, args.only)
     opened = sweep.open_sweep(args, "study", argv)
@@ -94,27 +110,25 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def ablation(arch: str) -> list[sweep.RunSpec]:
-    """The candidate for a network's recipe, the paper's recipe, then the candidate's variants."""
-    candidate = configs.replace(tuned.EXPERIMENTS[f"tuned_{arch}"](), **OUTVOTED)
-    theirs = paper.EXPERIMENTS[PAPER[arch]]()
-    specs = [sweep.RunSpec(CANDIDATE, candidate), sweep.RunSpec("the paper's recipe", theirs)]
-    for name, changes in ABLATION.items():
-        config = configs.replace(candidate, **changes)
-        note = "; ".join(configs.differences(candidate, config))
+    """A network's base recipe, then the base with one change at a time."""
+    base = tuned.base(arch)
+    special = TRANSFER if registry.get(arch).backbone else SCRATCH
+    specs = [sweep.RunSpec(BASE, base)]
+    for name, changes in {**special, **SHARED}.items():
+        config = configs.replace(base, **changes)
+        note = "; ".join(configs.differences(base, config))
         specs.append(sweep.RunSpec(name, config, note=note))
     return specs
 
 
 def networks() -> list[sweep.RunSpec]:
-    """The paper's recipe and the tuned one for every network, in pairs."""
-    return [
-        sweep.RunSpec(f"{arch}, {kind}", make())
-        for arch, name in PAPER.items()
-        for kind, make in (
-            ("paper", paper.EXPERIMENTS[name]),
-            ("tuned", tuned.EXPERIMENTS[f"tuned_{arch}"]),
-        )
-    ]
+    """The paper's recipe for each of its networks, and the tuned one for every network."""
+    specs = []
+    for arch in tuned.KEPT:
+        if arch in PAPER:
+            specs.append(sweep.RunSpec(f"{arch}, paper", paper.EXPERIMENTS[PAPER[arch]]()))
+        specs.append(sweep.RunSpec(f"{arch}, tuned", tuned.tuned(arch)))
+    return specs
 
 
 def chosen(specs: list[sweep.RunSpec], names: list[str] | None) -> list[sweep.RunSpec]:
@@ -130,7 +144,7 @@ def chosen(specs: list[sweep.RunSpec], names: list[str] | None) -> list[sweep.Ru
 def compared(study: str, names: list[str]) -> list[tuple[str, str]]:
     """Pairs for the bootstrap: each variant and the candidate, or the tuned and the paper's."""
     if study == "ablation":
-        return [(name, CANDIDATE) for name in names if name != CANDIDATE and CANDIDATE in names]
+        return [(name, BASE) for name in names if name != BASE and BASE in names]
     pairs = [(f"{arch}, tuned", f"{arch}, paper") for arch in PAPER]
     return [pair for pair in pairs if set(pair) <= set(names)]
 

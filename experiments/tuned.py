@@ -1,15 +1,13 @@
 """Recipes of our own; `default` is what `experiments.run` uses when no experiment is named.
 
-The `tuned_*` recipes are what the ablation in the README (experiments/results/ablation-camvid.json,
-made by `experiments.study ablation`) has left: what is in `tuned_fcn` is there because the score
-falls without it (but for the cap of the class weights, a guard where classes are rarer than there),
-and what was tried and is not did not raise it. Label smoothing, the focal factor, clipping, colour
-jitter and rotation are flags that it has not tried. It is of the FCN, in a short training from
-scratch on CamVid, one seed; a long training may want more augmentation, averaged parameters and
-re-estimated batch norm, and `python -m experiments.study ablation` says which on any data.
+`base` is a plain recipe for any network. `experiments.study ablation` takes its ingredients out and
+puts others in, one at a time, on an inner split of the training images of VOC-2007; a `tuned_*`
+recipe is the base with the changes that raised the score there (experiments/results/ablation-*.json
+and experiments/docs/numbers.md).
 """
 
 from collections.abc import Callable
+from functools import partial
 
 from fcn_jax.config import (
     AugmentConfig,
@@ -20,6 +18,7 @@ from fcn_jax.config import (
     OptimConfig,
     replace,
 )
+from fcn_jax.models import registry
 
 
 def default() -> Config:
@@ -48,65 +47,63 @@ def quick() -> Config:
     )
 
 
-def tuned_fcn() -> Config:
-    """Batches of 4, root class weights, Dice, warm-up and one cosine cycle, He's start, flips.
+def base(arch: str) -> Config:
+    """What the studies start from: the same for every network, but for a pretrained backbone.
 
-    `python -m experiments.run --experiment tuned_fcn --dataset DIR`
+    Adam with one cosine cycle and warm-up, batches of 16, flips and scale jitter, class weights
+    (the root of the inverse frequency, at most 10 times the smallest). A backbone starts from
+    ImageNet, learns at a tenth of the rate, and keeps its batch statistics.
     """
-    return Config(
-        experiment="tuned_fcn",
-        data=DataConfig(batch_size=4),
-        model=ModelConfig(arch="fcn", init="he"),
-        augment=AugmentConfig(flip=0.5),
-        loss=LossConfig(class_weights="inverse_sqrt", weight_cap=10.0, dice=1.0),
-        optim=OptimConfig(lr=2e-3, weight_decay=1e-5, schedule="cosine", warmup=30),
-        epochs=100,
+    config = Config(
+        experiment=f"base_{arch}",
+        model=ModelConfig(arch=arch, init="he"),
+        augment=AugmentConfig(flip=0.5, scale_jitter=(0.75, 1.75)),
+        loss=LossConfig(class_weights="inverse_sqrt", weight_cap=10.0),
+        optim=OptimConfig(lr=1e-3, weight_decay=1e-5, schedule="cosine", warmup=50),
+        epochs=60,
         patience=0,
     )
-
-
-def tuned_simplified_unet() -> Config:
-    """The FCN's recipe; without batch norm half its rate, and gradients clipped to norm 1.
-
-    These two are a precaution against divergence, not the outcome of an ablation.
-
-    `python -m experiments.run --experiment tuned_simplified_unet --dataset DIR`
-    """
+    if registry.get(arch).backbone is None:
+        return config
+    transfer = {"pretrained": "imagenet", "freeze_bn": True}
     return replace(
-        tuned_fcn(),
-        experiment="tuned_simplified_unet",
-        **{"model.arch": "simplified_unet", "optim.lr": 1e-3, "optim.clip_norm": 1.0},
+        config,
+        **{f"model.{name}": value for name, value in transfer.items()},
+        **{"optim.backbone_scale": 0.1},
     )
 
 
-def tuned_unet() -> Config:
-    """The FCN's recipe.
+KEPT: dict[str, dict[str, object]] = {
+    "fcn": {},
+    "simplified_unet": {},
+    "unet": {},
+    "resnet50_fcn": {},
+    "unet_resnet50": {},
+    "deeplabv3_resnet50": {},
+}
+"""Network -> the changes to its base that the study was in favour of."""
 
-    `python -m experiments.run --experiment tuned_unet --dataset DIR`
+BEST = "deeplabv3_resnet50"
+"""The network of the experiment `best`."""
+
+
+def tuned(arch: str) -> Config:
+    """The recipe of a network: its base with what the study kept."""
+    return replace(base(arch), experiment=f"tuned_{arch}", **KEPT[arch])
+
+
+def best() -> Config:
+    """The recipe with the best score on VOC-2007.
+
+    `python -m experiments.run --experiment best`
     """
-    return replace(tuned_fcn(), experiment="tuned_unet", **{"model.arch": "unet"})
-
-
-def tuned_resnet50_fcn() -> Config:
-    """The FCN's recipe, the ImageNet backbone fine-tuned at a tenth of the head's rate.
-
-    The tenth is the usual choice and not ablated: the weights were not at hand. With
-    `--pretrained none` the backbone learns at the full rate.
-
-    `python -m experiments.run --experiment tuned_resnet50_fcn --dataset DIR`
-    """
-    return replace(
-        tuned_fcn(),
-        experiment="tuned_resnet50_fcn",
-        **{
-            "model.arch": "resnet50_fcn",
-            "model.pretrained": "imagenet",
-            "optim.backbone_scale": 0.1,
-        },
-    )
+    return replace(tuned(BEST), experiment="best")
 
 
 EXPERIMENTS: dict[str, Callable[[], Config]] = {
-    f.__name__: f
-    for f in (default, quick, tuned_fcn, tuned_simplified_unet, tuned_unet, tuned_resnet50_fcn)
+    "default": default,
+    "quick": quick,
+    "best": best,
+    **{f"base_{arch}": partial(base, arch) for arch in KEPT},
+    **{f"tuned_{arch}": partial(tuned, arch) for arch in KEPT},
 }

@@ -23,6 +23,7 @@ FIELDS = (
     "data.image_size",
     "data.batch_size",
     "data.dataset",
+    "data.split_train",
     "model.pretrained",
     "precision",
 )
@@ -46,6 +47,7 @@ class Sweep(NamedTuple):
     seeds: Sequence[int]
     origin: dict[str, str]
     """How the data was found, see `Runtime`."""
+    save_every: int
     command: str
     """That resumes the sweep, for whoever interrupts it."""
 
@@ -61,6 +63,13 @@ def add_flags(parser: argparse.ArgumentParser, workdir: str) -> None:
     )
     flags.add_config_flags(
         parser.add_argument_group("put over every experiment's own values"), FIELDS
+    )
+    parser.add_argument(
+        "--save-every",
+        type=arguments.whole(1),
+        metavar="N",
+        default=1,
+        help="epochs between saves (default: 1)",
     )
     parser.add_argument(
         "--cpu-malloc", action="store_true", help="keep freed memory, see experiments.run"
@@ -86,7 +95,8 @@ def open_sweep(args: argparse.Namespace, name: str, argv: list[str] | None) -> S
         getattr(args, "data.dataset", "voc2007"), archives=args.archives, data_dir=args.data_dir
     )
     again = stopping.command(name, argv)
-    return Sweep(dataset, args.workdir, args.seeds, flags.origin(args), again)
+    origin = flags.origin(args)
+    return Sweep(dataset, args.workdir, args.seeds, origin, args.save_every, again)
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -132,7 +142,8 @@ def _entry(spec: RunSpec, sweep: Sweep) -> compare.Entry:
             print(f"\n== {spec.name}, seed {seed} ==", file=sys.stderr, flush=True)
         config = configs.replace(spec.config, seed=seed)
         try:
-            loop.train(config, sweep.dataset, folder, Runtime(origin=sweep.origin))
+            runtime = Runtime(save_every=sweep.save_every, origin=sweep.origin)
+            loop.train(config, sweep.dataset, folder, runtime)
         except loop.Interrupted as stopped:
             stopping.stopped(str(stopped), sweep.command)
             raise SystemExit(0) from None

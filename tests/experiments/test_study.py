@@ -16,37 +16,36 @@ from tests import fakes
 
 @pytest.fixture
 def small(monkeypatch):
-    """The FCN's recipe stands for a network and a data set that take seconds."""
-    made = lambda: fakes.config(experiment="tuned_fcn", **{"data.batch_size": 2})
-    monkeypatch.setitem(tuned.EXPERIMENTS, "tuned_fcn", made)
+    """The base recipe stands for a network and a data set that take seconds."""
+    monkeypatch.setattr(tuned, "base", lambda arch: fakes.config(**{"data.batch_size": 2}))
     monkeypatch.setattr(prepare, "load", lambda *_, **__: fakes.dataset())
     monkeypatch.setattr(command, "setup_jax", lambda **_: None)
 
 
 @pytest.mark.usefixtures("tiny", "small")
-def test_an_ablation_compares_every_variant_with_the_candidate(tmp_path, capsys, monkeypatch):
+def test_an_ablation_compares_every_change_with_the_base(tmp_path, capsys, monkeypatch):
     argv = ["ablation", "--epochs", "1", "--seeds", "0,1", "--workdir", str(tmp_path)]
-    argv += ["--only", "+ scale jitter", "batches of 16", study.CANDIDATE]
+    argv += ["--only", "scale jitter 0.5 to 2", "batches of 16", study.BASE]
     assert study.main(argv) == 0
     out = capsys.readouterr()
     # The fake data set has 8 images: a variant that cannot be made leaves the others standing.
     assert "batches of 16 was not run: --batch-size 16: training has 8 images" in out.err
     table = json.loads((tmp_path / "table.json").read_text())
     assert [row["name"] for row in table["metrics"]["miou"]] == [
-        study.CANDIDATE,
-        "+ scale jitter",
+        study.BASE,
+        "scale jitter 0.5 to 2",
     ]
     assert [row["n"] for row in table["metrics"]["miou"]] == [2, 2]
-    assert [(p["a"], p["b"]) for p in table["pairs"]] == [("+ scale jitter", study.CANDIDATE)]
+    assert [(p["a"], p["b"]) for p in table["pairs"]] == [("scale jitter 0.5 to 2", study.BASE)]
     assert table["command"].startswith("python -m experiments.study ablation --epochs 1")
     folders = {p.name for p in tmp_path.iterdir() if p.is_dir()}
     assert {
-        "the-candidate-seed0",
-        "the-candidate-seed1",
-        "scale-jitter-seed0",
-        "scale-jitter-seed1",
+        "base-seed0",
+        "base-seed1",
+        "scale-jitter-0-5-to-2-seed0",
+        "scale-jitter-0-5-to-2-seed1",
     } <= folders
-    assert "augment.scale_jitter: None -&gt; [0.8, 1.5]" in (tmp_path / "report.html").read_text()
+    assert "augment.scale_jitter: None -&gt; [0.5, 2.0]" in (tmp_path / "report.html").read_text()
     monkeypatch.setattr(loop._Run, "train_epoch", lambda *_: pytest.fail("trained again"))
     assert study.main(argv) == 0
 
@@ -61,37 +60,36 @@ def test_variants_that_change_nothing_are_left_out(monkeypatch):
 
     monkeypatch.setattr(sweep, "run", stop)
     with pytest.raises(InputError, match="enough"):
-        study.main(["ablation", "--batch-size", "16", "--epochs", "2"])
-    candidate, *variants = [plan.config for plan in planned]
-    assert candidate.epochs == 2
+        study.main(["ablation", "--batch-size", "4", "--epochs", "2"])
+    base, *variants = [plan.config for plan in planned]
+    assert base.epochs == 2
     assert variants
-    assert candidate not in variants
-    assert "batches of 16" not in [plan.name for plan in planned]
+    assert base not in variants
+    assert not {"batches of 4", "twice the epochs"} & {plan.name for plan in planned}
 
 
-@pytest.mark.parametrize("arch", study.PAPER)
-def test_every_variant_fits_every_recipe(arch):
-    candidate, theirs, kept, *variants = study.ablation(arch)
-    recipe = tuned.EXPERIMENTS[f"tuned_{arch}"]()
-    assert kept.config == recipe
-    assert theirs.config == paper.EXPERIMENTS[study.PAPER[arch]]()
-    assert recipe.model.arch == arch
-    assert [plan.name for plan in [kept, *variants]] == list(study.ABLATION)
+@pytest.mark.parametrize("arch", tuned.KEPT)
+def test_a_line_changes_what_it_says_and_no_more(arch):
+    base, *variants = study.ablation(arch)
+    assert (base.name, base.config) == (study.BASE, tuned.base(arch))
+    special = study.SCRATCH if base.config.model.pretrained is None else study.TRANSFER
+    assert [plan.name for plan in variants] == [*special, *study.SHARED]
     for plan in variants:
-        changes = study.ABLATION[plan.name]
-        found = {line.split(":")[0] for line in configs.differences(candidate.config, plan.config)}
-        assert found <= set(changes)
+        changes = {**special, **study.SHARED}[plan.name]
+        found = {line.split(":")[0] for line in configs.differences(base.config, plan.config)}
+        assert found == set(changes)
 
 
 def test_networks_are_compared_with_the_papers_recipe():
     plans = {plan.name: plan.config for plan in study.networks()}
     assert list(plans)[:2] == ["fcn, paper", "fcn, tuned"]
-    assert len(plans) == 8
+    assert len(plans) == len(tuned.KEPT) + len(study.PAPER)
     for name, config in plans.items():
         arch, kind = name.split(", ")
         assert config.model.arch == arch
         assert (config.experiment in paper.EXPERIMENTS) == (kind == "paper")
     assert plans["fcn, paper"] == paper.weighted()
+    assert plans["unet, tuned"] == tuned.EXPERIMENTS["tuned_unet"]()
     assert study.compared("networks", ["unet, paper", "unet, tuned", "fcn, paper"]) == [
         ("unet, tuned", "unet, paper")
     ]
@@ -99,7 +97,7 @@ def test_networks_are_compared_with_the_papers_recipe():
 
 def test_without_imagenet_the_backbone_learns_like_the_rest():
     args_none = reproduce.parser().parse_args(["--pretrained", "none"])
-    for config in (paper.resnet50(), tuned.tuned_resnet50_fcn()):
+    for config in (paper.resnet50(), tuned.tuned("resnet50_fcn")):
         found = sweep.adapted(config, args_none)
         assert (found.model.pretrained, found.optim.backbone_scale) == (None, 1.0)
     assert sweep.adapted(paper.unet(), args_none) == paper.unet()
