@@ -24,6 +24,7 @@ def small(monkeypatch):
 
 @pytest.mark.usefixtures("tiny", "small")
 def test_an_ablation_compares_every_change_with_the_base(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(study.SHARED, "batches of 16", {"data.batch_size": 16})
     argv = ["ablation", "--epochs", "1", "--seeds", "0,1", "--workdir", str(tmp_path)]
     argv += ["--only", "scale jitter 0.5 to 2", "batches of 16", study.BASE]
     assert study.main(argv) == 0
