@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from experiments import evaluate
 from experiments.cli import arguments, command, flags, stopping
-
-if TYPE_CHECKING:
-    from fcn_jax.analysis import compare
 
 
 def parser() -> arguments.Parser:
@@ -39,52 +35,12 @@ def main(argv: list[str] | None = None) -> int:
     from fcn_jax.inference import predict
 
     dataset = evaluate.open_dataset(predict.load_checkpoint(args.workdirs[0]), args)
-    entries = group(args.workdirs)
+    entries = compare.group(args.workdirs)
     again = stopping.command("compare", argv)
     compare.write(entries, dataset, args.out, "Comparison", again)
     print((args.out / "table.md").read_text(encoding="utf-8"))
     print(f"page: {args.out}/report.html")
     return 0
-
-
-def group(folders: list[Path]) -> list[compare.Entry]:
-    """One entry a configuration; runs that differ only in the seed belong together."""
-    from fcn_jax.analysis import compare
-    from fcn_jax.runtime import files
-    from fcn_jax.training import run_dir
-
-    unique = {folder.resolve(): folder for folder in folders}
-    groups: dict[str, list[Path]] = {}
-    for folder in unique.values():
-        config = files.read_json(folder / run_dir.CONFIG)
-        config.pop("seed")
-        groups.setdefault(str(sorted(config.items())), []).append(folder)
-    names = entry_names(list(groups.values()))
-    return [compare.Entry(n, found) for n, found in zip(names, groups.values(), strict=True)]
-
-
-def entry_names(groups: list[list[Path]]) -> list[str]:
-    """The first folder's name, without the seed where there are several; no name twice.
-
-    Folders of one name are told apart by as many of their parents as it takes.
-    """
-    depths = [1] * len(groups)
-    paths = [found[0].resolve() for found in groups]
-    while True:
-        names = [
-            _without_seed("/".join(path.parts[-depth:]), len(found))
-            for path, depth, found in zip(paths, depths, groups, strict=True)
-        ]
-        repeated = [i for i, n in enumerate(names) if names.count(n) > 1]
-        longer = [i for i in repeated if depths[i] < len(paths[i].parts)]
-        if not longer:
-            return [n if names.count(n) == 1 else f"{n} ({i + 1})" for i, n in enumerate(names)]
-        for i in longer:
-            depths[i] += 1
-
-
-def _without_seed(name: str, runs: int) -> str:
-    return name.rsplit("-seed", 1)[0] if runs > 1 else name
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.cli import arguments, command, flags
+from experiments.cli import arguments, command, flags, stopping
 from fcn_jax.types import InputError
 
 if TYPE_CHECKING:
@@ -91,7 +91,9 @@ def main(argv: list[str] | None = None) -> int:
     base = {"arch": restored.meta["model"]["name"], "dataset": dataset.name, "overfit": overfit}
     shown = run_report.split_result(data, base)
     print(report.result_table(shown, restored.class_names, args.split))
-    print(f"\n{result.summary['pixels']} labelled pixels counted; written to {path}")
+    again = stopping.command("evaluate", argv)
+    page = run_report.render_evaluation(restored, dataset, path, base, again)
+    print(f"\n{result.summary['pixels']} labelled pixels counted; written to {path}, page: {page}")
     return 0
 
 

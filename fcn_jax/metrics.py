@@ -13,9 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fcn_jax.types import VOID
-
-BACKGROUND_NAMES = ("background", "bg")
+from fcn_jax.types import VOID, background_class
 
 
 def confusion_counts(labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:
@@ -163,9 +161,9 @@ def find_trivial(class_names: Sequence[str], counts: np.ndarray | None = None) -
     >>> find_trivial(("sky", "road"), np.array([3, 5]))
     Trivial(label=1, name='majority class')
     """
-    for index, name in enumerate(class_names):
-        if name.strip(" _-").lower() in BACKGROUND_NAMES:
-            return Trivial(index)
+    background = background_class(class_names)
+    if background is not None:
+        return Trivial(background)
     largest = 0 if counts is None else int(np.argmax(np.asarray(counts)[: len(class_names)]))
     return Trivial(largest, "majority class")
 

@@ -15,6 +15,21 @@ MATMUL_PRECISION = {"f32": "highest", "tf32": "tensorfloat32", "bf16": "default"
 """Precision of float32 products by `Config.precision`; explicit, because GPUs default to TF32."""
 
 
+BACKGROUND_NAMES = ("background", "bg")
+
+
+def background_class(class_names: Sequence[str]) -> int | None:
+    """The id of the class that is named background, wherever it stands; None if there is none.
+
+    >>> background_class(("cat", "Background"))
+    1
+    """
+    for index, name in enumerate(class_names):
+        if name.strip(" _-").lower() in BACKGROUND_NAMES:
+            return index
+    return None
+
+
 class InputError(ValueError):
     """Bad input from outside: a file, a setting, a value.
 

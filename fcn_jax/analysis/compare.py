@@ -1,6 +1,7 @@
-"""Finished runs laid side by side: one page, one table, and who is better than whom."""
+"""Finished runs side by side: one page, one table, and whether a difference is more than chance."""
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import numpy as np
 from fcn_jax import report
 from fcn_jax.analysis import bootstrap, run_report
 from fcn_jax.data import prepare
+from fcn_jax.inference import predict
 from fcn_jax.runtime import files
 from fcn_jax.training import evaluate, run_dir
 from fcn_jax.types import InputError
@@ -22,6 +24,53 @@ class Entry(NamedTuple):
     folders: Sequence[Path]
     paper: Mapping[str, float] | None = None
     note: str = ""
+
+
+def group(folders: Sequence[Path]) -> list[Entry]:
+    """One entry a configuration; runs that differ only in the seed belong together.
+
+    The same seed twice is not another seed: such runs are entries of their own. Entries are named
+    by as much of their folders' paths as tells them apart.
+
+    Raises:
+      InputError: if a folder is given twice, or holds no run.
+    """
+    twice = [f for f, count in Counter(f.resolve() for f in folders).items() if count > 1]
+    if twice:
+        raise InputError(f"{twice[0]}: given twice: name each run once")
+    groups: dict[tuple[str, int], list[Path]] = {}
+    seen: Counter[tuple[str, Any]] = Counter()
+    for folder in folders:
+        config = files.read_json(folder / run_dir.CONFIG)
+        seed, key = config.pop("seed"), str(sorted(config.items()))
+        groups.setdefault((key, seen[key, seed]), []).append(folder)
+        seen[key, seed] += 1
+    found = list(groups.values())
+    return [Entry(name, list(f)) for name, f in zip(distinct_names(found), found, strict=True)]
+
+
+def distinct_names(groups: Sequence[Sequence[Path]]) -> list[str]:
+    """A name for each group of folders: the end of its first path, as long as need be.
+
+    >>> distinct_names([[Path("/a/run")], [Path("/b/run")], [Path("/x-seed0"), Path("/x-seed1")]])
+    ['a/run', 'b/run', 'x']
+    """
+    paths = [found[0].resolve() for found in groups]
+    depths = [1] * len(paths)
+
+    def names() -> list[str]:
+        texts = ["/".join(p.parts[-d:]) for p, d in zip(paths, depths, strict=True)]
+        several = [len(found) > 1 for found in groups]
+        return [t.rsplit("-seed", 1)[0] if s else t for t, s in zip(texts, several, strict=True)]
+
+    while True:
+        found = names()
+        clashes = [i for i, name in enumerate(found) if found.count(name) > 1]
+        longer = [i for i in clashes if depths[i] < len(paths[i].parts)]
+        if not longer:
+            return found if not clashes else [f"{n} ({i + 1})" for i, n in enumerate(found)]
+        for i in longer:
+            depths[i] += 1
 
 
 def write(
@@ -43,7 +92,8 @@ def write(
       compared: which entries the bootstrap compares, by name; None for all with all.
 
     Raises:
-      InputError: if a folder holds no finished run, or runs differ in their validation images.
+      InputError: if a folder holds no finished run, runs differ in their validation images, or two
+        entries have the same name.
     """
     files.make_folder(out)
     _check(entries)
@@ -64,11 +114,15 @@ def write(
         pairs=tests,
         environment=runs[0]["result"][0]["environment"],
         command=command,
+        downloads=("table.md", "table.json"),
     )
 
 
 def _check(entries: Sequence[Entry]) -> None:
     """All runs must have been validated on the same images, or nothing can be compared."""
+    names = Counter(entry.name for entry in entries)
+    if len(names) < len(entries):
+        raise InputError(f"{names.most_common(1)[0][0]!r} names two entries: name each differently")
     first = entries[0].folders[0]
     _, counts, ids = evaluate.load(first)
     for folder in itertools.chain(*(entry.folders for entry in entries)):
@@ -85,24 +139,26 @@ def shown_ids(folder: Path, count: int = 6) -> list[str]:
     """Ids of images from the first run's best to its worst, evenly spaced."""
     data, _, _ = evaluate.load(folder)
     scored = sorted((s, i) for i, s in data["images"].items() if s is not None)[::-1]
-    places = np.unique(np.linspace(0, len(scored) - 1, min(count, len(scored))).round().astype(int))
-    return [scored[place][1] for place in places]
+    spaced = np.linspace(0, len(scored) - 1, min(count, len(scored))).round().astype(int)
+    return [scored[index][1] for index in np.unique(spaced)]
 
 
 def _run(entry: Entry, dataset: prepare.Dataset, ids: Sequence[str]) -> report.Run:
     first = entry.folders[0]
-    data, _, _ = evaluate.load(first)
+    data, _, all_ids = evaluate.load(first)
+    restored = predict.load_checkpoint(first)
+    find = run_report.find_example(dataset, restored.meta["config"], "val", all_ids)
     run: report.Run = {
         "name": entry.name,
         "result": [files.read_json(folder / run_dir.RESULT) for folder in entry.folders],
-        "rows": run_dir.read_metrics(first),
+        "config": files.read_json(first / run_dir.CONFIG),
+        "history": run_dir.read_metrics(first),
         "confusion": np.asarray(data["confusion"]),
-        "panels": run_report.panels_of(first, dataset, ids),
+        "panels": run_report.panels_of(restored, [find(i) for i in ids]),
+        "note": entry.note,
     }
     if entry.paper:
         run["paper"] = entry.paper
-    if entry.note:
-        run["note"] = entry.note
     return run
 
 

@@ -1,68 +1,171 @@
-"""A finished run made visible: curves, gallery and page from what is in its folder."""
+"""Pages of a run and of an evaluation, from what is in the run's folder."""
 
-from collections.abc import Sequence
+import datetime
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
+from fcn_jax import config as configs
 from fcn_jax import report
-from fcn_jax.data import prepare
+from fcn_jax.config import Config
+from fcn_jax.data import augment, batches, prepare
 from fcn_jax.inference import predict
-from fcn_jax.report import tables
+from fcn_jax.report import tables, text
 from fcn_jax.runtime import files
-from fcn_jax.training import evaluate, run_dir
+from fcn_jax.training import run_dir, setup
 from fcn_jax.types import Example, InputError
 
+DOWNLOADS = ("config.json", "metrics.jsonl", "result.json", "eval-*.json", "*.png", "table.*")
+"""Files of a run or a comparison that its page links to."""
 
-def panels(
-    folder: Path, dataset: prepare.Dataset, split: str = "val", each: int = 2
-) -> list[report.Panel]:
-    """The best, median and worst images of an evaluation, predicted at their own size."""
-    data, _, ids = evaluate.load(folder, split)
-    scores = [data["images"][i] for i in ids]
-    chosen = report.choose_examples(scores, each)
-    shown = panels_of(folder, dataset, [ids[row] for _, row in chosen], split)
-    return [
-        panel._replace(title=report.panel_title(label, panel.title, scores[row]))
-        for panel, (label, row) in zip(shown, chosen, strict=True)
-    ]
+BATCH = 6
+"""Training images shown."""
 
 
 def panels_of(
-    folder: Path, dataset: prepare.Dataset, ids: Sequence[str], split: str = "val"
+    restored: predict.Checkpoint,
+    examples: Sequence[Example],
+    method: Mapping[str, Any] | None = None,
 ) -> list[report.Panel]:
-    """These images of a split as a run's best checkpoint sees them; titles are the bare ids."""
-    restored = predict.load_checkpoint(folder)
-    examples = map(_by_id(dataset, split, restored.meta), ids)
+    """These images as a network sees them; titles are the bare ids.
+
+    `method` is that of the evaluation, where it was not as in training: scale and views.
+    """
+    method = method or {}
+    tta = predict.TTA(method.get("flip", False), tuple(method.get("factors", (1.0,))))
+    scale = method.get("scale", "fit")
     return [
-        report.Panel(e.id, e.image, e.mask, predict.predict(restored, e.image)) for e in examples
+        report.Panel(e.id, e.image, e.mask, predict.predict(restored, e.image, scale, tta))
+        for e in examples
     ]
 
 
-def _by_id(dataset: prepare.Dataset, split: str, meta: dict[str, Any]):
-    """Look examples up by id; some runs are validated on images of the train split."""
-    data = meta["config"]["data"]
-    splits = [split]
+def find_example(
+    dataset: prepare.Dataset, config: Mapping[str, Any], split: str, ids: Sequence[str]
+) -> Callable[[str], Example]:
+    """A lookup by id of the examples that a run was evaluated on.
+
+    Args:
+      dataset: that has them.
+      config: of the run, as JSON. An overfit run, and one that holds a part of the train split
+        out, were validated on images of the train split.
+      split: that was evaluated.
+      ids: of the evaluation, in its order, which is the split's: so only what is asked for has to
+        be decoded.
+    """
+    data = config["data"]
     if split == "val" and (data["overfit"] or data.get("split_train")):
-        splits = ["train", "val"]
-    found = [dataset.splits[name] for name in splits if name in dataset.splits]
-    positions = {s[i].id: (s, i) for s in found for i in range(len(s))}
+        split = "train"
+    examples = dataset.splits[split]
+    positions = {example_id: i for i, example_id in enumerate(ids)}
 
     def find(example_id: str) -> Example:
-        if example_id not in positions:
-            raise InputError(
-                f"{dataset.name} has no {split} image {example_id} any more, on which the run was "
-                "evaluated: restore the data to draw its images"
-            )
-        examples, index = positions[example_id]
-        return examples[index]
+        position = positions[example_id]
+        if position < len(examples) and (example := examples[position]).id == example_id:
+            return example
+        for i in range(len(examples)):
+            if (example := examples[i]).id == example_id:
+                return example
+        raise InputError(
+            f"{dataset.name} has no {split} image {example_id} any more, on which the run was "
+            "evaluated: restore the data to draw its images"
+        )
 
     return find
 
 
+def _extremes(
+    restored: predict.Checkpoint, dataset: prepare.Dataset, data: Mapping[str, Any], each: int = 2
+) -> list[report.Panel]:
+    """The best, median and worst images of an evaluation, predicted at their own size."""
+    ids, scores = list(data["images"]), list(data["images"].values())
+    chosen = report.choose_examples(scores, each)
+    find = find_example(dataset, restored.meta["config"], data["split"], ids)
+    examples = [find(ids[index]) for _, index in chosen]
+    return [
+        panel._replace(title=report.panel_title(label, panel.title, scores[index]))
+        for panel, (label, index) in zip(
+            panels_of(restored, examples, data.get("method")), chosen, strict=True
+        )
+    ]
+
+
+def training_images(
+    config: Config, train: Sequence[Example], count: int = BATCH
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Some training images and masks as the network gets them: augmented, or only resized."""
+    spaced = np.linspace(0, len(train) - 1, min(count, len(train))).round().astype(int)
+    examples = [train[int(i)] for i in spaced]
+    size = config.data.image_size
+    if config.augment == configs.AugmentConfig():
+        return [
+            (batches.resize_image(e.image, size), batches.resize_mask(e.mask, size))
+            for e in examples
+        ]
+    run = jax.jit(augment.augment, static_argnums=(2, 3))
+    key = jax.random.key(config.seed)
+    images, masks = run(key, batches.full_resolution(examples), size, config.augment)
+    images = np.clip(np.rint(np.asarray(images)), 0, 255).astype(np.uint8)
+    return list(zip(images, np.asarray(masks), strict=True))
+
+
+def changed_settings(config: Config) -> set[str]:
+    """Dotted names of the settings that differ from the defaults."""
+    ours, defaults = (dict(text.flatten(configs.to_dict(c))) for c in (config, Config()))
+    return {name for name, value in ours.items() if defaults.get(name) != value}
+
+
+def describe_data(
+    config: Config, dataset: prepare.Dataset, train: Sequence[Example], val: Sequence[Example]
+) -> list[tuple[str, str]]:
+    """The sizes of the splits that a run uses, of the images, and the number of classes."""
+    parts = [f"{len(train):,} train", f"{len(val):,} val"]
+    if "test" in dataset.splits:
+        parts.append(f"{len(dataset.splits['test']):,} test")
+    height, width = config.data.image_size
+    return [
+        ("images", ", ".join(parts)),
+        ("classes", str(len(dataset.class_names))),
+        ("image size", f"{height} x {width}"),
+    ]
+
+
+def describe_network(arch: str, params: Any) -> list[tuple[str, str]]:
+    """The network's name and number of parameters."""
+    count = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params))
+    return [("network", arch), ("parameters", f"{count:,}")]
+
+
+def describe_result(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Seed, epochs, time and device of a run, as far as they are known."""
+    facts = tables.run_facts([{"name": "", "result": [result]}])[0]
+    device = (result.get("environment") or {}).get("device")
+    pairs = [
+        ("seed", facts["seeds"]),
+        ("epochs run", facts["epochs"]),
+        ("time", facts["time"]),
+        ("images per second", facts["rate"]),
+        ("device", device),
+    ]
+    return [(name, value) for name, value in pairs if value and value != text.DASH]
+
+
+def _date(path: Path) -> tuple[str, str]:
+    """When a file was written."""
+    moment = datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC)
+    return ("date", f"{moment:%Y-%m-%d %H:%M} UTC")
+
+
+def downloads(folder: Path) -> list[str]:
+    """Names of the files in a folder that its page links to."""
+    return [p.name for pattern in DOWNLOADS for p in sorted(folder.glob(pattern))]
+
+
 def render(folder: Path, dataset: prepare.Dataset, command: str) -> None:
-    """Write the images and the page of a finished run.
+    """Write curves.png, gallery.png and report.html of a finished run.
 
     Args:
       folder: of the run; result.json, metrics.jsonl and eval-val.* are read from it.
@@ -70,11 +173,14 @@ def render(folder: Path, dataset: prepare.Dataset, command: str) -> None:
       command: how to repeat the run, shown on the page.
     """
     result = files.read_json(folder / run_dir.RESULT)
-    rows = run_dir.read_metrics(folder)
-    data, _, _ = evaluate.load(folder, "val")
-    shown = panels(folder, dataset)
+    history = run_dir.read_metrics(folder)
+    data = files.read_json(folder / "eval-val.json")
+    config = configs.from_dict(files.read_json(folder / run_dir.CONFIG), str(folder))
+    train, val = setup.examples(config, dataset)
+    restored = predict.load_checkpoint(folder)
+    shown = _extremes(restored, dataset, data)
     report.write_curves(
-        rows,
+        history,
         folder / "curves.png",
         trivial_miou=result["trivial"]["miou"],
         trivial_name=tables.trivial_name(result),
@@ -85,17 +191,82 @@ def render(folder: Path, dataset: prepare.Dataset, command: str) -> None:
             "class_names": dataset.class_names,
             "palette": dataset.palette,
             "result": result,
-            "config": files.read_json(folder / run_dir.CONFIG),
-            "rows": rows,
+            "config": configs.to_dict(config),
+            "changed": changed_settings(config),
+            "history": history,
             "confusion": np.asarray(data["confusion"]),
             "panels": shown,
+            "batch": training_images(config, train),
+            "facts": [
+                *describe_network(config.model.arch, restored.variables["params"]),
+                *describe_data(config, dataset, train, val),
+                *describe_result(result),
+                _date(folder / run_dir.RESULT),
+            ],
+            "downloads": downloads(folder),
             "command": command,
         },
         folder / "report.html",
     )
 
 
-def split_result(data: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+def render_evaluation(
+    restored: predict.Checkpoint,
+    dataset: prepare.Dataset,
+    path: Path,
+    base: Mapping[str, Any],
+    command: str = "",
+) -> Path:
+    """Write the page of an evaluation beside its JSON file.
+
+    Args:
+      restored: the network.
+      dataset: what it was evaluated on.
+      path: the JSON file that `evaluate.save` wrote.
+      base: arch and dataset, as in `split_result`.
+      command: how to repeat it, shown on the page.
+
+    Returns:
+      The page's path.
+    """
+    data = files.read_json(path)
+    page = path.with_suffix(".html")
+    method = data.get("method") or {}
+    height, width = restored.image_size
+    seen = f"{height} x {width}" if method.get("scale", "fit") == "fit" else "every pixel"
+    report.write_report(
+        {
+            "class_names": restored.class_names,
+            "palette": dataset.palette,
+            "result": split_result(data, {**base, "experiment": "evaluation"}),
+            "split": data["split"],
+            "confusion": np.asarray(data["confusion"]),
+            "panels": _extremes(restored, dataset, data),
+            "facts": [
+                *describe_network(restored.meta["model"]["name"], restored.variables["params"]),
+                ("split", f"{data['split']}, {len(data['images']):,} images"),
+                ("resolution of the labels", method.get("resolution", "training")),
+                ("the network sees", seen),
+                ("test-time views", _views(method) or "none"),
+                ("labelled pixels", f"{data['summary']['pixels']:,}"),
+                _date(path),
+            ],
+            "downloads": [path.name, path.with_suffix(".npz").name],
+            "command": command,
+        },
+        page,
+    )
+    return page
+
+
+def _views(method: Mapping[str, Any]) -> str:
+    """The test-time augmentation in words."""
+    sizes = [f"{factor:g}" for factor in method.get("factors", ())]
+    parts = [f"sizes {', '.join(sizes)}"] if len(sizes) > 1 else []
+    return " and ".join([*parts, *(["mirror images"] if method.get("flip") else [])])
+
+
+def split_result(data: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
     """A result.json-like dict for any split, for the tables of `report`."""
     return {
         **base,

@@ -1,6 +1,6 @@
-"""Results for the eye: curves, galleries, tables, and self-contained pages.
+"""Results for the eye: pages, figures, galleries and tables.
 
-Draws from plain dicts and arrays; knows no network and no training.
+Renders plain dicts and arrays; knows no network and no training.
 
 Names are loaded when they are first used, so that a command that only writes masks imports no
 matplotlib.
@@ -11,7 +11,10 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fcn_jax.report.figures import confusion as confusion
+    from fcn_jax.report.figures import curves as curves
     from fcn_jax.report.figures import write_curves as write_curves
+    from fcn_jax.report.gallery import with_legend as with_legend
     from fcn_jax.report.gallery import write_gallery as write_gallery
     from fcn_jax.report.masks import Panel as Panel
     from fcn_jax.report.masks import choose_examples as choose_examples
@@ -20,9 +23,13 @@ if TYPE_CHECKING:
     from fcn_jax.report.masks import overlay as overlay
     from fcn_jax.report.masks import panel_title as panel_title
     from fcn_jax.report.masks import save_index_png as save_index_png
+    from fcn_jax.report.pages import Live as Live
+    from fcn_jax.report.pages import Prediction as Prediction
     from fcn_jax.report.pages import Run as Run
     from fcn_jax.report.pages import RunData as RunData
+    from fcn_jax.report.pages import thumbnail as thumbnail
     from fcn_jax.report.pages import write_comparison as write_comparison
+    from fcn_jax.report.pages import write_predictions as write_predictions
     from fcn_jax.report.pages import write_report as write_report
     from fcn_jax.report.tables import result_table as result_table
     from fcn_jax.report.tables import table_json as table_json

@@ -1,29 +1,47 @@
-"""The gallery: images beside their truth and prediction, pixel for pixel, with a legend.
+"""gallery.png: images beside their truth, prediction and errors, pixel for pixel, with a legend.
 
 Drawn with PIL rather than a plotting library, so that the colours of the masks stay exact.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fcn_jax.report.masks import Panel, colourise, legend_entries, overlay
+from fcn_jax.report.masks import (
+    ERROR_COLOURS,
+    Panel,
+    colourise,
+    error_map,
+    legend_entries,
+    overlay,
+)
 from fcn_jax.report.text import plain
 from fcn_jax.runtime import files
+from fcn_jax.types import background_class
 
 CELL = 240
 GAP = 12
 TITLE = 30
 SWATCH = 16
 INK = (29, 35, 48)
-COLUMNS = ("image", "truth", "prediction", "overlay")
+COLUMNS = ("image", "truth", "prediction", "errors", "overlay")
+
+Entry = tuple[str, tuple[int, int, int]]
+"""A name and its colour."""
 
 
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+@lru_cache
+def font(size: int, bold: bool = False) -> Any:
+    """The font that matplotlib brings; without matplotlib PIL's own, which has no bold."""
+    try:
+        import matplotlib
+    except ImportError:
+        return ImageFont.load_default(size)
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", name)), size)
 
@@ -37,62 +55,98 @@ def fitted(image: np.ndarray, cell: int = CELL, exact: bool = False) -> Image.Im
     return Image.fromarray(np.ascontiguousarray(image)).resize(size, method)
 
 
-def _cells(panel: Panel, palette: np.ndarray) -> list[Image.Image]:
-    return [
-        fitted(panel.image),
-        fitted(colourise(panel.truth, palette), exact=True),
-        fitted(colourise(panel.prediction, palette), exact=True),
-        fitted(overlay(panel.image, panel.prediction, palette)),
-    ]
-
-
-def _legend_rows(
-    entries: Sequence[tuple[str, tuple[int, int, int]]], font: ImageFont.FreeTypeFont, width: int
-) -> list[list[tuple[str, tuple[int, int, int], int]]]:
-    """Lines of (name, colour, x), broken where the page ends."""
-    lines, x = [[]], 0
+def legend_image(entries: Sequence[Entry], width: int, size: int = 14) -> Image.Image:
+    """A white strip `width` pixels wide with swatches and names, as many lines as they need."""
+    text, line = font(size), SWATCH + 10
+    placed, x, y = [], GAP, GAP
     for name, colour in entries:
         label = plain(name, 28)
-        step = SWATCH + 6 + round(font.getlength(label)) + 18
-        if lines[-1] and x + step > width:
-            lines.append([])
-            x = 0
-        lines[-1].append((label, colour, x))
+        step = SWATCH + 6 + round(text.getlength(label)) + 18
+        if x > GAP and x + step > width:
+            x, y = GAP, y + line
+        placed.append((label, colour, x, y))
         x += step
-    return lines
+    strip = Image.new("RGB", (width, y + line + GAP if placed else GAP), "white")
+    draw = ImageDraw.Draw(strip)
+    for label, colour, x, y in placed:
+        draw.rectangle((x, y, x + SWATCH, y + SWATCH), colour, outline=(128, 128, 128))
+        draw.text((x + SWATCH + 6, y - 1), label, INK, text)
+    return strip
+
+
+def with_legend(
+    image: np.ndarray, masks: Sequence[np.ndarray], class_names: Sequence[str], palette: np.ndarray
+) -> Image.Image:
+    """An overlay with the classes of its masks named in a strip below; the image stays as it is."""
+    strip = legend_image(legend_entries(masks, class_names, palette), image.shape[1])
+    return stacked([Image.fromarray(np.ascontiguousarray(image)), strip])
+
+
+def stacked(parts: Sequence[Image.Image]) -> Image.Image:
+    """Images below each other, on white."""
+    sheet = Image.new("RGB", (max(p.width for p in parts), sum(p.height for p in parts)), "white")
+    top = 0
+    for part in parts:
+        sheet.paste(part, (0, top))
+        top += part.height
+    return sheet
+
+
+def png(image: Image.Image) -> bytes:
+    """The image as a PNG."""
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def grid_row(title: str, cells: Sequence[Image.Image], cell: int = CELL) -> Image.Image:
+    """A line of text above images side by side, each in a column `cell` wide."""
+    width = GAP + len(cells) * (cell + GAP)
+    row = Image.new("RGB", (width, TITLE + max(c.height for c in cells) + GAP), "white")
+    ImageDraw.Draw(row).text((GAP, 8), plain(title, 110), INK, font(14))
+    for column, image in enumerate(cells):
+        row.paste(image, (GAP + column * (cell + GAP), TITLE))
+    return row
+
+
+def gallery(
+    panels: Sequence[Panel], class_names: Sequence[str], palette: np.ndarray
+) -> Image.Image:
+    """Image, truth, prediction, errors and overlay of each panel, and a legend.
+
+    Masks are drawn in the palette uint8 [K, 3], void off-white; the legend below names just the
+    classes that occur, and the kinds of errors.
+
+    Raises:
+      InputError: if a mask holds a class that has no colour.
+    """
+    background = background_class(class_names)
+    width = GAP + len(COLUMNS) * (CELL + GAP)
+    head = Image.new("RGB", (width, TITLE), "white")
+    for column, name in enumerate(COLUMNS):
+        at = (GAP + column * (CELL + GAP), 9)
+        ImageDraw.Draw(head).text(at, name, INK, font(14, bold=True))
+    rows = [
+        grid_row(
+            panel.title,
+            [
+                fitted(panel.image),
+                fitted(colourise(panel.truth, palette), exact=True),
+                fitted(colourise(panel.prediction, palette), exact=True),
+                fitted(error_map(*panel[1:], background), exact=True),
+                fitted(overlay(panel.image, panel.prediction, palette)),
+            ],
+        )
+        for panel in panels
+    ]
+    masks = [mask for panel in panels for mask in (panel.truth, panel.prediction)]
+    legend = legend_image(legend_entries(masks, class_names, palette), width)
+    errors = legend_image([e for e in ERROR_COLOURS.items() if e[0] != "void"], width)
+    return stacked([head, *rows, legend, errors] if panels else [head])
 
 
 def write_gallery(
     panels: Sequence[Panel], class_names: Sequence[str], palette: np.ndarray, path: str | Path
 ) -> None:
-    """Write gallery.png: a row of image, truth, prediction and overlay for each panel.
-
-    Masks are drawn in the palette uint8 [K, 3], void off-white; the legend below names just the
-    classes that occur. Raises InputError if a mask holds a class that has no colour.
-    """
-    text, bold = _font(14), _font(14, bold=True)
-    rows = [_cells(panel, palette) for panel in panels]
-    width = GAP + len(COLUMNS) * (CELL + GAP)
-    masks = [mask for panel in panels for mask in (panel.truth, panel.prediction)]
-    legend = _legend_rows(legend_entries(masks, class_names, palette), text, width - 2 * GAP)
-    heights = [TITLE + max(cell.height for cell in cells) + GAP for cells in rows]
-    height = TITLE + sum(heights) + GAP + len(legend) * (SWATCH + 10) + GAP
-    sheet = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(sheet)
-    for column, name in enumerate(COLUMNS):
-        draw.text((GAP + column * (CELL + GAP), 9), name, INK, bold)
-    top = TITLE
-    for panel, cells, step in zip(panels, rows, heights, strict=True):
-        draw.text((GAP, top + 8), plain(panel.title, 110), INK, text)
-        for column, cell in enumerate(cells):
-            sheet.paste(cell, (GAP + column * (CELL + GAP), top + TITLE))
-        top += step
-    for line in legend:
-        top += SWATCH + 10 if line is not legend[0] else GAP
-        for label, colour, x in line:
-            box = (GAP + x, top, GAP + x + SWATCH, top + SWATCH)
-            draw.rectangle(box, colour, outline=(128, 128, 128))
-            draw.text((box[2] + 6, top - 1), label, INK, text)
-    buffer = BytesIO()
-    sheet.save(buffer, "PNG")
-    files.write_bytes(path, buffer.getvalue())
+    """Write gallery.png, see `gallery`."""
+    files.write_bytes(path, png(gallery(panels, class_names, palette)))

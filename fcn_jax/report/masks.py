@@ -12,7 +12,7 @@ from fcn_jax.runtime import files
 from fcn_jax.types import VOID, InputError
 
 VOID_COLOUR = (224, 224, 192)
-"""VOC's own off-white for the pixels that are never counted."""
+"""VOC's own off-white for void, the pixels that are never counted."""
 
 ERROR_COLOURS = {
     "missed object": (0, 114, 230),
@@ -87,17 +87,21 @@ def overlay(
     return np.where(tinted[..., None], mixed, image)
 
 
-def error_map(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+def error_map(
+    image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, background: int | None = 0
+) -> np.ndarray:
     """Where and how a prediction is wrong: uint8 [H, W, 3], the colours of `ERROR_COLOURS`.
 
-    Right pixels show the image in pale grey. Class 0 counts as the background.
+    Right pixels show the image in pale grey. Without a background class every error is one of the
+    kind "wrong class".
     """
     grey = 150 + image.astype(np.float32).mean(axis=-1) * (90 / 255)
     out = np.repeat(np.rint(grey).astype(np.uint8)[..., None], 3, axis=-1)
     wrong = (truth != prediction) & (truth != VOID)
     out[wrong] = ERROR_COLOURS["wrong class"]
-    out[wrong & (prediction == 0)] = ERROR_COLOURS["missed object"]
-    out[wrong & (truth == 0)] = ERROR_COLOURS["false alarm"]
+    if background is not None:
+        out[wrong & (prediction == background)] = ERROR_COLOURS["missed object"]
+        out[wrong & (truth == background)] = ERROR_COLOURS["false alarm"]
     out[truth == VOID] = ERROR_COLOURS["void"]
     return out
 
@@ -112,7 +116,7 @@ def index_png(mask: np.ndarray, palette: np.ndarray) -> bytes:
 
 
 def save_index_png(mask: np.ndarray, palette: np.ndarray, path: str | Path) -> None:
-    """Write `index_png` to a file, all of it or nothing."""
+    """Write `index_png` to a file, atomically."""
     files.write_bytes(path, index_png(mask, palette))
 
 
@@ -133,22 +137,24 @@ def legend_entries(
 
 
 def image_miou(truth: np.ndarray, prediction: np.ndarray) -> float | None:
-    """The mean IoU of one image, over the classes in its truth or prediction; void left out.
+    """The mean IoU of one image over the classes of its truth; void is left out.
 
-    None if no pixel is labelled.
+    A class that is only predicted has no term of its own: it lowers the IoU of the classes whose
+    pixels it took. None if no pixel is labelled.
     """
     labelled = truth != VOID
     pairs = truth[labelled].astype(np.int64) * 256 + prediction[labelled]
     counts = np.bincount(pairs, minlength=256 * 256).reshape(256, 256)
-    union = counts.sum(axis=0) + counts.sum(axis=1) - np.diagonal(counts)
-    present = union > 0
-    return float((np.diagonal(counts)[present] / union[present]).mean()) if pairs.size else None
+    hit, true = np.diagonal(counts), counts.sum(axis=1)
+    present = true > 0
+    union = true + counts.sum(axis=0) - hit
+    return float((hit[present] / union[present]).mean()) if pairs.size else None
 
 
 def choose_examples(scores: Sequence[float | None], each: int = 2) -> list[tuple[str, int]]:
-    """(label, row) of the best, the median and the worst images, best first, no row twice.
+    """(label, index) of the best, the median and the worst images, best first, none twice.
 
-    Scores are one per image; rows without a score (None or NaN) are never chosen. With few
+    Scores are one per image; images without a score (None or NaN) are never chosen. With few
     images the worst and the best come first, the middle last.
     """
     values = np.array([np.nan if s is None else s for s in scores], float)
@@ -160,7 +166,7 @@ def choose_examples(scores: Sequence[float | None], each: int = 2) -> list[tuple
     start = max(0, (len(rest) - each) // 2)
     middle = rest[start : start + each]
     parts = (("best", best), ("median", middle), ("worst", worst))
-    return [(label, row) for label, rows in parts for row in rows]
+    return [(label, index) for label, indices in parts for index in indices]
 
 
 def panel_title(label: str, image_id: str, score: float | None) -> str:

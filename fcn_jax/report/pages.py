@@ -1,21 +1,26 @@
-"""report.html of one run, and the page that lays many runs side by side.
+"""Self-contained pages: of a run, of an evaluation, of several runs, and of predictions.
 
-Both are single files: images inlined, no script, no network. Every value goes through jinja2's
-escaping, and a content policy in the page forbids whatever might still slip through.
+Each is one file: images and charts inlined, no request to anywhere. Every value goes through
+jinja2's escaping; a content policy in the page allows the one script below, by its hash, and
+forbids whatever might still slip through.
 """
 
+import json
+import time
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Required, TypedDict
+from typing import Any, NamedTuple, Required, TypedDict
+from urllib.parse import quote
 
 import jinja2
 import numpy as np
 from markupsafe import Markup, escape
 from PIL import Image
 
-from fcn_jax.report import figures, notes, tables
+from fcn_jax.report import charts, notes, tables
 from fcn_jax.report.masks import (
     ERROR_COLOURS,
     Panel,
@@ -25,89 +30,137 @@ from fcn_jax.report.masks import (
     legend_entries,
     overlay,
 )
-from fcn_jax.report.text import flatten, is_number, number, plain
+from fcn_jax.report.text import DASH, flatten, is_number, number, plain, signed_numbers
 from fcn_jax.runtime import files
+from fcn_jax.types import background_class
 
 THUMB = 400
 """The longer side, in pixels, of the images in a page: sharp on a phone, small in the file."""
 
+CELLS = 40
+"""A confusion matrix of more classes is an image without numbers."""
+
+SMALL_THUMB = 200
+MOST_PREDICTIONS = 2000
+"""Images on a page of predictions, at most: some 6 kB each."""
+
+TEMPLATES = Path(__file__).parent / "templates"
+SCRIPT = (TEMPLATES / "page.js").read_text("utf-8")
+
+
+class Live(NamedTuple):
+    """Says that a page is of a run that goes on, or that has stopped unfinished."""
+
+    state: str
+    """`running` or `stopped`."""
+    every: float
+    """Seconds after which the page reloads itself while it is `running`."""
+
 
 class RunData(TypedDict, total=False):
-    """What `write_report` draws. Parts that are absent are left out of the page."""
+    """What `write_report` renders. Parts that are absent are left out of the page."""
 
     class_names: Required[Sequence[str]]
     palette: Required[np.ndarray]
+    """uint8 [K, 3]."""
     result: Required[Mapping[str, Any]]
+    """As result.json, with a summary under the split's name."""
+    split: str
+    """`val` if absent."""
+    method: Mapping[str, Any] | None
+    """How it was evaluated, where that was not as in training."""
     config: Mapping[str, Any]
-    rows: Sequence[Mapping[str, Any]]
+    changed: Collection[str]
+    """Dotted names of the settings that are not the defaults."""
+    history: Sequence[Mapping[str, Any]]
     confusion: np.ndarray
+    """Integers [K, K] or [K+1, K], the last row void."""
     panels: Sequence[Panel]
+    batch: Sequence[tuple[np.ndarray, np.ndarray]]
+    """Training images as the network gets them: (uint8 [h, w, 3], mask uint8 [h, w])."""
+    facts: Sequence[tuple[str, Any]]
+    """(name, value) pairs beside the scores: sizes of the splits, parameters, date, ..."""
+    downloads: Sequence[str]
+    """Names of files beside the page."""
     command: str
+    live: Live | None
 
 
 class Run(TypedDict, total=False):
     """One line of a comparison; `result` holds one result a seed.
 
-    `rows` and `confusion` are those of the first seed. The `panels` of all runs show the same
+    `history` and `confusion` are those of the first seed. The `panels` of all runs show the same
     images, their titles the bare ids.
     """
 
     name: Required[str]
     result: Required[Sequence[Mapping[str, Any]]]
-    rows: Sequence[Mapping[str, Any]]
+    config: Mapping[str, Any]
+    history: Sequence[Mapping[str, Any]]
     paper: Mapping[str, Any]
     note: str
     confusion: np.ndarray
     panels: Sequence[Panel]
 
 
+class Prediction(NamedTuple):
+    """One image of a page of predictions."""
+
+    name: str
+    overlay: str
+    """Path of the overlay, relative to the page."""
+    thumbnail: bytes
+    """A JPEG, see `thumbnail`."""
+    fractions: Sequence[float]
+    """Fraction of the image's pixels for each class."""
+
+
 def _uri(content: bytes, kind: str = "png") -> str:
     return f"data:image/{kind};base64,{b64encode(content).decode()}"
 
 
-def _thumb(image: Image.Image, method: Image.Resampling) -> Image.Image:
-    scale = THUMB / max(image.size)
+def _shrunk(image: np.ndarray, method: Image.Resampling, side: int = THUMB) -> Image.Image:
+    whole = Image.fromarray(np.ascontiguousarray(image))
+    scale = side / max(whole.size)
     if scale >= 1:
-        return image
-    return image.resize([max(1, round(side * scale)) for side in image.size], method)
+        return whole
+    return whole.resize([max(1, round(n * scale)) for n in whole.size], method)
+
+
+def thumbnail(image: np.ndarray, side: int = SMALL_THUMB) -> bytes:
+    """RGB uint8 [H, W, 3] as a JPEG of at most `side` pixels."""
+    buffer = BytesIO()
+    _shrunk(image, Image.Resampling.BICUBIC, side).save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
 
 
 def _photo(image: np.ndarray) -> str:
-    buffer = BytesIO()
-    small = _thumb(Image.fromarray(np.ascontiguousarray(image)), Image.Resampling.BICUBIC)
-    small.save(buffer, "JPEG", quality=85)
-    return _uri(buffer.getvalue(), "jpeg")
+    return _uri(thumbnail(image, THUMB), "jpeg")
 
 
 def _mask(mask: np.ndarray, palette: np.ndarray) -> str:
-    small = _thumb(Image.fromarray(np.ascontiguousarray(mask)), Image.Resampling.NEAREST)
-    return _uri(index_png(np.asarray(small), palette))
+    return _uri(index_png(np.asarray(_shrunk(mask, Image.Resampling.NEAREST)), palette))
 
 
-def _errors(panel: Panel) -> str:
-    image = Image.fromarray(error_map(panel.image, panel.truth, panel.prediction))
+def _errors(panel: Panel, background: int | None) -> str:
+    errors = error_map(panel.image, panel.truth, panel.prediction, background)
     buffer = BytesIO()
-    _thumb(image, Image.Resampling.NEAREST).quantize(256).save(buffer, "PNG")
+    _shrunk(errors, Image.Resampling.NEAREST).quantize(256).save(buffer, "PNG")
     return _uri(buffer.getvalue())
 
 
-def _pair(light: bytes, dark: bytes, text: str) -> dict[str, str]:
-    """One plot in both themes; the reader's device picks."""
-    return {"light": _uri(light), "dark": _uri(dark), "text": text}
-
-
-def _shades(colour: Iterable[int]) -> str:
+def _hex(colour: Iterable[int]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def _legend(
-    masks: Sequence[np.ndarray], class_names: Sequence[str], palette: np.ndarray
+    masks: Iterable[np.ndarray], class_names: Sequence[str], palette: np.ndarray
 ) -> list[tuple[str, str]]:
     entries = legend_entries(masks, class_names, palette)
-    return [(plain(name), _shades(colour)) for name, colour in entries]
+    return [(plain(name), _hex(colour)) for name, colour in entries]
 
 
-ERROR_LEGEND = [(name, _shades(colour)) for name, colour in ERROR_COLOURS.items()]
+ERROR_LEGEND = [(name, _hex(colour)) for name, colour in ERROR_COLOURS.items() if name != "void"]
 
 
 def _percent(value: Any) -> str:
@@ -120,9 +173,9 @@ def _breakable(name: Any) -> Markup:
     return escape(plain(name)).replace("_", Markup("_<wbr>"))
 
 
-def _environment() -> jinja2.Environment:
+def _write(template: str, path: str | Path, **values: Any) -> None:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -130,36 +183,40 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters.update(number=number, percent=_percent, plain=plain, breakable=_breakable)
     environment.tests["known"] = is_number
-    return environment
-
-
-def _write(template: str, path: str | Path, **values: Any) -> None:
-    page = _environment().get_template(template).render(values)
+    values["script"] = Markup(SCRIPT)
+    values["script_hash"] = b64encode(sha256(SCRIPT.encode()).digest()).decode()
+    page = environment.get_template(template).render(values)
     files.write_bytes(path, page.encode("utf-8", "backslashreplace"))
 
 
-def _plots(rows: figures.Rows, trivial: Any, floor: str) -> list[dict[str, str]]:
-    texts = ("loss over the epochs", "validation mIoU over the epochs", "learning rate")
-    light = figures.curve_images(rows, figures.LIGHT, trivial, floor)
-    dark = figures.curve_images(rows, figures.DARK, trivial, floor)
-    return [_pair(*images) for images in zip(light, dark, texts, strict=True)]
-
-
 def _confusion(matrix: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
-    names = list(class_names)
-    light = figures.confusion_image(matrix, names, figures.LIGHT)
-    dark = figures.confusion_image(matrix, names, figures.DARK)
-    most = [(plain(t), plain(p), fraction) for t, p, fraction in figures.confusions(matrix, names)]
-    return {"image": _pair(light, dark, "confusion matrix"), "most": most, "classes": len(names)}
+    """A table of percentages; an image of many classes, transparent where nothing is."""
+    names = [plain(name, 18) for name in class_names]
+    fractions = tables.row_normalised(matrix)
+    few = len(names) <= CELLS
+    alpha = np.rint(255 * np.nan_to_num(fractions)).astype(np.uint8)
+    heat = np.dstack([np.full((*alpha.shape, 3), (60, 140, 210), np.uint8), alpha])
+    buffer = BytesIO()
+    Image.fromarray(heat).save(buffer, "PNG")
+    return {
+        "names": names,
+        "rows": list(zip(names, fractions.tolist(), strict=True)) if few else [],
+        "image": "" if few else _uri(buffer.getvalue()),
+        "most": [(plain(t), plain(p), f) for t, p, f in tables.confusions(matrix, class_names)],
+    }
 
 
-def _panels(panels: Sequence[Panel], palette: np.ndarray) -> list[dict[str, str]]:
+def _panels(
+    panels: Sequence[Panel], class_names: Sequence[str], palette: np.ndarray
+) -> list[dict[str, str]]:
+    background = background_class(class_names)
     return [
         {
             "title": plain(panel.title),
             "image": _photo(panel.image),
             "truth": _mask(panel.truth, palette),
             "prediction": _mask(panel.prediction, palette),
+            "errors": _errors(panel, background),
             "overlay": _photo(overlay(panel.image, panel.prediction, palette)),
         }
         for panel in panels
@@ -170,50 +227,60 @@ def _headline(result: Mapping[str, Any], split: str) -> dict[str, Any]:
     ours = result[split].get("miou")
     trivial = (result.get("trivial") or {}).get("miou")
     both = is_number(ours) and is_number(trivial) and trivial
-    return {
-        "ours": ours,
-        "trivial": trivial,
-        "trivial_name": tables.trivial_name(result),
-        "times": ours / trivial if both else None,
-    }
+    return {"miou": ours, "trivial": trivial, "times": ours / trivial if both else None}
 
 
-def write_report(data: RunData, path: str | Path, *, split: str = "val") -> None:
-    """Write report.html of one run: headline, curves, gallery, classes, confusion, how to repeat.
+def write_report(data: RunData, path: str | Path) -> None:
+    """Write the page of a run or of an evaluation.
 
-    Palette uint8 [K, 3], confusion integers [K, K] or [K+1, K] (the last row void).
+    Scores, curves, images, classes, confusion, settings, how to repeat it; while a run is going on,
+    the page reloads itself and says how old it is.
     """
     result, names, palette = data["result"], data["class_names"], data["palette"]
-    panels = data.get("panels") or []
-    head = _headline(result, split)
-    masks = [m for p in panels for m in (p.truth, p.prediction)]
-    confusion = data.get("confusion")
-    classes = [
-        (plain(name, 32), _shades(palette[i].tolist()), ours, trivial)
-        for i, (name, ours, trivial) in enumerate(tables.class_rows(result, names, split))
-    ]
-    rows = data.get("rows") or []
+    split, panels, batch = data.get("split", "val"), data.get("panels") or [], data.get("batch")
+    head, confusion = _headline(result, split), data.get("confusion")
+    trivial, changed, history = tables.trivial_name(result), data.get("changed", ()), data.get(
+        "history", ()
+    )  # fmt: skip
+    of_classes = tables.class_rows(result, names, split, confusion)
     _write(
         "report.html",
         path,
         title=plain(f"{result.get('arch', 'network')} on {result.get('dataset', 'data')}"),
         experiment=plain(result.get("experiment") or ""),
         split=tables.evaluated_on(result, split),
+        method=[(name, plain(value)) for name, value in flatten(data.get("method") or {})],
+        live=data.get("live"),
+        updated=time.time(),
         head=head,
+        trivial_name=trivial,
         collapsed=tables.COLLAPSED if result.get("collapsed") else "",
         scores=tables.score_rows(result, split),
-        facts=tables.run_facts([{"name": "", "result": [result]}])[0],
+        facts=[(name, plain(value)) for name, value in data.get("facts", ())],
         best_epoch=result.get("best_epoch"),
-        plots=_plots(rows, head["trivial"], head["trivial_name"]) if len(rows) else [],
-        panels=_panels(panels, palette),
-        legend=_legend(masks, names, palette),
-        classes=classes,
+        charts=charts.run_charts(history, head["trivial"], trivial) if len(history) else [],
+        panels=_panels(panels, names, palette),
+        legend=_legend([m for p in panels for m in p[2:]], names, palette),
+        error_legend=ERROR_LEGEND,
+        batch=[
+            (_photo(image), _photo(overlay(image, mask, palette))) for image, mask in batch or ()
+        ],
+        batch_legend=_legend([mask for _, mask in batch or ()], names, palette),
+        classes=[
+            row._replace(name=plain(row.name, 32))._asdict() | {"colour": _hex(colour)}
+            for row, colour in zip(of_classes, palette.tolist(), strict=False)
+        ],
         confusion=None if confusion is None else _confusion(confusion, names),
-        config=flatten(data.get("config") or {}),
+        config=[(n, v, n in changed) for n, v in flatten(data.get("config") or {})],
         environment=flatten(result.get("environment") or {}),
+        downloads=[(plain(name), quote(name)) for name in data.get("downloads", ())],
         command=plain(data.get("command") or ""),
-        notes=notes.METRIC_NOTES,
+        notes=_notes(tables.paper_metrics_apply(result)),
     )
+
+
+def _notes(paper: bool) -> list[tuple[str, str]]:
+    return [(name, text) for name, text in notes.METRIC_NOTES if paper or "paper" not in name]
 
 
 def _side_by_side(runs: Sequence[Run], palette: np.ndarray) -> list[dict[str, Any]]:
@@ -240,7 +307,7 @@ def _side_by_side(runs: Sequence[Run], palette: np.ndarray) -> list[dict[str, An
     ]
 
 
-def _extremes(run: Run) -> list[dict[str, Any]]:
+def _extremes(run: Run, background: int | None) -> list[dict[str, Any]]:
     """The best and the worst image of a run, with error maps."""
     scored = [(image_miou(p.truth, p.prediction), p) for p in run.get("panels") or []]
     known = sorted(((s, i) for i, (s, _) in enumerate(scored) if s is not None), reverse=True)
@@ -250,47 +317,32 @@ def _extremes(run: Run) -> list[dict[str, Any]]:
         {
             "title": f"{label}: {plain(scored[i][1].title)}, mIoU {score:.3f}",
             "image": _photo(scored[i][1].image),
-            "errors": _errors(scored[i][1]),
+            "errors": _errors(scored[i][1], background),
         }
         for label, (score, i) in picks
     ]
 
 
-def _class_table(runs: Sequence[Run], class_names: Sequence[str]) -> list[tuple[str, list[Any]]]:
-    """(class, the mean IoU over the seeds of every run)."""
+def _class_scores(runs: Sequence[Run], name: str) -> list[dict[str, Any]]:
+    """Mean and std over the seeds of every run's IoU of one class."""
     return [
-        (
-            plain(name, 32),
-            [
-                tables.mean_and_std([(r["val"].get("iou") or {}).get(name) for r in run["result"]])[
-                    "mean"
-                ]
-                for run in runs
-            ],
-        )
-        for name in class_names
+        tables.mean_and_std([(r["val"].get("iou") or {}).get(name) for r in run["result"]])
+        for run in runs
     ]
 
 
-def _run_plots(runs: Sequence[Run]) -> list[dict[str, str]]:
-    drawn = [(run["name"], run.get("rows") or []) for run in runs]
-    drawn = [(name, rows) for name, rows in drawn if len(rows)]
-    floors = {(r.get("trivial") or {}).get("miou") for run in runs for r in run["result"]}
-    floor = floors.pop() if len(floors) == 1 else None  # one line only where it is one number
-    plots = (
-        (("val", "miou"), "Validation mIoU", floor),
-        (("train", "loss"), "Train loss", None),
-        (("val", "loss"), "Validation loss", None),
-    )
-    return [
-        _pair(
-            figures.runs_image(drawn, keys, title, figures.LIGHT, level),
-            figures.runs_image(drawn, keys, title, figures.DARK, level),
-            f"{title} of all runs",
-        )
-        for keys, title, level in plots
-        if drawn
-    ]
+def _settings(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """The settings in which the runs differ; the seeds stand in a table of their own."""
+    configs = [dict(flatten(run.get("config") or {})) for run in runs]
+    return [row for row in tables.differing_settings(configs) if row[0] != "seed"]
+
+
+def pair_texts(pair: Mapping[str, Any]) -> dict[str, str]:
+    """A bootstrap test as text: names, difference, interval, p, digits enough for each."""
+    texts = signed_numbers(pair["difference"], pair["low"], pair["high"])
+    p = "< 0.001" if pair["p"] < 0.001 else number(pair["p"], 3)
+    names = ("a", "b", "difference", "low", "high", "p")
+    return dict(zip(names, [plain(pair["a"]), plain(pair["b"]), *texts, p], strict=True))
 
 
 def write_comparison(
@@ -305,58 +357,108 @@ def write_comparison(
     differences: Sequence[str] | None = None,
     environment: Mapping[str, Any] | None = None,
     command: str = "",
+    downloads: Sequence[str] = (),
 ) -> None:
-    """Write a page that lays runs side by side: scores, curves, classes, confusions, images.
+    """Write a page of several runs: scores, settings, curves, classes, confusions, images.
 
-    `perfect` holds measured scores of a perfect prediction (`paper_iou`, `paper_iou_batch16`);
-    `pairs` are tests {"a", "b", "difference", "low", "high", "p"}; `differences` replaces the text
-    on why the paper's numbers differ, which is shown where a run has numbers of the paper.
+    Args:
+      runs: the lines of the score table.
+      path: of the page.
+      class_names: K names.
+      palette: uint8 [K, 3].
+      title: of the page.
+      perfect: measured scores of a perfect prediction (`paper_iou`, `paper_iou_batch16`).
+      pairs: bootstrap tests {"a", "b", "difference", "low", "high", "p"}.
+      differences: replaces the text on why the paper's numbers differ, which is shown where a run
+        carries numbers of the paper.
+      environment: versions and device.
+      command: how to make the page again.
+      downloads: names of files beside the page.
     """
+    paper = any(run.get("paper") for run in runs)
     if differences is None:
-        differences = notes.PAPER_DIFFERENCES if any(r.get("paper") for r in runs) else ()
-    shown = tables.shown_metrics(runs)
+        differences = notes.PAPER_DIFFERENCES if paper else ()
+    results = [result for run in runs for result in run["result"]]
+    trivial, background = tables.trivial_name(results[0]), background_class(class_names)
+    floors = {(r.get("trivial") or {}).get("miou") for r in results}
+    floor = floors.pop() if len(floors) == 1 else None  # one line only where it is one number
+    drawn = [(run["name"], run.get("history") or []) for run in runs]
+    drawn = [(name, history) for name, history in drawn if len(history)]
+    masks = [m for run in runs for p in run.get("panels") or [] for m in p[2:]]
     _write(
         "comparison.html",
         path,
         title=plain(title),
-        tables=[(tables.METRICS[m], tables.compare_rows(runs, m, perfect)) for m in shown],
-        pairs=pairs,
-        plots=_run_plots(runs),
-        notes=notes.METRIC_NOTES,
+        names=[plain(run["name"]) for run in runs],
+        seeds=[len(run["result"]) for run in runs],
+        columns=tables.score_columns(runs, perfect),
+        collapsed=[any(r.get("collapsed") for r in run["result"]) for run in runs],
+        collapsed_text=tables.COLLAPSED,
+        trivial_name=trivial,
+        settings=_settings(runs),
+        pairs=[pair_texts(pair) for pair in pairs],
         differences=differences,
+        notes_of_runs=[(r["name"], r.get("note")) for r in runs if r.get("note")],
+        notes=_notes(paper or any(map(tables.paper_metrics_apply, results))),
+        charts=charts.comparison_charts(drawn, floor, trivial) if drawn else [],
+        images=_side_by_side(runs, palette),
+        legend=_legend(masks, class_names, palette),
+        extremes=[
+            (plain(run["name"]), _extremes(run, background)) for run in runs if run.get("panels")
+        ],
+        error_legend=ERROR_LEGEND,
+        classes=[(plain(name, 32), _class_scores(runs, name)) for name in class_names],
+        confusions=[
+            (plain(run["name"]), _confusion(matrix, class_names))
+            for run in runs
+            if (matrix := run.get("confusion")) is not None
+        ],
+        facts=tables.run_facts(runs),
         environment=flatten(environment or {}),
+        downloads=[(plain(name), quote(name)) for name in downloads],
         command=plain(command),
-        **_run_words(runs, class_names),
-        **_run_pictures(runs, class_names, palette),
     )
 
 
-def _run_words(runs: Sequence[Run], class_names: Sequence[str]) -> dict[str, Any]:
-    return {
-        "names": [plain(run["name"]) for run in runs],
-        "paper": any(run.get("paper") for run in runs),
-        "facts": tables.run_facts(runs),
-        "notes_of_runs": [(r["name"], r.get("note")) for r in runs if r.get("note")],
-        "floor": tables.trivial_name(runs[0]["result"][0]) if runs else "all-background",
-        "collapsed": tables.COLLAPSED,
-        "any_collapsed": any(r.get("collapsed") for run in runs for r in run["result"]),
-        "classes": _class_table(runs, class_names),
-    }
+def write_predictions(
+    predictions: Sequence[Prediction],
+    path: str | Path,
+    *,
+    class_names: Sequence[str],
+    palette: np.ndarray,
+    title: str = "Predictions",
+    command: str = "",
+) -> None:
+    """Write the page of predicted images: thumbnails, areas of the classes, a filter by class.
 
-
-def _run_pictures(
-    runs: Sequence[Run], class_names: Sequence[str], palette: np.ndarray
-) -> dict[str, Any]:
-    masks = [m for run in runs for p in run.get("panels") or [] for m in (p.truth, p.prediction)]
-    matrices = [(run["name"], run.get("confusion")) for run in runs]
-    return {
-        "images": _side_by_side(runs, palette),
-        "legend": _legend(masks, class_names, palette),
-        "extremes": [(plain(run["name"]), _extremes(run)) for run in runs if run.get("panels")],
-        "error_legend": ERROR_LEGEND,
-        "confusions": [
-            (plain(name), _confusion(matrix, class_names))
-            for name, matrix in matrices
-            if matrix is not None
+    The thumbnails are inlined; enlarging one loads its overlay, a file beside the page. The first
+    `MOST_PREDICTIONS` images are shown.
+    """
+    shown = predictions[:MOST_PREDICTIONS]
+    total = np.array([p.fractions for p in shown], float).reshape(len(shown), len(class_names))
+    order = [int(i) for i in np.argsort(-total.mean(axis=0), kind="stable")] if shown else []
+    classes = [(i, plain(class_names[i], 32), int((total[:, i] > 0).sum())) for i in order]
+    _write(
+        "predictions.html",
+        path,
+        title=plain(title),
+        count=len(predictions),
+        left_out=len(predictions) - len(shown),
+        classes=[entry for entry in classes if entry[2]],
+        cards=[
+            {
+                "name": plain(p.name),
+                "overlay": quote(p.overlay, errors="surrogateescape"),
+                "thumbnail": _uri(p.thumbnail, "jpeg"),
+                "areas": json.dumps({i: round(f, 6) for i, f in enumerate(p.fractions) if f}),
+                "largest": [
+                    (plain(class_names[i], 24), _hex(palette[i]), p.fractions[i])
+                    for i in sorted(order, key=lambda i: -p.fractions[i])[:4]
+                    if p.fractions[i]
+                ],
+            }
+            for p in shown
         ],
-    }
+        command=plain(command),
+        dash=DASH,
+    )

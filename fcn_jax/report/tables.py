@@ -1,10 +1,12 @@
-"""Scores as tables: for the terminal, for Markdown, for JSON; the pages draw from the same rows."""
+"""Scores as tables: for the terminal, for Markdown, for JSON; the pages use the same rows."""
 
 import html
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from fcn_jax.report.text import DASH, duration, is_number, number, plain
 
@@ -20,22 +22,10 @@ METRICS = {
 }
 """Every score of a summary, in reading order, with the name that a reader sees."""
 
-COMPARED = (
-    "miou",
-    "paper_iou",
-    "paper_iou_batch16",
-    "pixel_accuracy",
-    "paper_pixel_accuracy",
-)
-"""The scores that a comparison lays side by side."""
+COMPARED = tuple(key for key in METRICS if key != "loss")
+"""The scores of a comparison; losses of different settings cannot be compared."""
 
-BY_DEFINITION = {
-    "miou": 1.0,
-    "pixel_accuracy": 1.0,
-    "mean_class_accuracy": 1.0,
-    "frequency_weighted_iou": 1.0,
-    "paper_pixel_accuracy": 1.0,
-}
+BY_DEFINITION = dict.fromkeys((*COMPARED[:4], "paper_pixel_accuracy"), 1.0)
 """What a perfect prediction scores on any data. The paper's IoUs depend on the masks instead:
 absent classes count as 0 there, so their ceilings have to be measured."""
 
@@ -47,6 +37,7 @@ PAPER_NAMES = {
 """Which printed number of the paper stands beside which of our scores. It does not say which of
 the two IoUs it printed, so its number stands beside both; a standard mIoU it never gives."""
 
+
 COLLAPSED = (
     "this network predicts one class everywhere: its score is that of the constant prediction "
     "beside it"
@@ -56,6 +47,11 @@ COLLAPSED = (
 def trivial_name(result: Mapping[str, Any]) -> str:
     """What the constant prediction is called: `all-background`, or `majority class`."""
     return plain(result.get("trivial_name") or "all-background")
+
+
+def paper_metrics_apply(result: Mapping[str, Any]) -> bool:
+    """Whether the paper's own variants of the scores mean anything: on its data set only."""
+    return result.get("dataset") == "voc2007" or bool(result.get("paper"))
 
 
 def perfect_scores(
@@ -85,44 +81,96 @@ def _heading(result: Mapping[str, Any], split: str) -> str:
 
 
 def score_rows(result: Mapping[str, Any], split: str = "val") -> list[tuple[str, Any, Any, Any]]:
-    """(name, ours, constant prediction, perfect) for every score that the result has."""
-    ours, trivial = result[split], result.get("trivial") or {}
-    perfect = perfect_scores(result)
+    """(name, the network's, the constant prediction's, perfect) for every score of the result.
+
+    The paper's variants are left out where the data is not the paper's.
+    """
+    scores, trivial = result[split], result.get("trivial") or {}
+    perfect, paper = perfect_scores(result), paper_metrics_apply(result)
     return [
-        (name, ours.get(key), trivial.get(key), perfect.get(key))
+        (name, scores.get(key), trivial.get(key), perfect.get(key))
         for key, name in METRICS.items()
-        if key in ours
+        if key in scores and (paper or key not in PAPER_NAMES)
     ]
 
 
+class ClassRow(NamedTuple):
+    """The scores of one class; None where they are not known or the class does not occur."""
+
+    name: str
+    iou: float | None
+    accuracy: float | None
+    dice: float | None
+    pixels: int | None
+    """Of the truth."""
+    trivial: float | None
+    """The constant prediction's IoU."""
+
+
 def class_rows(
-    result: Mapping[str, Any], class_names: Sequence[str], split: str = "val"
-) -> list[tuple[str, Any, Any]]:
-    """(class, our IoU, the constant prediction's IoU), None where the class is absent."""
-    ours = result[split].get("iou") or {}
+    result: Mapping[str, Any],
+    class_names: Sequence[str],
+    split: str = "val",
+    confusion: np.ndarray | None = None,
+) -> list[ClassRow]:
+    """One row a class; accuracy, Dice and pixels come from the confusion matrix [K, K]."""
+    iou = result[split].get("iou") or {}
     trivial = (result.get("trivial") or {}).get("iou") or {}
-    return [(name, ours.get(name), trivial.get(name)) for name in class_names]
+    if confusion is None:
+        none = (None, None, None)
+        return [ClassRow(n, iou.get(n), *none, trivial.get(n)) for n in class_names]
+    matrix = np.asarray(confusion, np.int64)[: len(class_names)]
+    hit, truth = np.diag(matrix), matrix.sum(1)
+    both = truth + matrix.sum(0)
+    return [
+        ClassRow(
+            name,
+            iou.get(name),
+            float(hit[i] / truth[i]) if truth[i] else None,
+            float(2 * hit[i] / both[i]) if both[i] else None,
+            int(truth[i]),
+            trivial.get(name),
+        )
+        for i, name in enumerate(class_names)
+    ]
+
+
+def row_normalised(matrix: np.ndarray) -> np.ndarray:
+    """Counts [K or K+1, K] -> fractions [K, K]; NaN for an empty row, void left out."""
+    square = np.asarray(matrix, np.float64)[: matrix.shape[1]]
+    total = square.sum(axis=1, keepdims=True)
+    return np.divide(square, total, out=np.full_like(square, np.nan), where=total > 0)
+
+
+def confusions(
+    matrix: np.ndarray, class_names: Sequence[str], most: int = 8
+) -> list[tuple[str, str, float]]:
+    """The largest off-diagonal entries: (truth, predicted as, fraction of the truth's pixels)."""
+    fractions = np.nan_to_num(row_normalised(matrix))
+    np.fill_diagonal(fractions, 0)
+    order = np.argsort(-fractions, axis=None, kind="stable")[:most]
+    pairs = [(*divmod(int(i), len(fractions)), float(fractions.flat[i])) for i in order]
+    return [(class_names[t], class_names[p], value) for t, p, value in pairs if value]
 
 
 def result_table(result: Mapping[str, Any], class_names: Sequence[str], split: str = "val") -> str:
-    """The result for a terminal: ours, constant prediction, perfect; then the IoU of every class.
+    """The result for a terminal: the network, the constant prediction, perfect; then each class.
 
     Absent classes show a dash. A collapsed network is called so in words.
     """
     names = [plain(name, 30) for name in class_names]
     width = max([len(name) for name in (*METRICS.values(), *names)])
+    trivial = trivial_name(result)
 
     def line(name: str, *values: Any) -> str:
-        cells = "".join(f"{number(value, missing='-'):>16}" for value in values)
-        return f"{name:<{width}}{cells}".rstrip()
+        texts = [v if isinstance(v, str) else number(v, missing="-") for v in values]
+        return f"{name:<{width}}{''.join(f'{text:>16}' for text in texts)}".rstrip()
 
-    floor = trivial_name(result)
-    header = f"{'':<{width}}{'ours':>16}{floor:>16}{'perfect':>16}"
-    lines = [_heading(result, split), header]
+    lines = [_heading(result, split), line("", "model", trivial, "perfect")]
     lines += [line(*row) for row in score_rows(result, split)]
-    lines += ["", f"{'IoU of each class':<{width}}{'ours':>16}{floor:>16}"]
+    lines += ["", line("IoU of each class", "model", trivial)]
     rows = class_rows(result, class_names, split)
-    lines += [line(name, *row[1:]) for name, row in zip(names, rows, strict=True)]
+    lines += [line(name, row.iou, row.trivial) for name, row in zip(names, rows, strict=True)]
     if result.get("collapsed"):
         lines += ["", COLLAPSED]
     return "\n".join(lines)
@@ -139,20 +187,15 @@ def mean_and_std(values: Sequence[Any]) -> dict[str, Any]:
 
 
 def mean_std_text(score: Mapping[str, Any], digits: int = 4) -> str:
-    """`0.4123 ± 0.0031`, without the sd where there is but one seed; a dash where there is none."""
+    """`0.4123 ± 0.0031`, without a std for a single seed; a dash for no number."""
     text = number(score["mean"], digits)
     return text if score["sd"] is None else f"{text} ± {number(score['sd'], digits)}"
-
-
-def paper_value(paper: Mapping[str, Any] | None, metric: str) -> Any:
-    """The paper's number to stand beside one of our scores, or None where it has none."""
-    return (paper or {}).get(PAPER_NAMES.get(metric, ""))
 
 
 def compare_rows(
     runs: Sequence[Mapping[str, Any]], metric: str, perfect: Mapping[str, Any] | None = None
 ) -> list[dict[str, Any]]:
-    """One row a run under one score: paper, ours over the seeds, constant prediction, perfect.
+    """One row a run under one score: paper, mean and std over the seeds, trivial, perfect.
 
     A run is {"name", "result": [a result a seed], "paper": {"iou", "pixel_accuracy"} or absent}.
     """
@@ -163,7 +206,7 @@ def compare_rows(
         rows.append(
             {
                 "name": run["name"],
-                "paper": paper_value(run.get("paper"), metric),
+                "paper": (run.get("paper") or {}).get(PAPER_NAMES.get(metric, "")),
                 **mean_and_std([r["val"].get(metric) for r in results]),
                 "trivial": (first.get("trivial") or {}).get(metric),
                 "perfect": perfect_scores(first, perfect).get(metric),
@@ -174,73 +217,110 @@ def compare_rows(
     return rows
 
 
-def shown_metrics(
-    runs: Sequence[Mapping[str, Any]], metrics: Sequence[str] = COMPARED
-) -> list[str]:
-    """The scores among `metrics` that at least one run has."""
+def shown_metrics(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The scores that at least one run has, the paper's variants on the paper's data only."""
+    results = [r for run in runs for r in run["result"]]
+    paper = any(map(paper_metrics_apply, results)) or any(run.get("paper") for run in runs)
     return [
-        m for m in metrics if any(r["val"].get(m) is not None for u in runs for r in u["result"])
+        metric
+        for metric in COMPARED
+        if (paper or metric not in PAPER_NAMES)
+        and any(r["val"].get(metric) is not None for r in results)
     ]
 
 
-def _cell(text: str) -> str:
+class Column(NamedTuple):
+    """One column of the score table."""
+
+    title: str
+    cells: Sequence[Mapping[str, Any]]
+    """One a run, as `mean_and_std` returns them."""
+    trivial: Any
+    perfect: Any
+
+
+def score_columns(
+    runs: Sequence[Mapping[str, Any]], perfect: Mapping[str, Any] | None = None
+) -> list[Column]:
+    """The score table of a comparison: a row a run, then the constant prediction and perfection.
+
+    A number that the paper prints stands in a column before ours.
+    """
+    columns, printed = [], set()
+    for metric in shown_metrics(runs):
+        rows = compare_rows(runs, metric, perfect)
+        theirs = PAPER_NAMES.get(metric)
+        if theirs not in printed and any(is_number(row["paper"]) for row in rows):
+            printed.add(theirs)
+            title = "IoU printed in the paper" if theirs == "iou" else "accuracy printed there"
+            columns.append(Column(title, [mean_and_std([r["paper"]]) for r in rows], None, None))
+        columns.append(Column(METRICS[metric], rows, rows[0]["trivial"], rows[0]["perfect"]))
+    return columns
+
+
+def markdown_cell(text: Any) -> str:
     """A foreign string in a Markdown table: no cell breaks, no markup."""
     escaped = html.escape(plain(text), quote=False)
     return "".join("\\" + c if c in "\\|`*_[]~" else c for c in escaped)
 
 
 def table_markdown(
-    runs: Sequence[Mapping[str, Any]],
-    *,
-    perfect: Mapping[str, Any] | None = None,
-    metrics: Sequence[str] = COMPARED,
+    runs: Sequence[Mapping[str, Any]], *, perfect: Mapping[str, Any] | None = None
 ) -> str:
-    """The comparison as Markdown: a table a score, then the seeds and the time of every run.
+    """The comparison as Markdown: one table of all scores, then seeds and time of every run.
 
     `perfect` holds measured scores of a perfect prediction (`paper_iou`, `paper_iou_batch16`).
     """
-    blocks = []
-    printed = any(run.get("paper") for run in runs)
-    floor = trivial_name(runs[0]["result"][0]) if runs else "all-background"
-    titles = ["experiment", *(["paper"] if printed else []), "ours", floor, "perfect"]
-    head = "| " + " | ".join(titles) + " |\n|---" + "|--:" * (len(titles) - 1) + "|"
-    for metric in shown_metrics(runs, metrics):
-        lines = [f"**{METRICS[metric]}**\n", head]
-        for row in compare_rows(runs, metric, perfect):
-            mark = " (collapsed)" if row["collapsed"] else ""
-            cells = [number(row["paper"])] if printed else []
-            cells += [mean_std_text(row) + mark, number(row["trivial"]), number(row["perfect"])]
-            lines.append(f"| {_cell(row['name'])} | " + " | ".join(cells) + " |")
-        blocks.append("\n".join(lines))
-    lines = ["| experiment | network | seeds | epochs | time a run | images/s |"]
-    lines.append("|---|---|--:|--:|--:|--:|")
-    for run in run_facts(runs):
-        cells = (run["name"], run["arch"], run["seeds"], run["epochs"], run["time"], run["rate"])
-        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
-    blocks.append("\n".join(lines))
-    if any(r.get("collapsed") for run in runs for r in run["result"]):
+    columns = score_columns(runs, perfect)
+    collapsed = [any(r.get("collapsed") for r in run["result"]) for run in runs]
+    rows = [("", *(column.title for column in columns))]
+    for i, run in enumerate(runs):
+        name = markdown_cell(run["name"]) + (" (collapsed)" if collapsed[i] else "")
+        rows.append((name, *(mean_std_text(column.cells[i]) for column in columns)))
+    first = runs[0]["result"][0]
+    rows.append((trivial_name(first), *(number(column.trivial) for column in columns)))
+    rows.append(("perfect", *(number(column.perfect) for column in columns)))
+    head = ("run", "network", "seeds", "epochs", "time a run", "images/s")
+    facts = [[markdown_cell(value) for value in fact.values()] for fact in run_facts(runs)]
+    blocks = [_markdown(rows), _markdown([head, *facts])]
+    if any(collapsed):
         blocks.append(f"(collapsed) {COLLAPSED}.")
     return "\n\n".join(blocks) + "\n"
 
 
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines.insert(1, "|---" + "|--:" * (len(rows[0]) - 1) + "|")
+    return "\n".join(lines)
+
+
 def run_facts(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """What a reader must know of each run beside its scores: network, seeds, epochs, time, rate."""
-    facts = []
-    for run in runs:
-        results = run["result"]
-        time = mean_and_std([r.get("seconds") for r in results])["mean"]
-        rate = mean_and_std([r.get("images_per_second") for r in results])["mean"]
-        facts.append(
-            {
-                "name": str(run["name"]),
-                "arch": str(results[0].get("arch", DASH)),
-                "seeds": ", ".join(str(r.get("seed", DASH)) for r in results),
-                "epochs": ", ".join(str(r.get("epochs_run", DASH)) for r in results),
-                "time": duration(time),
-                "rate": number(rate, 1),
-            }
-        )
-    return facts
+    return [
+        {
+            "name": str(run["name"]),
+            "arch": str(run["result"][0].get("arch", DASH)),
+            "seeds": ", ".join(str(r.get("seed", DASH)) for r in run["result"]),
+            "epochs": ", ".join(str(r.get("epochs_run", DASH)) for r in run["result"]),
+            "time": duration(mean_and_std([r.get("seconds") for r in run["result"]])["mean"]),
+            "rate": number(
+                mean_and_std([r.get("images_per_second") for r in run["result"]])["mean"], 1
+            ),
+        }
+        for run in runs
+    ]
+
+
+def differing_settings(
+    configs: Sequence[Mapping[str, str]],
+) -> list[tuple[str, list[str]]]:
+    """The settings in which runs differ: (dotted name, its value in each run).
+
+    Each config maps dotted names to texts, as `text.flatten` makes them.
+    """
+    names = dict.fromkeys(name for config in configs for name in config)
+    rows = [(name, [config.get(name, DASH) for config in configs]) for name in names]
+    return [(name, values) for name, values in rows if len(set(values)) > 1]
 
 
 def _finite(value: Any) -> Any:
@@ -264,14 +344,12 @@ def table_json(
     {"command", "metrics": {score: rows of `compare_rows`}, "runs": facts, "pairs": tests as
     `write_comparison` takes them, "results": {run: a result a seed}}.
     """
-    shown = shown_metrics(runs, tuple(METRICS))
-    tables = {metric: compare_rows(runs, metric, perfect) for metric in shown}
-    results = {str(run["name"]): run["result"] for run in runs}
+    present = [m for m in METRICS if any(m in r["val"] for run in runs for r in run["result"])]
     content = {
         "command": command,
-        "metrics": tables,
+        "metrics": {metric: compare_rows(runs, metric, perfect) for metric in present},
         "runs": run_facts(runs),
         "pairs": list(pairs),
-        "results": results,
+        "results": {str(run["name"]): run["result"] for run in runs},
     }
     return json.dumps(_finite(content), indent=1, allow_nan=False) + "\n"

@@ -28,6 +28,14 @@ def plain(value: Any, limit: int = 0) -> str:
     return text[: limit - 1] + "…" if limit and len(text) > limit else text
 
 
+def _shown(value: Any) -> str:
+    if value is None:
+        return DASH
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_shown, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else plain(value)
+
+
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """A nested mapping as (dotted name, text) lines, for a reader's eyes."""
     lines = []
@@ -35,10 +43,8 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and value:
             lines += flatten(value, f"{name}.")
-        elif isinstance(value, list | tuple):
-            lines.append((plain(name), plain(", ".join(map(str, value)) or "none")))
         else:
-            lines.append((plain(name), DASH if value is None else plain(value)))
+            lines.append((plain(name), _shown(value)))
     return lines
 
 
@@ -52,3 +58,17 @@ def duration(seconds: Any) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def signed_numbers(*values: float) -> list[str]:
+    """Numbers with a sign and digits enough for each: never `-0.000` for what is not zero.
+
+    All get the same digits, four at least; what would need more than six is in powers of ten.
+
+    >>> signed_numbers(0.0512, -0.01), signed_numbers(-0.000031, 0.0)
+    (['+0.0512', '-0.0100'], ['-0.000031', '0'])
+    """
+    smallest = min((abs(v) for v in values if v), default=1.0)
+    digits = max(4, 1 - math.floor(math.log10(smallest)))
+    form = f"+.{digits}f" if digits <= 6 else "+.1e"
+    return [format(value, form) if value else "0" for value in values]

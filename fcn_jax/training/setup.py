@@ -80,7 +80,7 @@ def build(
       InputError: for a split that is missing or smaller than a batch, or bad pretrained weights.
     """
     config = registry.resolve(config)
-    train, val = _examples(config, dataset)
+    train, val = examples(config, dataset)
     num_classes, size = len(dataset.class_names), config.data.image_size
     placed = _placement(config.data.batch_size, devices)
     open_split = partial(_open_split, num_classes=num_classes, cache=cache, placed=placed)
@@ -211,7 +211,7 @@ def _key(config: Config, purpose: str) -> jax.Array:
     return jax.random.fold_in(jax.random.key(config.seed), number)
 
 
-def _examples(
+def examples(
     config: Config, dataset: prepare.Dataset
 ) -> tuple[Sequence[Example], Sequence[Example]]:
     """The training and validation examples, decoded on access."""

@@ -28,7 +28,7 @@ def make_result(miou: float = 0.525, seed: int = 0, collapsed: bool = False) -> 
     return {
         "experiment": "small",
         "arch": "fcn",
-        "dataset": "shapes",
+        "dataset": "voc2007",
         "seed": seed,
         "epochs_run": 3,
         "best_epoch": 2,
@@ -88,9 +88,13 @@ def whole_run():
         "class_names": NAMES,
         "palette": PALETTE,
         "config": {"optim": {"lr": 1e-4}, "arch": "fcn"},
-        "rows": make_rows(),
+        "changed": {"optim.lr"},
+        "history": make_rows(),
         "result": make_result(),
         "confusion": CONFUSION,
         "panels": [make_panel()],
+        "batch": [(make_panel().image, make_panel().truth)],
+        "facts": [("parameters", "1,234"), ("time", "2 min 5 s")],
+        "downloads": ["result.json", "a b.json"],
         "command": "python -m experiments.run --arch fcn",
     }

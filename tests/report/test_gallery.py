@@ -2,7 +2,7 @@ import numpy as np
 from PIL import Image
 
 from fcn_jax.report import gallery as drawing
-from fcn_jax.report.masks import Panel
+from fcn_jax.report.masks import ERROR_COLOURS, Panel
 
 PALETTE = np.array([[0, 0, 0], [128, 0, 0], [0, 128, 0]], np.uint8)
 NAMES = ("background", "cat", "dog")
@@ -30,35 +30,48 @@ def test_masks_are_drawn_in_the_exact_palette(tmp_path, panel):
     assert (cell(sheet, 2, 160)[blocks == 1] == (128, 0, 0)).all()
 
 
-def test_picture_and_overlay_stand_in_their_columns(tmp_path, panel):
+def test_image_and_overlay_stand_in_their_columns(tmp_path, panel):
     sheet = drawn(tmp_path, [panel])
     assert tuple(cell(sheet, 0, 160)[80, 200]) == (90, 120, 200)
-    assert tuple(cell(sheet, 3, 160)[80, 80]) == (113, 48, 80)  # 0.4 * image + 0.6 * (128, 0, 0)
+    assert tuple(cell(sheet, 4, 160)[80, 80]) == (113, 48, 80)  # 0.4 * image + 0.6 * (128, 0, 0)
+
+
+def test_errors_stand_beside_the_prediction(tmp_path, panel):
+    errors = cell(drawn(tmp_path, [panel]), 3, 160)
+    assert tuple(errors[80, 20]) == ERROR_COLOURS["missed object"]  # cat at the left, not seen
+    assert tuple(errors[80, 100]) == ERROR_COLOURS["false alarm"]
 
 
 def test_legend_shows_just_the_classes_that_occur(tmp_path, panel):
     sheet = drawn(tmp_path, [panel])
-    below = sheet[2 * drawing.TITLE + 160 :].reshape(-1, 3)
+    below = sheet[2 * drawing.TITLE + 160 + drawing.GAP :].reshape(-1, 3)
     inner = (drawing.SWATCH - 1) ** 2  # without the outline
-    for colour, occurs in (((128, 0, 0), 1), ((224, 224, 192), 1), ((0, 128, 0), 0)):
-        assert (below == colour).all(axis=1).sum() == inner * occurs
+    occurring = [(128, 0, 0), (224, 224, 192), ERROR_COLOURS["missed object"]]
+    for colour in [*occurring, (0, 128, 0)]:
+        count = (below == colour).all(axis=1).sum()
+        assert count == (inner if colour in occurring else 0), colour
 
 
-def test_long_legends_break_into_lines_inside_the_page():
-    font = drawing._font(14)
-    entries = [(f"a rather long class name {i}", (i, 0, 0)) for i in range(30)]
-    lines = drawing._legend_rows(entries, font, 700)
-    assert sum(map(len, lines)) == 30
-    assert len(lines) > 1
-    for line in lines:
-        for label, _, x in line:
-            assert x + drawing.SWATCH + 6 + font.getlength(label) <= 700
+def test_long_legends_break_into_lines_inside_the_image():
+    entries = [(f"a rather long class name {i}", (200, i, 0)) for i in range(30)]
+    strip = np.asarray(drawing.legend_image(entries, 700))
+    assert strip.shape[1] == 700
+    assert (strip[:, -3:] == 255).all()  # nothing reaches over the edge
+    for _, colour in entries:
+        assert (strip == colour).all(axis=-1).sum() >= (drawing.SWATCH - 1) ** 2
 
 
-def test_pictures_of_any_shape_and_names_of_any_kind(tmp_path):
+def test_an_overlay_keeps_its_pixels_above_its_legend(panel):
+    whole = np.asarray(drawing.with_legend(panel.image, [panel.truth], NAMES, PALETTE))
+    assert whole.shape[0] > 20
+    np.testing.assert_array_equal(whole[:20, :30], panel.image)
+    assert (whole[20:] == (128, 0, 0)).all(axis=-1).any()
+
+
+def test_images_of_any_shape_and_names_of_any_kind(tmp_path):
     tall = Panel("b\udce9d\n$x^$", *(np.zeros(s, np.uint8) for s in ((50, 9, 3), (50, 9), (50, 9))))
     sheet = drawn(tmp_path, [tall, tall], names=("_$\\frac$", "猫", "c" * 300))
-    assert sheet.shape[1] == drawing.GAP + 4 * (drawing.CELL + drawing.GAP)
+    assert sheet.shape[1] == drawing.GAP + 5 * (drawing.CELL + drawing.GAP)
 
 
 def test_no_panels_still_make_a_file(tmp_path):

@@ -74,6 +74,19 @@ def test_error_map_tells_the_kinds_of_error_apart():
     assert tuple(out[0, 4]) == (150, 150, 150)  # right: pale grey of a black image
 
 
+def test_without_a_background_every_error_is_a_wrong_class():
+    truth, prediction = np.array([[1, 0]], np.uint8), np.array([[0, 1]], np.uint8)
+    out = masks.error_map(np.zeros((1, 2, 3), np.uint8), truth, prediction, background=None)
+    assert (out == masks.ERROR_COLOURS["wrong class"]).all()
+
+
+def test_the_background_may_be_any_class():
+    truth, prediction = np.array([[2, 1]], np.uint8), np.array([[1, 2]], np.uint8)
+    out = masks.error_map(np.zeros((1, 2, 3), np.uint8), truth, prediction, background=2)
+    assert tuple(out[0, 0]) == masks.ERROR_COLOURS["false alarm"]
+    assert tuple(out[0, 1]) == masks.ERROR_COLOURS["missed object"]
+
+
 def test_image_miou_by_hand(panel):
     # Cat: 50 of 150. Background: 560 labelled - 100 true cat = 460, of which 50 wrong, and 50
     # missed: 410 / 510. Void is not counted.
@@ -82,7 +95,15 @@ def test_image_miou_by_hand(panel):
     assert masks.image_miou(np.full((2, 2), 255, np.uint8), np.zeros((2, 2), np.uint8)) is None
 
 
-def test_choose_rows_takes_best_median_worst():
+def test_image_miou_is_taken_over_the_classes_of_the_truth():
+    # 97 of 100 pixels are right, one is predicted as each of three classes that are not there: the
+    # mean over all that occur would be (0.97 + 0 + 0 + 0) / 4 = 0.24.
+    prediction = np.zeros((10, 10), np.uint8)
+    prediction[0, :3] = 1, 2, 3
+    assert masks.image_miou(np.zeros((10, 10), np.uint8), prediction) == pytest.approx(0.97)
+
+
+def test_choose_examples_takes_best_median_worst():
     scores = [0.5, 0.9, None, 0.1, 0.6, float("nan"), 0.4, 0.3, 0.8]
     assert masks.choose_examples(scores, each=1) == [("best", 1), ("median", 0), ("worst", 3)]
     chosen = masks.choose_examples(scores, each=2)
@@ -100,7 +121,7 @@ def test_choose_rows_takes_best_median_worst():
         ([0.1, 0.5, 0.3], [("best", 1), ("median", 2), ("worst", 0)]),
     ],
 )
-def test_choose_rows_never_shows_a_picture_twice(scores, expected):
+def test_choose_examples_never_shows_an_image_twice(scores, expected):
     assert masks.choose_examples(scores, each=2) == expected
 
 

@@ -1,6 +1,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
 from fcn_jax.report import tables
@@ -22,12 +23,12 @@ def seeds(result, *mious):
     return [{**result, "seed": i, "val": {**result["val"], "miou": m}} for i, m in enumerate(mious)]
 
 
-def test_result_table_lays_ours_beside_all_background_and_perfect(result):
+def test_result_table_lays_the_model_beside_all_background_and_perfect(result):
     text = tables.result_table(result, NAMES)
     assert cells(text, "mIoU") == ["0.5250", "0.1000", "1.0000"]
     assert cells(text, "paper's IoU, per image") == ["0.0500", "0.0500", "0.1245"]
     assert cells(text, "loss") == ["1.2500", "1.2500", "-"]
-    assert text.splitlines()[1].split() == ["ours", "all-background", "perfect"]
+    assert text.splitlines()[1].split() == ["model", "all-background", "perfect"]
 
 
 def test_result_table_shows_classes_and_a_dash_for_the_absent(result):
@@ -43,7 +44,7 @@ def test_unmeasured_ceiling_is_a_dash_not_a_guess(result):
 
 def test_without_a_background_the_constant_prediction_is_the_majority_class(result):
     text = tables.result_table({**result, "trivial_name": "majority class"}, NAMES)
-    assert text.splitlines()[1].split() == ["ours", "majority", "class", "perfect"]
+    assert text.splitlines()[1].split() == ["model", "majority", "class", "perfect"]
     assert "all-background" not in text
 
 
@@ -80,13 +81,51 @@ def test_mean_and_sample_deviation_over_seeds():
 def test_the_papers_iou_stands_beside_its_own_variants_only(result):
     runs = [run(result, paper={"iou": 0.157, "pixel_accuracy": 0.824})]
     papers = {m: tables.compare_rows(runs, m)[0]["paper"] for m in tables.COMPARED}
-    assert papers == {
-        "miou": None,
+    assert {m: p for m, p in papers.items() if p is not None} == {
         "paper_iou": 0.157,
         "paper_iou_batch16": 0.157,
-        "pixel_accuracy": None,
         "paper_pixel_accuracy": 0.824,
     }
+
+
+def test_the_papers_variants_are_shown_on_its_data_only(result):
+    other = {**result, "dataset": "/data/own"}
+    assert "paper" in tables.result_table(result, NAMES)
+    assert "paper" not in tables.result_table(other, NAMES)
+    assert "paper" not in tables.table_markdown([run(other)])
+    assert "paper" in tables.table_markdown([run(other, paper={"iou": 0.1})])
+
+
+def test_scores_of_a_class_by_hand(result):
+    # Truth in rows: background 90 right, 10 as cat; cat 30 as background, 70 right; no dog.
+    confusion = np.array([[90, 10, 0], [30, 70, 0], [0, 0, 0], [5, 5, 0]])
+    background, cat, dog = tables.class_rows(result, NAMES, confusion=confusion)
+    assert (background.accuracy, cat.accuracy) == (0.9, 0.7)
+    assert background.dice == pytest.approx(2 * 90 / (100 + 120))
+    assert cat.dice == pytest.approx(2 * 70 / (100 + 80))
+    assert (background.pixels, dog.pixels) == (100, 0)
+    assert (dog.accuracy, dog.dice, dog.iou) == (None, None, None)
+    assert (cat.iou, cat.trivial) == (0.25, 0.0)
+
+
+def test_rows_are_normalised_void_left_out_and_absent_classes_unknown():
+    counts = np.array([[3, 1, 0], [0, 0, 0], [1, 1, 2], [9, 9, 9]])
+    expected = [[0.75, 0.25, 0], [math.nan] * 3, [0.25, 0.25, 0.5]]
+    np.testing.assert_allclose(tables.row_normalised(counts), expected)
+
+
+def test_largest_confusions_come_first():
+    counts = np.array([[6, 4, 0], [0, 0, 0], [1, 1, 8]])
+    pairs = tables.confusions(counts, ["a", "b", "c"], most=2)
+    assert pairs == [("a", "b", 0.4), ("c", "a", 0.1)]
+    assert tables.confusions(np.eye(3), ["a", "b", "c"]) == []
+
+
+def test_settings_that_differ():
+    configs = [{"lr": "0.1", "seed": "0"}, {"lr": "0.2", "seed": "0", "new": "on"}]
+    dash = "\N{EN DASH}"
+    assert tables.differing_settings(configs) == [("lr", ["0.1", "0.2"]), ("new", [dash, "on"])]
+    assert tables.differing_settings(configs[:1]) == []
 
 
 def test_measured_ceilings_are_taken_from_the_argument_before_the_result(result):
@@ -96,26 +135,31 @@ def test_measured_ceilings_are_taken_from_the_argument_before_the_result(result)
     assert tables.compare_rows([run(result)], "miou")[0]["perfect"] == 1.0
 
 
-def test_markdown_has_a_table_a_score_with_mean_and_sd(result):
+def lines_of(text):
+    return [[c.strip() for c in line.strip("|").split(" | ")] for line in text.splitlines() if line]
+
+
+def test_markdown_has_one_table_of_scores_with_mean_and_std(result):
     numbers = {"iou": 0.157, "pixel_accuracy": 0.824}
     runs = [run(result, paper=numbers), {"name": "b", "result": seeds(result, 0.2, 0.4)}]
-    text = tables.table_markdown(runs)
-    assert "| a | \N{EN DASH} | 0.5250 | 0.1000 | 1.0000 |" in text
-    assert "| a | 0.1570 | " in text
-    assert "0.3000 ± 0.1414" in text
-    without = tables.table_markdown([run(result)])
-    assert "| a | 0.5250 | 0.1000 | 1.0000 |" in without
-    assert "paper |" not in without
-    assert [line for line in text.splitlines() if line.startswith("**")] == [
-        f"**{tables.METRICS[m]}**" for m in tables.COMPARED
-    ]
-    assert "| b | fcn | 0, 1 | 3, 3 | 2 min 5 s | 42.0 |" in text
+    lines = lines_of(tables.table_markdown(runs))
+    head, a, b, trivial, perfect = lines[0], *lines[2:6]
+    assert head == [
+        "", "mIoU", "pixel accuracy", "mean class accuracy", "frequency-weighted IoU",
+        "IoU printed in the paper", "paper's IoU, per image", "paper's IoU, per 16 images",
+        "accuracy printed there", "paper's pixel accuracy",
+    ]  # fmt: skip
+    assert (a[0], a[1], a[5], a[8]) == ("a", "0.5250", "0.1570", "0.8240")
+    assert (b[0], b[1], b[5]) == ("b", "0.3000 ± 0.1414", "\N{EN DASH}")
+    assert trivial[:2] == ["all-background", "0.1000"]
+    assert perfect[:2] == ["perfect", "1.0000"]
+    assert lines[-1] == ["b", "fcn", "0, 1", "3, 3", "2 min 5 s", "42.0"]
 
 
 def test_markdown_marks_the_collapsed_and_says_what_it_means(result):
     assert "collapsed" not in tables.table_markdown([run(result)])
     text = tables.table_markdown([run({**result, "collapsed": True})])
-    assert "0.5250 (collapsed)" in text
+    assert "| a (collapsed) | 0.5250 |" in text
     assert tables.COLLAPSED in text
 
 
@@ -130,7 +174,9 @@ def test_markdown_names_cannot_break_the_table(result):
 def test_scores_that_no_run_has_are_left_out(result):
     for key in ("val", "trivial"):
         result[key].pop("paper_iou_batch16")
-    assert "paper_iou_batch16" not in tables.shown_metrics([run(result)])
+    shown = tables.shown_metrics([run(result)])
+    assert "paper_iou_batch16" not in shown
+    assert "paper_iou" in shown
 
 
 def test_json_is_strict_and_complete(result):

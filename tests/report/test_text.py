@@ -20,11 +20,18 @@ def test_plain_removes_what_could_steer_a_terminal_or_a_line():
 
 
 def test_flatten_names_nested_entries_with_dots():
-    tree = {"optim": {"lr": 1e-4, "wd": None}, "size": (224, 224), "on": [], "empty": {}}
+    tree = {
+        "optim": {"lr": 1e-4, "wd": None},
+        "size": (224, 224),
+        "ratio": (0.75, 4 / 3),
+        "on": [],
+        "empty": {},
+    }
     assert text.flatten(tree) == [
         ("optim.lr", "0.0001"),
         ("optim.wd", "\N{EN DASH}"),
         ("size", "224, 224"),
+        ("ratio", "0.75, 1.33333"),
         ("on", "none"),
         ("empty", "{}"),
     ]
@@ -36,3 +43,16 @@ def test_flatten_names_nested_entries_with_dots():
 )
 def test_duration(seconds, words):
     assert text.duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ((0.0512, -0.01, 0.1), ["+0.0512", "-0.0100", "+0.1000"]),
+        ((-0.000031, 0.0002), ["-0.000031", "+0.000200"]),
+        ((-2e-9, 0.1), ["-2.0e-09", "+1.0e-01"]),
+        ((0.0, 0.0), ["0", "0"]),
+    ],
+)
+def test_signed_numbers_have_digits_enough(values, texts):
+    assert text.signed_numbers(*values) == texts

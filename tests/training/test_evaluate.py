@@ -40,7 +40,7 @@ def test_every_labelled_pixel_counts_once(restored, scale):
 
 def test_views_change_the_prediction_and_are_recorded(restored, tmp_path):
     examples = [fakes.example(0)]
-    tta = door.parse_tta("flip,0.5")
+    tta = predict.TTA(*door.parse_tta("flip,0.5"))
     result = evaluate.evaluate_native(restored, examples, "test", "native", tta)
     mask = predict.probabilities(restored, examples[0].image, "native", tta).argmax(-1)
     np.testing.assert_array_equal(result.counts[0], metrics.image_counts(examples[0].mask, mask, 3))
@@ -54,8 +54,8 @@ def test_views_change_the_prediction_and_are_recorded(restored, tmp_path):
 
 
 def test_flags_for_views():
-    assert door.parse_tta(None) == predict.TTA()
-    assert door.parse_tta("1.25,flip,0.75") == predict.TTA(True, (0.75, 1.0, 1.25))
+    assert predict.TTA(*door.parse_tta(None)) == predict.TTA()
+    assert predict.TTA(*door.parse_tta("1.25,flip,0.75")) == predict.TTA(True, (0.75, 1.0, 1.25))
     for bad in ("mirror", "9", "flip,,1", "nan"):
         with pytest.raises(InputError, match="is neither flip nor a size"):
             door.parse_tta(bad)
@@ -92,3 +92,15 @@ def test_floor_and_ceiling_come_out_of_the_real_pipeline(perfect):
     labelled = np.concatenate([m[m != VOID] for m in masks])
     background = float((labelled == 0).mean())
     assert result.summary["miou"] == pytest.approx(1.0 if perfect else background / 3)
+
+
+def test_an_images_score_is_taken_over_the_classes_of_its_truth():
+    # One class, 97 of its 100 pixels right, three stray ones: 0.97, not (0.97 + 0) / 2.
+    alone = [[97, 3, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
+    # Two classes: 6 / (8 + 7 - 6) and 1 / (3 + 4 - 1); the void row does not count.
+    two = [[6, 2, 0], [1, 1, 1], [0, 0, 0], [9, 9, 9]]
+    void = [[0, 0, 0], [0, 0, 0], [0, 0, 0], [5, 0, 0]]
+    scores = evaluate.image_scores(np.array([alone, two, void]))
+    assert scores[0] == pytest.approx(0.97)
+    assert scores[1] == pytest.approx((6 / 9 + 1 / 5) / 2)
+    assert scores[2] is None
