@@ -5,11 +5,13 @@ import argparse
 from experiments import paper
 from experiments.cli import arguments, command, sweep
 from fcn_jax import config as configs
+from fcn_jax.types import InputError
 
 EPILOG = """examples:
   python -m experiments.reproduce                       all seven, as the paper's text says (hours)
   python -m experiments.reproduce --epochs 3 --archives DIR       a quick look at the whole page
   python -m experiments.reproduce --only baseline unet --seeds 0,1,2
+  python -m experiments.reproduce --released --archives DIR      as the released scripts ran them
 
 Finished experiments are reused and interrupted ones resumed, so the command can be repeated."""
 
@@ -26,9 +28,14 @@ def parser() -> arguments.Parser:
     parser.add_argument(
         "--only",
         nargs="+",
-        type=arguments.choice(paper.EXPERIMENTS),
         metavar="NAME",
-        help=f"some of {', '.join(paper.EXPERIMENTS)}",
+        help=f"some of {', '.join(paper.EXPERIMENTS)}; with --released also augmented_cast and "
+        "weighted_cast, but not baseline",
+    )
+    parser.add_argument(
+        "--released",
+        action="store_true",
+        help="follow the paper's released scripts where they differ from its text",
     )
     sweep.add_flags(parser, "runs/paper")
     return parser
@@ -37,17 +44,47 @@ def parser() -> arguments.Parser:
 def main(argv: list[str] | None = None) -> int:
     """Run what is missing, then write the page."""
     args = parser().parse_args(argv)
-    specs = [run_spec(name, args) for name in args.only or paper.EXPERIMENTS]
+    specs = chosen(released_specs(args) if args.released else paper_specs(args), args.only)
     opened = sweep.open_sweep(args, "reproduce", argv)
 
     from fcn_jax.analysis import compare
 
     entries = sweep.run(specs, opened)
-    title = "The paper's seven experiments"
+    what = "as its released scripts ran them" if args.released else "as its text has them"
+    title = f"The paper's experiments, {what}"
     compare.write(entries, opened.dataset, args.workdir, title, opened.command)
     print((args.workdir / "table.md").read_text(encoding="utf-8"))
     print(f"page: {args.workdir}/report.html")
     return 0
+
+
+def chosen(specs: list[sweep.RunSpec], names: list[str] | None) -> list[sweep.RunSpec]:
+    """The experiments of these names, in the order of the names; all for None."""
+    known = {spec.name: spec for spec in specs}
+    for name in names or ():
+        if name not in known:
+            near = arguments.nearest(name, known)
+            raise InputError(f"--only {name}: choose one of {', '.join(known)}{near}")
+    return specs if names is None else [known[name] for name in names]
+
+
+def paper_specs(args: argparse.Namespace) -> list[sweep.RunSpec]:
+    """The experiments with the flags put over them, and a note of what is then not the paper's."""
+    return [run_spec(name, args) for name in paper.EXPERIMENTS]
+
+
+def released_specs(args: argparse.Namespace) -> list[sweep.RunSpec]:
+    """The released scripts, and a note of what they did."""
+    from experiments import released  # its networks need flax
+
+    specs = []
+    for name, script in released.EXPERIMENTS.items():
+        spec = run_spec(script.text, args)
+        note = "; ".join(filter(None, (script.note, spec.note)))
+        changes = {"experiment": f"released_{name}", **script.changes}
+        config = configs.replace(spec.config, **changes)
+        specs.append(spec._replace(name=name, config=config, note=note, adapt=script.adapt))
+    return specs
 
 
 def run_spec(name: str, args: argparse.Namespace) -> sweep.RunSpec:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -37,6 +37,8 @@ class RunSpec(NamedTuple):
     config: Config
     paper: Mapping[str, float] | None = None
     note: str = ""
+    adapt: Callable[[prepare.Dataset], prepare.Dataset] | None = None
+    """Makes what it is trained on from the sweep's data set; None: that itself."""
 
 
 class Sweep(NamedTuple):
@@ -136,6 +138,7 @@ def _entry(spec: RunSpec, sweep: Sweep) -> compare.Entry:
     from fcn_jax.training import loop, run_dir
 
     folders = []
+    dataset = spec.adapt(sweep.dataset) if spec.adapt else sweep.dataset
     for seed in sweep.seeds:
         folder = sweep.folder / f"{run_folders.folder_name(spec.name)}-seed{seed}"
         if not (folder / run_dir.RESULT).exists():
@@ -143,7 +146,7 @@ def _entry(spec: RunSpec, sweep: Sweep) -> compare.Entry:
         config = configs.replace(spec.config, seed=seed)
         try:
             runtime = Runtime(save_every=sweep.save_every, origin=sweep.origin)
-            loop.train(config, sweep.dataset, folder, runtime)
+            loop.train(config, dataset, folder, runtime)
         except loop.Interrupted as stopped:
             stopping.stopped(str(stopped), sweep.command)
             raise SystemExit(0) from None

@@ -78,11 +78,13 @@ class UNet(nn.Module):
     kernel_init: str = "xavier"
     dtype: Any = jnp.float32
 
+    STAGE = DoubleConv  # not a field: the same for all networks of a class
+
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
         """[N, H, W, 3] normalised float32 -> logits float32 [N, H, W, num_classes]."""
         kinds = {"kernel_init": self.kernel_init, "dtype": self.dtype}
-        stage = nn.remat(DoubleConv, static_argnums=(2,)) if self.remat else DoubleConv
+        stage = nn.remat(self.STAGE, static_argnums=(2,)) if self.remat else self.STAGE
         w, x, skips = self.width, images, []
         for i, channels in enumerate((w, 2 * w, 4 * w, 8 * w), 1):
             x = stage(channels, name=f"encoder{i}", **kinds)(x, train)

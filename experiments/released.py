@@ -1,0 +1,174 @@
+"""The paper's experiments as its released SCRIPTS ran them, where these differ from its text.
+
+`python -m experiments.reproduce --released` trains them; `experiments.paper` has what the text
+says. What the scripts did differently:
+
+- every label of the augmented images was lost: the masks were divided by 255 and cast to integers,
+  which leaves 0 (background), or 1 where the border's 255 had not been removed before;
+- these images were not normalised, while those of validation were;
+- annealing went from 1e-4 to 1e-4 with the FCN, and the last three networks were trained at 1e-2
+  without weight decay, annealed to the text's eta_min of 1e-3;
+- the two convolutions of a U-Net stage shared one batch norm;
+- the statistics of the frozen backbone's batch norms moved.
+
+None of this is an option of the library: the networks and the lost labels live in this file. The
+scripts also drew the biases of convolutions from a normal distribution of variance 1; this is not
+repeated here, nor is the baseline, of which no other difference is known.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, overload
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from fcn_jax.data import batches
+from fcn_jax.data.prepare import Dataset
+from fcn_jax.models import MODELS
+from fcn_jax.models.fcn import FCN
+from fcn_jax.models.layers import BatchNorm, Conv
+from fcn_jax.models.resnet_fcn import ResNetFCN
+from fcn_jax.models.unet import UNet
+from fcn_jax.types import VOID, Example
+from fcn_jax.weights import initialize
+
+# ---- networks ------------------------------------------------------------------------------------
+
+
+class UnnormalisedFCN(FCN):
+    """The FCN that is trained on images in 0..1, and validated on normalised ones."""
+
+    def __call__(self, images: Array, train: bool = False) -> Array:
+        """[N, H, W, 3] normalised float32 -> logits float32 [N, H, W, num_classes]."""
+        if train:
+            mean, std = (jnp.asarray([[[v]]], jnp.float32) for v in (batches.MEAN, batches.STD))
+            images = images * std + mean
+        return super().__call__(images, train)
+
+
+class SharedNormDoubleConv(nn.Module):
+    """Twice: convolution 3x3, the same normalisation, ReLU. Parameters `conv1`, `conv2`, `bn`."""
+
+    features: int
+    kernel_init: str = "xavier"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """[N, H, W, C] -> [N, H, W, features]."""
+        norm = BatchNorm(name="bn")
+        for name in ("conv1", "conv2"):
+            conv = Conv(self.features, kernel_init=self.kernel_init, dtype=self.dtype, name=name)
+            x = nn.relu(norm(conv(x), train))
+        return x
+
+
+class SharedNormUNet(UNet):
+    """The U-Net with one batch norm for both convolutions of a stage: 31 038 933 parameters."""
+
+    STAGE = SharedNormDoubleConv
+
+
+class DriftingResNetFCN(ResNetFCN):
+    """`resnet50_fcn` whose backbone normalises by the batch in training, and keeps the statistics.
+
+    Its weights stay as they are because the optimizer gives them a rate of 0.
+    """
+
+    freeze_backbone: bool = False
+
+
+def register() -> None:
+    """Make these networks known by name, for training and for the checkpoints."""
+    MODELS.setdefault("released_fcn", UnnormalisedFCN)
+    MODELS.setdefault("released_unet", SharedNormUNet)
+    MODELS.setdefault("released_resnet50_fcn", DriftingResNetFCN)
+    initialize.BACKBONES["released_resnet50_fcn"] = "resnet50"
+
+
+register()
+
+# ---- labels --------------------------------------------------------------------------------------
+
+ALL_BACKGROUND = np.zeros(256, np.uint8)
+"""Mask value -> label, where void was background before the masks were divided by 255."""
+
+VOID_IS_CLASS_1 = np.zeros(256, np.uint8)
+"""The same where it was not: 255 / 255 is 1, so that the borders are aeroplane."""
+VOID_IS_CLASS_1[VOID] = 1
+
+
+class Relabelled(Sequence[Example]):
+    """Examples with their mask's values looked up in a table, on access."""
+
+    def __init__(self, examples: Sequence[Example], table: np.ndarray):
+        """`table`: uint8 [256], mask value -> label."""
+        self._examples, self._table = examples, table
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | Sequence[Example]:
+        if isinstance(index, slice):
+            return Relabelled(self._examples[index], self._table)
+        example = self._examples[index]
+        return example._replace(mask=self._table[example.mask])
+
+
+def relabelled(dataset: Dataset, table: np.ndarray) -> Dataset:
+    """The data set with other labels in its train split; validation keeps the true ones."""
+    splits = {name: dataset.splits[name] for name in dataset.splits}
+    splits["train"] = Relabelled(splits["train"], table)
+    return dataclasses.replace(dataset, splits=splits)
+
+
+# ---- experiments ---------------------------------------------------------------------------------
+
+
+class Released(NamedTuple):
+    """One script."""
+
+    text: str
+    """The experiment of `paper.EXPERIMENTS` that it belongs to."""
+    note: str
+    changes: Mapping[str, Any]
+    """Field of `Config` -> what the script had instead."""
+    labels: np.ndarray | None = None
+    """Mask value -> label in training, uint8 [256]; None: the true ones."""
+
+    def adapt(self, dataset: Dataset) -> Dataset:
+        """The data set as the script saw it."""
+        return dataset if self.labels is None else relabelled(dataset, self.labels)
+
+
+_FLAT = {"optim.eta_min": 1e-4}
+_LOST = {**_FLAT, "model.arch": "released_fcn"}
+_FAST = {"optim.lr": 1e-2, "optim.weight_decay": 0.0}
+_FAST_RESNET = {**_FAST, "model.arch": "released_resnet50_fcn"}
+_FAST_UNET = {**_FAST, "model.arch": "released_unet"}
+
+_FLAT_NOTE = "lr = eta_min = 1e-4, so that annealing does nothing"
+_LOST_NOTE = f"{_FLAT_NOTE}; training images not normalised; every training label background"
+_CAST_NOTE = f"{_LOST_NOTE}, except that void (255 / 255 = 1) is aeroplane"
+_FAST_NOTE = "lr 1e-2 to 1e-3, no weight decay"
+_RESNET_NOTE = f"{_FAST_NOTE}; the frozen backbone's batch statistics move"
+_UNET_NOTE = f"{_FAST_NOTE}; one batch norm for both convolutions of a stage"
+
+EXPERIMENTS: Mapping[str, Released] = {
+    "cosine": Released("cosine", _FLAT_NOTE, _FLAT),
+    "augmented": Released("augmented", _LOST_NOTE, _LOST, ALL_BACKGROUND),
+    "augmented_cast": Released("augmented", _CAST_NOTE, _LOST, VOID_IS_CLASS_1),
+    "weighted": Released("weighted", _LOST_NOTE, _LOST, ALL_BACKGROUND),
+    "weighted_cast": Released("weighted", _CAST_NOTE, _LOST, VOID_IS_CLASS_1),
+    "simplified_unet": Released("simplified_unet", _FAST_NOTE, _FAST),
+    "resnet50": Released("resnet50", _RESNET_NOTE, _FAST_RESNET),
+    "unet": Released("unet", _UNET_NOTE, _FAST_UNET),
+}
+"""Name -> script. `_cast`: void had been left in the masks."""
