@@ -27,13 +27,12 @@ from jax import Array
 
 from fcn_jax.data import batches
 from fcn_jax.data.prepare import Dataset
-from fcn_jax.models import MODELS
+from fcn_jax.models import register_model
 from fcn_jax.models.fcn import FCN
 from fcn_jax.models.layers import BatchNorm, Conv
 from fcn_jax.models.resnet_fcn import ResNetFCN
 from fcn_jax.models.unet import UNet
 from fcn_jax.types import VOID, Example
-from fcn_jax.weights import initialize
 
 # ---- networks ------------------------------------------------------------------------------------
 
@@ -72,24 +71,31 @@ class SharedNormUNet(UNet):
     STAGE = SharedNormDoubleConv
 
 
-class DriftingResNetFCN(ResNetFCN):
+def drifting_resnet50_fcn(
+    num_classes: int = 21,
+    kernel_init: str = "xavier",
+    dtype: Any = jnp.float32,
+    freeze_backbone: bool = True,
+    backbone: str = "resnet50",
+    width: int = 64,
+) -> ResNetFCN:
     """`resnet50_fcn` whose backbone normalises by the batch in training, and keeps the statistics.
 
-    Its weights stay as they are because the optimizer gives them a rate of 0.
+    Frozen or not: its weights stay as they are because the optimizer gives them a rate of 0.
     """
-
-    freeze_backbone: bool = False
-
-
-def register() -> None:
-    """Make these networks known by name, for training and for the checkpoints."""
-    MODELS.setdefault("released_fcn", UnnormalisedFCN)
-    MODELS.setdefault("released_unet", SharedNormUNet)
-    MODELS.setdefault("released_resnet50_fcn", DriftingResNetFCN)
-    initialize.BACKBONES["released_resnet50_fcn"] = "resnet50"
+    del freeze_backbone
+    return ResNetFCN(num_classes, backbone, False, width, kernel_init, dtype)
 
 
-register()
+register_model("released_fcn", UnnormalisedFCN)
+register_model("released_unet", SharedNormUNet)
+register_model(
+    "released_resnet50_fcn",
+    drifting_resnet50_fcn,
+    backbone="resnet50",
+    can_freeze=True,
+    freezes_pretrained=True,
+)
 
 # ---- labels --------------------------------------------------------------------------------------
 
