@@ -1,0 +1,182 @@
+"""The page of a run while it goes on: a callback that refreshes it in the background."""
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fcn_jax import config as configs
+from fcn_jax import report
+from fcn_jax.analysis import run_report
+from fcn_jax.data import prepare
+from fcn_jax.inference import predict
+from fcn_jax.training import loop, run_dir, setup
+from fcn_jax.types import Example, InputError, first_best
+
+PANELS = 4
+"""Validation images shown, always the same ones."""
+
+SHARE = 0.02
+"""Most of the run's time that may go into refreshing."""
+
+_logger = logging.getLogger(__name__)
+
+
+class LiveReport:
+    """Writes report.html, curves.png and gallery.png of a run while it is trained.
+
+    A page is written at the start, and after an epoch if enough time has passed since the last one
+    that refreshing takes at most `SHARE` of it: every epoch of a short run, at most every minute of
+    a long one. It is made in a thread, from metrics.jsonl and the best checkpoint on the disk, so
+    that training never waits for it. Beside the page itself it costs reading a new best checkpoint
+    and predicting `PANELS` images. Files are replaced whole: a kill leaves the page before.
+
+    A page that cannot be written is logged, and does not end the run.
+    """
+
+    def __init__(self, dataset: prepare.Dataset, command: str = "") -> None:
+        """Watch a run on this data set; `command` says how to repeat it."""
+        self._dataset, self._command = dataset, command
+        self._writing = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._new_best = False
+        self._panels: list[report.Panel] = []
+        self.cost = 0.0
+        """Seconds that the last refresh took; without those that compiled a program."""
+        self.refreshes = 0
+
+    def on_start(self, run: Any) -> None:
+        """Write a first page, of the data and the settings."""
+        self._run = run
+        self._environment = loop.environment()
+        self._began = self._last = time.monotonic()
+        self._page: dict[str, Any] = {}
+        self._thread = threading.Thread(target=self._guarded, args=(self._prepare,))
+        self._thread.start()
+
+    def on_step(self, step: Any) -> None:
+        """Nothing changes within an epoch."""
+
+    def on_epoch(self, row: Mapping[str, Any], best: bool) -> None:
+        """Refresh the page, if it is time."""
+        self._new_best |= best
+        busy = self._thread is not None and self._thread.is_alive()
+        if busy or time.monotonic() - self._last < self.interval():
+            return
+        self._last, fresh, self._new_best = time.monotonic(), self._new_best, False
+        self._thread = threading.Thread(target=self._guarded, args=(self._refresh, fresh))
+        self._thread.start()
+
+    def on_end(self, result: Mapping[str, Any] | None) -> None:
+        """Write no more; say so on the page of a run that was stopped."""
+        with self._writing:
+            self._closed = True
+        if result is None:
+            self._guarded(self._write, "stopped")
+
+    def interval(self) -> float:
+        """Seconds between two refreshes, at least."""
+        elapsed = time.monotonic() - self._began
+        return max(self.cost / SHARE, min(60.0, elapsed / 20))
+
+    def wait(self) -> None:
+        """Until a refresh that goes on is done."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _guarded(self, work: Any, *args: Any) -> None:
+        try:
+            work(*args)
+        except Exception as error:
+            _logger.warning("the run's page could not be refreshed: %s", error)
+
+    def _prepare(self) -> None:
+        """All that stays the same, and the first page."""
+        run, config = self._run, self._run.config
+        train, val = setup.examples(config, self._dataset)
+        spaced = np.linspace(0, len(val) - 1, min(PANELS, len(val))).round().astype(int)
+        self._examples: list[Example] = [val[int(i)] for i in spaced]
+        self._page = {
+            "class_names": self._dataset.class_names,
+            "palette": self._dataset.palette,
+            "config": configs.to_dict(config),
+            "changed": run_report.changed_settings(config),
+            "batch": run_report.training_images(config, train),
+            "facts": [
+                ("network", config.model.arch),
+                ("parameters", f"{run.parameters:,}"),
+                *run_report.describe_data(config, self._dataset, train, val),
+            ],
+            "command": self._command,
+        }
+        with self._writing:
+            if not self._closed:
+                self._write("running")
+
+    def _refresh(self, new_best: bool) -> None:
+        """Predict with a new best checkpoint, and write everything again."""
+        began, compiling = time.monotonic(), 0.0
+        if new_best or not self._panels:
+            compiling = self._predict()
+        with self._writing:
+            if self._closed:
+                return
+            history = run_dir.read_metrics(self._run.folder)
+            report.write_curves(history, self._run.folder / "curves.png", dpi=100)
+            if self._panels:
+                names, palette = self._dataset.class_names, self._dataset.palette
+                path = self._run.folder / "gallery.png"
+                report.write_gallery(self._panels, names, palette, path)
+            self.cost = time.monotonic() - began - compiling
+            self._write("running")
+        self.cost = time.monotonic() - began - compiling
+        self.refreshes += 1
+
+    def _predict(self) -> float:
+        """Panels of the best checkpoint; returns the seconds that went into compiling."""
+        try:
+            restored = predict.load_checkpoint(self._run.folder)
+        except InputError:  # the first one is still being written
+            self._new_best = True
+            return 0.0
+        began, known = time.monotonic(), predict.programs(restored)
+        first = run_report.panels_of(restored, self._examples[:1])
+        compiling = time.monotonic() - began if predict.programs(restored) > known else 0.0
+        self._panels = first + run_report.panels_of(restored, self._examples[1:])
+        return compiling
+
+    def _write(self, state: str) -> None:
+        if not self._page:  # stopped before the first page
+            return
+        folder, config = self._run.folder, self._run.config
+        history = run_dir.read_metrics(folder)
+        best = first_best([row["val"].get("miou") for row in history])
+        result = {
+            "experiment": config.experiment,
+            "arch": config.model.arch,
+            "dataset": self._dataset.name,
+            "overfit": config.data.overfit,
+            "split_train": config.data.split_train,
+            "seed": config.seed,
+            "epochs_run": f"{len(history)} of {config.epochs}",
+            "seconds": sum(row["seconds"] for row in history) if history else None,
+            "images_per_second": history[-1]["images_per_second"] if history else None,
+            "val": history[best or 0]["val"] if history else {},
+            "environment": self._environment,
+        }
+        if best is not None:
+            result["best_epoch"] = history[best]["epoch"]
+        data: report.RunData = {
+            **self._page,
+            "result": result,
+            "history": history,
+            "panels": self._panels,
+            "facts": [*self._page["facts"], *run_report.describe_result(result)],
+            "downloads": run_report.downloads(folder),
+            "live": report.Live(state, max(3.0, self.interval())),
+        }  # pyright: ignore[reportAssignmentType]
+        report.write_report(data, folder / "report.html")

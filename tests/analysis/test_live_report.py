@@ -1,0 +1,161 @@
+"""The page of a run that goes on: from its folder alone, in a thread, at a bounded cost."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from fcn_jax import report
+from fcn_jax.analysis import live_report, run_report
+from fcn_jax.models import MODELS
+from fcn_jax.training import loop, options, run_dir
+from tests import fakes
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run's folder: what is there while another one goes on is the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, "tiny", fakes.TINY)
+        folder = tmp_path_factory.mktemp("runs") / "run"
+        loop.train(fakes.config(), fakes.dataset(), folder, options.Runtime(show=False))
+        yield folder
+
+
+@pytest.fixture
+def live(trained):
+    watched = live_report.LiveReport(fakes.dataset(), "python -m something")
+    run = SimpleNamespace(config=fakes.config(epochs=9), folder=trained, parameters=1234)
+    watched.on_start(run)
+    watched.wait()
+    yield watched
+    watched.wait()
+
+
+def page(folder):
+    return (folder / "report.html").read_text()
+
+
+def refreshed(live, best=True):
+    live._last = -1e9  # due, however short the test was so far
+    live.on_epoch({}, best)
+    live.wait()
+
+
+def test_the_first_page_shows_settings_and_training_images(trained, live):
+    source = page(trained)
+    assert 'data-state="running"' in source
+    assert "1,234" in source
+    assert "mask over it" in source
+    assert "8 train, 5 val" in source
+
+
+def test_an_epoch_refreshes_page_curves_and_gallery(trained, live):
+    for name in ("curves.png", "gallery.png"):
+        (trained / name).unlink(missing_ok=True)
+    refreshed(live)
+    source = page(trained)
+    assert source.count('"zoom"') >= 5 * live_report.PANELS
+    history = run_dir.read_metrics(trained)
+    best = max(history, key=lambda row: row["val"]["miou"])
+    assert f"{best['val']['miou']:.4f}" in source
+    assert "3 of 9" in source
+    with Image.open(trained / "gallery.png") as image:
+        assert image.height > live_report.PANELS * 100
+    with Image.open(trained / "curves.png") as image:
+        assert image.width == 1300
+    assert live.cost > 0
+
+
+def test_training_does_not_wait_for_the_page(live, monkeypatch):
+    release = threading.Event()
+    monkeypatch.setattr(report, "write_curves", lambda *_, **__: release.wait(10))
+    live._last = -1e9
+    began = time.monotonic()
+    live.on_epoch({}, False)
+    live.on_epoch({}, False)  # while the first is being made: no second one beside it
+    assert time.monotonic() - began < 0.5
+    assert threading.active_count() >= 2
+    release.set()
+    live.wait()
+    assert live.refreshes == 1
+
+
+def test_a_refresh_is_due_only_where_it_stays_below_its_share_of_the_time(live):
+    live.cost = 0.3
+    assert live.interval() == pytest.approx(0.3 / 0.02)
+    live._last = time.monotonic() - 14
+    live.on_epoch({}, True)
+    live.wait()
+    assert live.refreshes == 0
+    live._last = time.monotonic() - 16
+    live.on_epoch({}, False)
+    live.wait()
+    assert live.refreshes == 1
+    live.cost, live._began = 0.01, time.monotonic() - 36_000
+    assert live.interval() == 60  # of a long run at most every minute
+
+
+def test_a_stopped_run_says_so_and_nothing_is_written_later(trained, live):
+    live.on_end(None)
+    assert 'data-state="stopped"' in page(trained)
+    before = page(trained)
+    refreshed(live)
+    assert page(trained) == before
+
+
+def test_a_finished_run_is_left_to_its_own_page(trained, live):
+    dataset = fakes.dataset()
+    live.on_end({"val": {}})
+    run_report.render(trained, dataset, "")
+    refreshed(live)
+    assert 'id="live"' not in page(trained)
+
+
+def test_a_page_that_cannot_be_written_does_not_end_the_run(live, monkeypatch, caplog):
+    def full(*_, **__):
+        raise OSError("no room")
+
+    monkeypatch.setattr(report, "write_curves", full)
+    refreshed(live)
+    assert "could not be refreshed: no room" in caplog.text
+    monkeypatch.undo()
+    refreshed(live)
+    assert live.refreshes == 1
+
+
+WRITER = """
+import sys, pathlib, numpy as np
+from fcn_jax import report
+from tests.report.conftest import CONFUSION, NAMES, PALETTE, make_panel, make_result, make_rows
+folder, panels = pathlib.Path(sys.argv[1]), [make_panel()] * 3
+data = dict(class_names=NAMES, palette=PALETTE, result=make_result(), history=make_rows(),
+            confusion=CONFUSION, panels=panels)
+while True:
+    report.write_report(data, folder / "report.html")
+    report.write_gallery(panels, NAMES, PALETTE, folder / "gallery.png")
+    report.write_curves(make_rows(), folder / "curves.png", dpi=60)
+    print("written", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_while_files_are_written_leaves_them_whole(tmp_path):
+    for moment in range(6):
+        child = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, cwd=os.getcwd()
+        )
+        with child:
+            assert child.stdout
+            assert child.stdout.readline() == b"written\n"
+            time.sleep(0.07 * moment)
+            child.kill()
+        assert page(tmp_path).endswith("</html>\n") or page(tmp_path).endswith("</html>")
+        for name in ("gallery.png", "curves.png"):
+            with Image.open(tmp_path / name) as image:
+                image.load()
