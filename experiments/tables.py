@@ -1,8 +1,8 @@
-"""Write the README's tables from result files: `python -m experiments.tables`.
+"""Write the tables of the README and the pages from result files: `python -m experiments.tables`.
 
-No number in the README is typed by hand. Between `<!-- table: NAME -->` and `<!-- end -->` stands
-what `TABLES[NAME]` makes of the files in experiments/results, which the commands named beside the
-tables wrote; a test holds the two together.
+No number in them is typed by hand. Between `<!-- table: NAME -->` and `<!-- end -->` stands what
+`TABLES[NAME]` makes of the files in experiments/results, which the commands named beside the tables
+wrote; a test holds the two together.
 """
 
 import json
@@ -14,9 +14,10 @@ from typing import Any
 from experiments import benchmark
 from experiments.cli import arguments, command
 from fcn_jax.report import tables, text
+from fcn_jax.runtime import files
 
 ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "experiments/docs").glob("*.md"))]
 RESULTS = Path(__file__).resolve().parent / "results"
 
 MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -119,6 +120,55 @@ def _made(data: dict[str, Any]) -> str:
     )
 
 
+def counted_models() -> list[dict[str, Any]]:
+    """Parameters, FLOPs and published weights of every network, without running it."""
+    import math
+
+    import jax
+    import jax.numpy as jnp
+
+    from experiments.benchmarks import worker
+    from fcn_jax import models
+
+    image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    job = {"batch_size": 1, "image_size": (224, 224)}
+    rows = []
+    for name in models.MODELS:
+        model = models.create_model(name)
+        params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+        rows.append(
+            {
+                "name": name,
+                "parameters": sum(math.prod(x.shape) for x in jax.tree.leaves(params)),
+                "flops": worker.forward_flops(job, model),
+                "weights": _published(name),
+            }
+        )
+    return rows
+
+
+def _published(name: str) -> str:
+    """Whose published weights a network can start from."""
+    from fcn_jax import models
+
+    network = models.MODELS[name]
+    if network.published:
+        return "torchvision, whole network"
+    return "torchvision, backbone" if network.backbone else ""
+
+
+def models_table() -> str:
+    """The models.json that `--models` wrote."""
+    rows = json.loads((RESULTS / "models.json").read_text())
+    lines = ["| network | parameters | GFLOPs | published weights |", "|---|--:|--:|---|"]
+    for row in rows:
+        size = f"{row['parameters']:,}".replace(",", " ")
+        lines.append(_row(row["name"], size, f"{row['flops'] / 1e9:.1f}", row["weights"]))
+    return "\n".join(
+        [*lines, "", "Of 21 classes; forward, one image of 224x224, convolutions only."]
+    )
+
+
 def speed_table() -> str:
     """Every speed-*.json that `experiments.benchmark --out` wrote."""
     return benchmark.speed_table(sorted(RESULTS.glob("speed-*.json"))).strip()
@@ -132,8 +182,7 @@ def epoch_table() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "shapes": lambda: result_table("shapes"),
-    "overfit": lambda: result_table("overfit"),
-    "paper-sample": lambda: paper_table("paper-sample"),
+    "models": models_table,
     "camvid": lambda: study_table("camvid"),
     "ablation": lambda: study_table("ablation-camvid"),
     "speed": speed_table,
@@ -141,23 +190,32 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-def rendered(readme: str) -> str:
-    """The README's text with every marked table made anew."""
-    return MARKED.sub(lambda m: f"{m[1]}{TABLES[m[2]]()}\n{m[3]}", readme)
+def rendered(page: str) -> str:
+    """The text of a page with every marked table written again."""
+    return MARKED.sub(lambda m: f"{m[1]}{TABLES[m[2]]()}\n{m[3]}", page)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Rewrite README.md, or with --check only say whether it is up to date."""
+    """Rewrite the pages, or with --check only say whether they are up to date."""
     parser = arguments.Parser("tables", __doc__)
-    parser.add_argument("--check", action="store_true", help="only say (exit 1) if it is stale")
+    parser.add_argument("--check", action="store_true", help="only say (exit 1) what is stale")
+    parser.add_argument(
+        "--models", action="store_true", help="first count parameters and FLOPs of every network"
+    )
     args = parser.parse_args(argv)
-    old = README.read_text()
-    new = rendered(old)
-    if args.check:
-        return int(new != old)
-    README.write_text(new)
-    print(f"{README}: {len(MARKED.findall(old))} tables written")
-    return 0
+    if args.models:
+        files.write_json(RESULTS / "models.json", counted_models())
+    stale = 0
+    for path in PAGES:
+        old = path.read_text()
+        new = rendered(old)
+        stale += new != old
+        if args.check and new != old:
+            print(f"{path} is out of date: run python -m experiments.tables")
+        elif not args.check:
+            path.write_text(new)
+            print(f"{path}: {len(MARKED.findall(old))} tables")
+    return int(args.check and stale > 0)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,43 @@
-"""The README's numbers come from result files, all of them."""
+"""The numbers of the README and the pages come from result files, all of them."""
 
 import json
+from pathlib import Path
 
 from experiments import tables
 from fcn_jax.report.text import DASH
 
 
-def test_the_readme_agrees_with_the_result_files():
+def text():
+    return "\n".join(path.read_text() for path in tables.PAGES)
+
+
+def test_the_pages_agree_with_the_result_files():
     assert tables.main(["--check"]) == 0
 
 
-def test_every_table_is_in_the_readme():
-    text = tables.README.read_text()
-    assert {name for _, name, _ in tables.MARKED.findall(text)} == set(tables.TABLES)
+def test_every_table_is_on_a_page():
+    assert {name for _, name, _ in tables.MARKED.findall(text())} == set(tables.TABLES)
+
+
+def test_every_result_file_is_used(monkeypatch):
+    read, real = set(), Path.read_text
+
+    def noted(path, *args, **kwargs):
+        read.add(path.name)
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "read_text", noted)
+    for make in tables.TABLES.values():
+        make()
+    assert {path.name for path in tables.RESULTS.glob("*.json")} <= read
 
 
 def test_a_changed_number_is_noticed():
-    text = tables.README.read_text()
-    marked = tables.MARKED.search(text)
+    page = text()
+    marked = tables.MARKED.search(page)
     assert marked
-    changed = text[: marked.end(1)] + "| 0.9999 |\n" + text[marked.start(3) :]
-    assert tables.rendered(changed) == text
+    changed = page[: marked.end(1)] + "| 0.9999 |\n" + page[marked.start(3) :]
+    assert tables.rendered(changed) == page
 
 
 def _several(tmp_path, monkeypatch):
