@@ -79,6 +79,7 @@ def commands():
     return sorted(line[line.index("python -m experiments.") :] for line in lines)
 
 
+@pytest.mark.slow
 def test_commands_and_flags_exist():
     """The names in the pages' commands are those that the commands have."""
     helps: dict[str, str] = {}

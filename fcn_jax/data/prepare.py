@@ -79,8 +79,8 @@ class Dataset:
 def load(
     dataset: str,
     *,
-    archives: Path | None = None,
-    data_dir: Path | None = None,
+    archives: Path | str | None = None,
+    data_dir: Path | str | None = None,
     progress: bool = True,
 ) -> Dataset:
     """Open a data set, preparing it first where that has not been done yet.
@@ -98,12 +98,12 @@ def load(
         InputError: one line on what is wrong with the data and how to set it right.
     """
     progress = progress and sys.stderr.isatty()  # a log file would fill with half-drawn bars
-    data_dir = (data_dir or default_data_dir()).expanduser().absolute()
+    data_dir = Path(data_dir or default_data_dir()).expanduser().absolute()
     _make_folder(data_dir)
     if archives is not None and dataset != "voc2007":
         raise InputError(f"archives go with the data set voc2007 only, not with {dataset!r}")
     if dataset == "voc2007":
-        return _load_voc2007(archives, data_dir, progress)
+        return _load_voc2007(archives and Path(archives), data_dir, progress)
     source = open_source(dataset, data_dir=data_dir, progress=progress)
     kind = "shapes" if dataset == "shapes" else "folder"
     return _prepared(f"{kind}_{source.digest}", source, data_dir, progress)
