@@ -48,7 +48,7 @@ def batch(count=4) -> Batch:
 def test_the_losses_are_those_recorded(arch):
     model, key = models.create_model(arch, 3), jax.random.key(0)
     optimizer = optim.make_optimizer(OptimConfig(lr=1e-4), 4)
-    state = steps.init_state(optimizer, initialize.fresh(model, key, SIZE))
+    state = steps.init_state(optimizer, initialize.random_init(model, key, SIZE))
     step = jax.jit(
         steps.make_train_step(
             model,
