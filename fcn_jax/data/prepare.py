@@ -103,7 +103,7 @@ def load(
     if archives is not None and dataset != "voc2007":
         raise InputError(f"archives go with the data set voc2007 only, not with {dataset!r}")
     if dataset == "voc2007":
-        return _load_voc2007(archives and Path(archives), data_dir, progress)
+        return _load_voc2007(Path(archives) if archives else None, data_dir, progress)
     source = open_source(dataset, data_dir=data_dir, progress=progress)
     kind = "shapes" if dataset == "shapes" else "folder"
     return _prepared(f"{kind}_{source.digest}", source, data_dir, progress)
