@@ -22,6 +22,7 @@ def parser() -> arguments.Parser:
     parser.add_argument(
         "--dataset", metavar="NAME", help="data set of the images (default: the first run's)"
     )
+    flags.add_plugin_flag(parser)
     flags.add_data_flags(parser)
     return parser
 
@@ -30,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     """Parse, group by seed, write."""
     args = parser().parse_args(argv)
     command.setup_jax()
+    flags.load_plugins(args)
 
     from fcn_jax.analysis import compare
     from fcn_jax.inference import predict

@@ -64,6 +64,7 @@ def parser() -> arguments.Parser:
         metavar="N",
         help="images at a time (default: the run's)",
     )
+    flags.add_plugin_flag(parser)
     flags.add_data_flags(parser)
     return parser
 
@@ -75,6 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.resolution == "training" and (args.tta or args.scale != "fit"):
         raise InputError("--tta and --scale go with --resolution native: add it, or leave them out")
     command.setup_jax()
+    flags.load_plugins(args)
 
     from fcn_jax import report
     from fcn_jax.analysis import run_report

@@ -58,6 +58,7 @@ def parser() -> arguments.Parser:
         help="compare on these (default: the first 8 of the validation split)",
     )
     parser.add_argument("--dataset", metavar="NAME", help="another data set to compare on")
+    flags.add_plugin_flag(parser)
     flags.add_data_flags(parser)
     return parser
 
@@ -66,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     """Parse, export, compare, write."""
     args = parser().parse_args(argv)
     command.setup_jax()
+    flags.load_plugins(args)
 
     from fcn_jax.inference import export, predict
 

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from experiments.cli import arguments, command, image_files
+from experiments.cli import arguments, command, flags, image_files
 from fcn_jax.types import InputError
 
 SCALES = ("fit", "native")
@@ -61,6 +61,7 @@ def parser() -> arguments.Parser:
         metavar="CSV",
         help="write each class's pixels and share of the image, per file",
     )
+    flags.add_plugin_flag(parser)
     return parser
 
 
@@ -75,6 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     jobs = image_files.name_jobs(image_files.find_images(images, args.recursive))
     image_files.check_targets(jobs, args.out)
     command.setup_jax()
+    flags.load_plugins(args)
 
     from tqdm import tqdm
 

@@ -32,6 +32,7 @@ def parser(base: Config | None = None) -> arguments.Parser:
         "run", "Train a segmentation network, evaluate it and show what it does.", EPILOG
     )
     flags.add_run_flags(parser, base or flags.experiment("default"))
+    flags.add_plugin_flag(parser)
     flags.add_data_flags(parser)
     where = parser.add_argument_group("where and how it runs (nothing here changes the result)")
     where.add_argument(
@@ -67,6 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     """Parse, train, write the page."""
     words = sys.argv[1:] if argv is None else argv
     args = parser(flags.base_of(words)).parse_args(words)
+    flags.load_plugins(args)
     config = flags.to_config(args)
     runtime = Runtime(
         **{name: getattr(args, name) for name in RUNTIME if hasattr(args, name)},

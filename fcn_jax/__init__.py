@@ -1,6 +1,32 @@
-"""Semantic segmentation in pure-functional JAX: train, compare, evaluate and use.
+"""Semantic segmentation in pure-functional JAX: train, evaluate, compare and use networks.
 
-The public names are loaded when they are first asked for, so that `import fcn_jax` costs nothing.
+Train a network, then label the pixels of any image:
+
+    import fcn_jax
+
+    config = fcn_jax.Config(
+        data=fcn_jax.DataConfig(dataset="shapes", image_size=(64, 64)), epochs=2
+    )
+    dataset = fcn_jax.load_dataset("shapes")
+    result = fcn_jax.train(config, dataset, "runs/mine")
+    print(result["val"]["miou"])
+
+    network = fcn_jax.load_checkpoint("runs/mine")
+    mask = fcn_jax.predict(network, dataset.splits["val"][0].image)  # uint8 [height, width]
+
+Use a network as any Flax module, with PyTorch's weights:
+
+    model = fcn_jax.create_model("fcn_resnet50", num_classes=21)
+    variables = fcn_jax.load_torch_weights("fcn_resnet50", "fcn_resnet50_coco.pth")
+    logits = model.apply(variables, fcn_jax.normalize(images), train=False)
+
+Data: `load_dataset`, `normalize`, `VOID`. Settings: `Config` and its parts, `Runtime`. Networks:
+`MODELS`, `create_model`, `register_model`, `load_torch_weights`, `to_torch`. Runs: `train`,
+`load_checkpoint`, `predict`. Modules: `losses`, `metrics`, `optim`, `plugins`. Errors about input
+are `InputError`. The same is done from a shell by `fcn-jax run`, `evaluate`, `predict` and others.
+
+Names are loaded when they are first used, so that `import fcn_jax` costs nothing and changes
+nothing.
 """
 
 import importlib
@@ -10,39 +36,78 @@ if TYPE_CHECKING:
     from fcn_jax import losses as losses
     from fcn_jax import metrics as metrics
     from fcn_jax import optim as optim
+    from fcn_jax import plugins as plugins
+    from fcn_jax.config import AugmentConfig as AugmentConfig
     from fcn_jax.config import Config as Config
+    from fcn_jax.config import DataConfig as DataConfig
+    from fcn_jax.config import LossConfig as LossConfig
+    from fcn_jax.config import ModelConfig as ModelConfig
+    from fcn_jax.config import OptimConfig as OptimConfig
+    from fcn_jax.data.batches import normalize as normalize
+    from fcn_jax.data.prepare import load as load_dataset
     from fcn_jax.inference.predict import load_checkpoint as load_checkpoint
     from fcn_jax.inference.predict import predict as predict
     from fcn_jax.models import MODELS as MODELS
     from fcn_jax.models import create_model as create_model
+    from fcn_jax.models import register_model as register_model
     from fcn_jax.training.loop import train as train
+    from fcn_jax.training.options import Runtime as Runtime
     from fcn_jax.types import VOID as VOID
     from fcn_jax.types import InputError as InputError
     from fcn_jax.weights.torch_names import load_torch_weights as load_torch_weights
     from fcn_jax.weights.torch_names import to_torch as to_torch
 
+__version__ = "0.1.0"
+
+__all__ = [
+    "MODELS",
+    "VOID",
+    "AugmentConfig",
+    "Config",
+    "DataConfig",
+    "InputError",
+    "LossConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "Runtime",
+    "create_model",
+    "load_checkpoint",
+    "load_dataset",
+    "load_torch_weights",
+    "losses",
+    "metrics",
+    "normalize",
+    "optim",
+    "plugins",
+    "predict",
+    "register_model",
+    "to_torch",
+    "train",
+]
+
 _HOMES = {
-    "Config": "config",
-    "InputError": "types",
-    "MODELS": "models",
-    "VOID": "types",
-    "create_model": "models",
-    "load_checkpoint": "inference.predict",
-    "load_torch_weights": "weights.torch_names",
-    "predict": "inference.predict",
-    "to_torch": "weights.torch_names",
-    "train": "training.loop",
+    "config": ("AugmentConfig", "Config", "DataConfig", "LossConfig", "ModelConfig", "OptimConfig"),
+    "data.batches": ("normalize",),
+    "data.prepare": ("load_dataset",),
+    "inference.predict": ("load_checkpoint", "predict"),
+    "models": ("MODELS", "create_model", "register_model"),
+    "training.loop": ("train",),
+    "training.options": ("Runtime",),
+    "types": ("InputError", "VOID"),
+    "weights.torch_names": ("load_torch_weights", "to_torch"),
 }
-_MODULES = ("losses", "metrics", "optim")
+_MODULES = ("losses", "metrics", "optim", "plugins")
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"fcn_jax.{name}")
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"fcn_jax.{_HOMES[name]}"), name)
+    for home, names in _HOMES.items():
+        if name in names:
+            module = importlib.import_module(f"fcn_jax.{home}")
+            return getattr(module, "load" if name == "load_dataset" else name)
     raise AttributeError(f"module 'fcn_jax' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*sorted(_HOMES), *_MODULES]
+    return [*__all__, "__version__"]

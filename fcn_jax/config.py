@@ -41,9 +41,10 @@ def check(group: str, config: Any, **limits: tuple[float, float]) -> None:
     """
     for name, hint in typing.get_type_hints(type(config)).items():
         value, field_name = getattr(config, name), f"{group}.{name}".lstrip(".")
-        choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
-        if choices and value not in choices:
+        choices = choices_of(hint)
+        if choices and value not in choices and not (accepts_plugin(hint) and ":" in value):
             wrong = f"choose one of {', '.join(choices)}"
+            wrong += ", or give module:name" * accepts_plugin(hint)
         elif name not in limits or value is None:
             wrong = ""
         elif isinstance(value, bool) or not isinstance(value, int | float):
@@ -55,6 +56,24 @@ def check(group: str, config: Any, **limits: tuple[float, float]) -> None:
             wrong = "" if low <= value <= high else f"must lie between {low:g} and {high:g}"
         if wrong:
             raise InputError(wrong, field=field_name, value=value)
+
+
+def choices_of(hint: Any) -> tuple[str, ...]:
+    """The words of a `Literal`, also where it is one part of a union; none for other types."""
+    parts = typing.get_args(hint) if typing.get_origin(hint) is typing.Union else (hint,)
+    found = (typing.get_args(part) for part in parts if typing.get_origin(part) is Literal)
+    return next(found, ())
+
+
+def accepts_plugin(hint: Any) -> bool:
+    """Whether a field of this type takes `module:name` beside its choices."""
+    return typing.get_origin(hint) is typing.Union and str in typing.get_args(hint)
+
+
+def plugin_modules(config: "Config") -> list[str]:
+    """The modules outside the package that a configuration names, each once; see `plugins`."""
+    names = (config.model.arch, config.optim.name, config.loss.function, config.augment.function)
+    return list(dict.fromkeys(n.partition(":")[0] for n in names if n and ":" in n))
 
 
 def _set_pair(group: str, config: Any, name: str, highest: float) -> None:
@@ -113,7 +132,8 @@ class ModelConfig:
     """Which network, and what it starts from."""
 
     arch: str = "fcn"
-    """The network."""
+    """The network: a name of `models.MODELS`, or `module:name` of a Flax module with the same call.
+    """
     init: Literal["xavier", "he"] = "xavier"
     """Random initialisation of what is not pretrained; the paper has Xavier."""
     pretrained: str | None = None
@@ -147,6 +167,9 @@ class AugmentConfig:
     """Strength s: brightness, contrast and saturation factors in [max(0, 1-s), 1+s]."""
     rotation: float = 0.0
     """Largest angle in degrees, either way."""
+    function: str | None = None
+    """`module:name` of a function `(key, image, labels) -> (image, labels)` that is applied last,
+    to the batch at the network's size: float32 [N, H, W, 3] in 0..255 and uint8 [N, H, W]."""
 
     def __post_init__(self):
         """Accept lists, as JSON gives them, and refuse what has no meaning."""
@@ -177,6 +200,9 @@ class LossConfig:
     """Weight of a soft Dice term added to the cross-entropy; 0 leaves it out."""
     lovasz: float = 0.0
     """Weight of a Lovasz-softmax term added to the cross-entropy; 0 leaves it out."""
+    function: str | None = None
+    """`module:name` of a function `(logits, labels, class_weights) -> (sum, weight)` that takes the
+    place of the cross-entropy in training; void is 255. None: the cross-entropy."""
     aux_weight: float = 0.4
     """Weight of the auxiliary head's loss, for networks that have such a head."""
 
@@ -198,8 +224,10 @@ class LossConfig:
 class OptimConfig:
     """The optimizer; the defaults are the paper's baseline (section 4.1.2)."""
 
-    name: Literal["adam", "adamw", "sgd"] = "adam"
-    """`adam` and `sgd`: weight decay is L2, added to the gradient first; `adamw`: decoupled."""
+    name: Literal["adam", "adamw", "sgd"] | str = "adam"
+    """`adam` and `sgd`: weight decay is L2, added to the gradient first; `adamw`: decoupled. Or
+    `module:name` of a function of the learning rate's schedule that returns an optax
+    transformation, such as `optax:lion`."""
     lr: float = 1e-4
     """Peak learning rate."""
     momentum: float = 0.9

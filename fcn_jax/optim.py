@@ -1,5 +1,6 @@
 """Adam and SGD as PyTorch has them, learning-rate schedules, and a backbone's own rate."""
 
+import inspect
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -7,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fcn_jax import plugins
 from fcn_jax.config import OptimConfig
+from fcn_jax.types import InputError
 
 Schedule = optax.Schedule
 
@@ -119,6 +122,8 @@ def make_optimizer(
 
 
 def _rule(config: OptimConfig, schedule: Schedule) -> optax.GradientTransformation:
+    if plugins.is_plugin(config.name):
+        return _plugin_rule(config, schedule)
     decay = optax.add_decayed_weights(config.weight_decay) if config.weight_decay else None
     order = {
         "adam": (decay, optax.scale_by_adam()),
@@ -127,3 +132,18 @@ def _rule(config: OptimConfig, schedule: Schedule) -> optax.GradientTransformati
     }
     parts = (*order[config.name], optax.scale_by_learning_rate(schedule))
     return optax.chain(*(part for part in parts if part is not None))
+
+
+def _plugin_rule(config: OptimConfig, schedule: Schedule) -> optax.GradientTransformation:
+    """An optimizer from outside: called with the schedule, and with the settings that it takes."""
+    make = plugins.find(config.name)
+    taken = inspect.signature(make).parameters
+    settings = {"weight_decay": config.weight_decay, "momentum": config.momentum}
+    rule = make(schedule, **{name: value for name, value in settings.items() if name in taken})
+    if not isinstance(rule, optax.GradientTransformation):
+        raise InputError(
+            f"returns {type(rule).__name__}, not an optax.GradientTransformation",
+            field="optim.name",
+            value=config.name,
+        )
+    return rule

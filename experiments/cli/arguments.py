@@ -19,12 +19,17 @@ import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from experiments.cli import stopping
+from fcn_jax import config as configs
 from fcn_jax.types import InputError
 
-NAMES = {"optim.name": "--optimizer"}
+NAMES = {
+    "optim.name": "--optimizer",
+    "loss.function": "--loss",
+    "augment.function": "--augment",
+}
 """Flags that are not called as the last part of their field."""
 
 ALIASES = {"augment.colour_jitter": ["--color-jitter"]}
@@ -173,9 +178,9 @@ KINDS: dict[Any, Kind] = {
 
 def kind_of(hint: Any) -> Kind:
     """How a field of this type is read; `none` stands for None where the field may be None."""
-    if typing.get_origin(hint) is Literal:
-        words = typing.get_args(hint)
-        return Kind(choice(words), "{" + ",".join(words) + "}")
+    if words := configs.choices_of(hint):
+        plugin = configs.accepts_plugin(hint)
+        return Kind(choice(words, plugin), "{" + ",".join(words) + ",module:name" * plugin + "}")
     if isinstance(hint, types.UnionType):
         inner = next(kind_of(t) for t in typing.get_args(hint) if t is not type(None))
         return inner._replace(convert=lambda text: None if text == "none" else inner.convert(text))

@@ -1,19 +1,25 @@
-"""The flags that describe a run: one for each field of `Config`, put over an experiment's values."""
+"""The flags that describe a run: one for each field of `Config`, over an experiment's values."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments import paper, tuned
-from experiments.cli import arguments
+from experiments.cli import arguments, command
 from fcn_jax import config as configs
+from fcn_jax import plugins
 from fcn_jax.config import Config
 from fcn_jax.models import MODELS, registry
 from fcn_jax.types import InputError
+
+PLUGIN_FIELDS = ("model.arch", "optim.name", "loss.function", "augment.function")
+"""Fields that may be `module:name`."""
 
 EXPERIMENTS = {**tuned.EXPERIMENTS, **paper.EXPERIMENTS}
 
@@ -94,6 +100,34 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_plugin_flag(parser: Any) -> None:
+    """Add the flag that lets a run's own code be imported."""
+    parser.add_argument(
+        "--plugin",
+        nargs="+",
+        metavar="MODULE",
+        default=[],
+        help="import these modules: of networks, losses, ... that are named module:name, or that "
+        "they register",
+    )
+
+
+def load_plugins(args: argparse.Namespace) -> None:
+    """Import the modules that the command line names; nothing else is ever imported.
+
+    A module in the current folder is found, as by `python -m`.
+    """
+    names = [*args.plugin, *(str(v) for k, v in given(args).items() if k in PLUGIN_FIELDS)]
+    modules = dict.fromkeys(n.partition(":")[0] for n in names if ":" in n or n in args.plugin)
+    if not modules:
+        return
+    command.tune()
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    for module in modules:
+        plugins.allow(module)
+
+
 def origin(args: argparse.Namespace) -> dict[str, str]:
     """How the data was found, as `Runtime.origin` keeps it."""
     return {k: str(v.resolve()) for k in ("archives", "data_dir") if (v := getattr(args, k))}
@@ -128,7 +162,7 @@ def apply(base: Config, changes: dict[str, Any]) -> Config:
 def with_backbone(config: Config) -> Config:
     """Give the backbone its learning rate, and check what the network has no use for."""
     arch = config.model.arch
-    if arch not in MODELS:
+    if arch not in MODELS and not plugins.is_plugin(arch):
         raise InputError(
             f"choose one of {', '.join(MODELS)}{arguments.nearest(arch, MODELS)}",
             field="model.arch",

@@ -42,7 +42,9 @@ class Exported:
 
 def forward(checkpoint: predict.Checkpoint) -> Callable[[jax.Array], Any]:
     """The network from raw pixels to logits, weights closed over, computed in float32."""
-    model = checkpoint.model.clone(dtype=jnp.float32)  # pyright: ignore[reportCallIssue]
+    model = checkpoint.model
+    if hasattr(model, "dtype"):
+        model = model.clone(dtype=jnp.float32)  # pyright: ignore[reportCallIssue]
 
     def run(images: jax.Array):
         with jax.default_matmul_precision("highest"):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fcn_jax import config as configs
+from fcn_jax import plugins
 from fcn_jax.types import InputError
 
 if TYPE_CHECKING:
@@ -114,7 +115,13 @@ def register_model(name: str, factory: Factory | str, **facts: Any) -> None:
 
 
 def get(name: str) -> Network:
-    """The network's entry. Raises InputError where the name is not known."""
+    """The network's entry; `module:name` is found as a plug-in.
+
+    Raises:
+        InputError: the name is not known, or its module was not allowed, see `plugins`.
+    """
+    if plugins.is_plugin(name):
+        return Network(plugins.find(name))
     if name not in MODELS:
         raise InputError(
             f"unknown network: choose one of {', '.join(MODELS)}", field="model.arch", value=name
@@ -168,7 +175,12 @@ def create_model(
     options = {**network.options, **options}
     if network.backbone is not None and "backbone" in options:
         resnet.check_depth(options["backbone"])
-    return factory(**{k: v for k, v in fixed.items() if k in taken}, **options)
+    try:
+        return factory(**{k: v for k, v in fixed.items() if k in taken}, **options)
+    except TypeError as error:
+        if not plugins.is_plugin(name):
+            raise
+        raise InputError(f"cannot be made: {error}", field="model.arch", value=name) from error
 
 
 def frozen_parameters(network: Network, stages: int) -> tuple[str, ...]:

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from fcn_jax import losses, metrics, optim
+from fcn_jax import losses, metrics, optim, plugins
 from fcn_jax.config import AugmentConfig, Config
 from fcn_jax.data import batches, loader, prepare, subset
 from fcn_jax.inference.predict import model_of
-from fcn_jax.models import registry
+from fcn_jax.models import convention, registry
 from fcn_jax.runtime import distributed
 from fcn_jax.training import evaluate as evaluation
 from fcn_jax.training import precise_bn, steps
@@ -92,6 +92,8 @@ def build(
     weights = _class_weights(config, trained.counts, void_class)
     model_spec = _model_spec(config, num_classes)
     model = model_of(model_spec)
+    if plugins.is_plugin(config.model.arch):
+        convention.check(config.model.arch, model, num_classes, size)
     steps_per_epoch = len(train) // config.data.batch_size
     total_steps = config.epochs * steps_per_epoch
     network = registry.get(config.model.arch)

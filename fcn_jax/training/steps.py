@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from fcn_jax import losses, metrics
+from fcn_jax import losses, metrics, plugins
 from fcn_jax.config import LossConfig
 from fcn_jax.data import augment, batches
 from fcn_jax.ops import conv
@@ -87,6 +87,8 @@ def make_train_step(
     Returns metrics as float32 scalars: `loss` (the value that was differentiated), `grad_norm`.
     """
     gradients = _gradients(model, loss or LossConfig(), class_weights, sharding)
+    function = augmentation and augmentation.function
+    transform = plugins.find(function) if function else None
 
     def train_step(state: TrainState, batch: Batch, key: jax.Array):
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
@@ -94,6 +96,8 @@ def make_train_step(
         image, labels = batch.image, batch.mask
         if augmentation is not None:
             image, labels = augment.augment(augment_key, batch, image_size, augmentation)
+        if transform is not None:
+            image, labels = transform(jax.random.fold_in(augment_key, 0), image, labels)
         value, stats, grads = gradients(state.params, state.batch_stats, image, labels, dropout_key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -139,14 +143,16 @@ def _gradients(model, loss: LossConfig, class_weights, sharding: NamedSharding |
             value = whole_loss(result, labels)
         return value / devices, updated.get("batch_stats", {})
 
+    criterion = partial(
+        losses.softmax_cross_entropy,
+        label_smoothing=loss.label_smoothing,
+        focal_gamma=loss.focal_gamma,
+    )
+    if loss.function is not None:
+        criterion = plugins.find(loss.function)
+
     def whole_loss(logits, labels):
-        total, weight = losses.softmax_cross_entropy(
-            logits,
-            labels,
-            class_weights,
-            label_smoothing=loss.label_smoothing,
-            focal_gamma=loss.focal_gamma,
-        )
+        total, weight = criterion(logits, labels, class_weights)
         value = losses.ratio(*across((total, weight)))
         if loss.dice:
             value = value + loss.dice * losses.soft_dice(logits, labels, across)
