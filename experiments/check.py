@@ -10,7 +10,7 @@ from experiments.cli import arguments, command, flags
 from fcn_jax.types import VOID, InputError
 
 if TYPE_CHECKING:
-    from fcn_jax.data import validate
+    from fcn_jax.data import survey
 
 EPILOG = """examples:
   python -m experiments.check MY-FOLDER --out contact.png
@@ -34,7 +34,7 @@ def parser() -> arguments.Parser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, look, tell."""
+    """Parse, look, report."""
     args = parser().parse_args(argv)
     if args.out and args.out.suffix.lower() != ".png":
         raise InputError(f"--out {args.out}: the contact sheet is a PNG: give a name in .png")
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from tqdm import tqdm
 
-    from fcn_jax.data import prepare, validate
+    from fcn_jax.data import prepare, survey
     from fcn_jax.report import contact_sheet
 
     try:
@@ -53,27 +53,29 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     total = sum(len(ids) for ids in source.splits.values())
     with tqdm(total=total, unit="img", disable=not sys.stderr.isatty(), leave=False) as bar:
-        found = validate.survey(source, bar.update)
-    for problem in found.problems:
-        print(f"error: {problem}")
+        found = survey.survey(source, bar.update)
+    for line in survey.kinds(found.problems):
+        print(f"error: {line}")
     for note in found.notes:
         print(f"note: {note}")
     print(table(found))
     if args.out:
-        groups = [(f"{name}: {len(s.ids)} pictures", s.samples) for name, s in found.splits.items()]
+        groups = [
+            (f"{name}: {_count(len(s.ids), 'image')}", s.samples)
+            for name, s in found.splits.items()
+        ]
         contact_sheet.write_contact_sheet(groups, found.class_names, found.palette, args.out)
         print(f"contact sheet: {args.out}")
-    count = len(found.problems)
-    print(
-        f"training would fail: {count} error{'s' if count > 1 else ''}, {len(found.notes)} notes"
-        if count
-        else f"training will accept it ({len(found.notes)} notes)"
-    )
-    return 1 if count else 0
+    notes = _count(len(found.notes), "note")
+    if not found.problems:
+        print(f"training will accept it ({notes})")
+        return 0
+    print(f"training would fail: {_count(len(found.problems), 'error')}, {notes}")
+    return 1
 
 
-def table(found: validate.Survey) -> str:
-    """Sizes of the pictures; then a line a class: share of the pixels, masks, suggested weight."""
+def table(found: survey.Survey) -> str:
+    """Sizes of the images; then a line a class: share of the pixels, masks, suggested weight."""
     from fcn_jax.losses import class_weights
 
     lines = [sizes(name, split) for name, split in found.splits.items()]
@@ -83,7 +85,7 @@ def table(found: validate.Survey) -> str:
     train = splits["train"].pixels[: len(names)]
     weights = class_weights(train, "inverse_sqrt", 20.0) * len(names)
     wide = max(len(n) for n in names)
-    lines += ["", "pixels (share of the labelled ones) and masks of each class:"]
+    lines += ["", "pixels (% of the labelled ones) and masks of each class:"]
     heads = "".join(f"{s:>16} {'%':>7} {'masks':>6}" for s in splits)
     lines.append(f"{'id':>3} {'class':<{wide}}{heads} {'weight':>8}")
     for i, name in enumerate(names):
@@ -99,20 +101,24 @@ def table(found: validate.Survey) -> str:
     return "\n".join(lines)
 
 
-def sizes(name: str, split: validate.Split) -> str:
-    """One line on the pictures of a split."""
+def sizes(name: str, split: survey.Split) -> str:
+    """One line on the images of a split."""
     if not split.ids:
-        return f"{name}: no sound picture"
+        return f"{name}: no valid image"
     heights, widths = zip(*split.sizes, strict=True)
     (h, w), often = split.sizes.most_common(1)[0]
     return (
-        f"{name}: {len(split.ids)} sound pictures of {len(split.sizes)} sizes, "
+        f"{name}: {_count(len(split.ids), 'valid image')} of {_count(len(split.sizes), 'size')}, "
         f"heights {min(heights)} to {max(heights)}, widths {min(widths)} to {max(widths)}, "
         f"most often {w}x{h} ({often})"
     )
 
 
-def _cell(split: validate.Split, index: int, classes: int) -> str:
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _cell(split: survey.Split, index: int, classes: int) -> str:
     labelled = max(1, int(split.pixels[:classes].sum()))
     pixels = int(split.pixels[index])
     return f"{pixels:>16} {100 * pixels / labelled:>7.3f} {int(split.masks[index]):>6}"

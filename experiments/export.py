@@ -95,11 +95,11 @@ def photos(
     restored: predict.Checkpoint, args: argparse.Namespace
 ) -> Iterator[tuple[str, np.ndarray]]:
     """(name, pixels) of what is compared on."""
-    from fcn_jax.data import source
+    from fcn_jax.data import images
 
     if args.images:
         for path, _ in image_files.find_images(args.images):
-            yield path.name, source.read_photo(path)
+            yield path.name, images.read_image(path)
         return
     examples = evaluate.open_dataset(restored, args).splits["val"]
     for i in range(min(8, len(examples))):

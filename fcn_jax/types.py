@@ -11,6 +11,12 @@ if TYPE_CHECKING:
 VOID = 255
 """The mask value that is never counted: VOC's borders, canvas padding, filler rows of a batch."""
 
+VOID_COLOUR = (224, 224, 192)
+"""VOC's own colour of void, RGB: understood in masks in colours, and used to show void."""
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp")
+"""Of image files that are read, in lower case; where stems are equal the first one counts."""
+
 MATMUL_PRECISION = {"f32": "highest", "tf32": "tensorfloat32", "bf16": "default"}
 """Precision of float32 products by `Config.precision`; explicit, because GPUs default to TF32."""
 

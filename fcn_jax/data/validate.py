@@ -1,155 +1,207 @@
-"""A data set looked over before it is trained on: what is wrong, what is worth knowing, numbers.
+"""One pair of image and mask checked, and everything that is wrong with a data set.
 
-What is wrong is found by `source.problems`, the very checks that training makes.
+Preparing and `check` use the same functions, so that both refuse the same in the same words.
 """
 
-import hashlib
-import io
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from fcn_jax.data import source as sources
-from fcn_jax.types import VOID, Example
-
-SAMPLES = 24
-"""Pictures kept of each split, for a contact sheet."""
-
-SHOWN = 8
-"""Ids or class names that one note spells out."""
+from fcn_jax.data import images, masks
+from fcn_jax.data.layouts import SPLIT_NAMES
+from fcn_jax.data.source import Source
+from fcn_jax.data.splits import LISTS, some
+from fcn_jax.types import VOID, InputError
 
 
-@dataclass
-class Split:
-    """What the sound pairs of one split hold."""
+class Stored(NamedTuple):
+    """One checked pair, as it is stored."""
 
-    ids: list[str] = field(default_factory=list)
-    pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
-    """Pixels of every mask value, over all masks."""
-    masks: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
-    """Masks that hold the value."""
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    """(height, width) -> pictures."""
-    samples: list[Example] = field(default_factory=list)
-
-
-@dataclass
-class Survey:
-    """The result of `survey`."""
-
-    problems: list[str]
-    """What training would refuse, in training's words, one line each."""
-    notes: list[str]
-    """Worth knowing; training would not stop."""
-    class_names: tuple[str, ...]
-    palette: np.ndarray
-    splits: Mapping[str, Split]
+    id: str
+    image: bytes
+    """JPEG as it came where it is RGB, else PNG."""
+    mask: bytes
+    """PNG of mode L whose values are class ids and VOID."""
+    shape: tuple[int, int]
+    """Height and width."""
+    pixels: np.ndarray
+    """int64 [256]: pixels of each value of the mask."""
+    frames: int
+    """Images in the image's file; the first is stored."""
 
 
-def survey(source: sources.Source, tick: Callable[[], object] = lambda: None) -> Survey:
-    """Look at every pair of every split once; `tick` is called for each."""
-    splits = {split: Split() for split in source.splits}
-    content: dict[bytes, list[tuple[str, str]]] = defaultdict(list)
-    swallowed: list[str] = []
-    empty: list[str] = []
+class Problem(NamedTuple):
+    """Something for which training refuses a data set."""
 
-    def see(split: str, stored: sources.Stored) -> None:
-        example = _decode(stored)
-        facts = splits[split]
-        counts = np.bincount(example.mask.ravel(), minlength=256)
-        facts.ids.append(stored.id)
-        facts.pixels += counts
-        facts.masks += counts > 0
-        facts.sizes[(example.mask.shape[0], example.mask.shape[1])] += 1
-        # Evenly over the split, without knowing beforehand which pairs are sound.
-        if len(facts.ids) % max(1, -(-len(source.splits[split]) // SAMPLES)) == 0:
-            facts.samples.append(example)
-        shape = repr(example.image.shape).encode()
-        content[hashlib.sha256(shape + example.image.tobytes()).digest()].append((split, stored.id))
-        if stored.classes == {VOID}:
-            empty.append(_name(source.masks[stored.id]))
-        elif VOID in stored.classes and stored.classes <= {0, VOID}:
-            swallowed.append(_name(source.masks[stored.id]))
-
-    found = list(dict.fromkeys(sources.problems(source, tick, see)))
-    notes = [
-        *source.notes,
-        *_file_notes(source),
-        *_void_notes(swallowed, empty),
-        *_duplicates(content),
-        *_absences(splits, source.class_names),
-    ]
-    return Survey(found, notes, source.class_names, source.palette, splits)
+    message: str
+    """One line."""
+    example_id: str = ""
+    """Of the pair at fault; "" for what is no pair's."""
 
 
-def _decode(stored: sources.Stored) -> Example:
-    image = np.asarray(sources.to_rgb(Image.open(io.BytesIO(stored.image))))
-    return Example(stored.id, image, np.asarray(Image.open(io.BytesIO(stored.mask))))
+class Checker:
+    """Reads the pairs of a source, and remembers what only all of them together show."""
+
+    def __init__(self, source: Source) -> None:
+        """Start with no pair seen."""
+        self._source, self._readings = source, masks.Readings()
+        self._values: set[int] = set()
+        self._several: list[str] = []
+
+    def read(self, split: str, example_id: str) -> Stored:
+        """Check one pair and return it as it is stored.
+
+        Raises:
+            InputError: one line that names the file, what is wrong with it, and the remedy.
+        """
+        stored, mask = read_example(self._source, split, example_id)
+        name = _short(self._source.masks[example_id])
+        self._readings.add(mask, self._source.classes, f"mask {name}")
+        self._values |= set(np.flatnonzero(stored.pixels).tolist())
+        if stored.frames > 1:
+            self._several.append(_short(self._source.images[example_id]))
+        return stored
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with the class ids of all masks together: none but 0 and void."""
+        if self._values and self._values <= {0, VOID}:
+            void = f" and void {VOID}" if VOID in self._values else ""
+            yield Problem(
+                f"no mask has any class but 0{void}: where 255 was meant as the object, "
+                "save it as the class id 1, or number it in classes.txt (`0 background`, "
+                "`255 object`)"
+            )
+
+    def notes(self) -> list[str]:
+        """What is worth knowing about all of them together."""
+        if not self._several:
+            return []
+        count = len(self._several)
+        what = "1 file holds" if count == 1 else f"{count} files hold"
+        return [f"{what} several images, of which the first is used: {some(self._several)}"]
 
 
-def _name(path: str) -> str:
-    return path.split("/", 1)[-1]
+def problems(
+    source: Source,
+    tick: Callable[[], object] = lambda: None,
+    see: Callable[[str, Stored], object] = lambda split, stored: None,
+    checker: Checker | None = None,
+) -> Iterator[Problem]:
+    """Everything that would make training on `source` fail.
+
+    Args:
+        source: the data set.
+        tick: called once a pair.
+        see: called with the split and each pair that is valid.
+        checker: to read with; its notes can then be asked for.
+    """
+    yield from list_problems(source)
+    checker = checker or Checker(source)
+    for split, ids in source.splits.items():
+        for example_id in dict.fromkeys(ids):
+            try:
+                see(split, checker.read(split, example_id))
+            except InputError as error:
+                yield Problem(str(error), example_id)
+            tick()
+    yield from checker.problems()
 
 
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+def list_problems(source: Source) -> Iterator[Problem]:
+    """What is wrong with the lists themselves: a split missing or empty, an id given twice."""
+    where = source.files.title
+    for split in ("train", "val"):
+        if split not in source.splits:
+            yield Problem(f"{where} has no {LISTS}/{split}.txt: add it, with one id a line")
+    for split, ids in source.splits.items():
+        if not ids:
+            yield Problem(
+                f"{where}: {LISTS}/{split}.txt is empty: list at least one id, or delete it"
+            )
+        for example_id, count in Counter(ids).items():
+            times = "twice" if count == 2 else f"{count} times"
+            if count > 1:
+                message = f"{split}.txt lists {example_id} {times}: remove all lines but one"
+                yield Problem(message, example_id)
 
 
-def _file_notes(source: sources.Source) -> list[str]:
-    """Files that nothing uses, and pictures of equal stem."""
-    notes = []
-    listed = {i for ids in source.splits.values() for i in ids}
-    spare = sorted(i for i in source.images.keys() & source.masks.keys() if i not in listed)
-    if spare:
-        notes.append(f"pairs in no list, which stay unused ({len(spare)}): {_some(spare)}")
-    lone = sorted(source.masks.keys() - source.images.keys() - listed)
-    if lone:
-        notes.append(f"masks without an image, which stay unused ({len(lone)}): {_some(lone)}")
-    used = set(source.images.values())
-    folders = {PurePosixPath(path).parts[0] for path in used}
-    for name in sorted(source.files.names()):
+def read_example(source: Source, split: str, example_id: str) -> tuple[Stored, masks.Mask]:
+    """Check one pair by itself.
+
+    Raises:
+        InputError: one line that names the file, what is wrong with it, and the remedy.
+    """
+    remove = f"or remove the id from {source.list_name(split)}"
+    _check_name(example_id, source)
+    where = f"(listed in {source.list_name(split)})" if source.has_lists else ""
+    for kind, paths in (("image", source.images), ("mask", source.masks)):
+        if example_id not in paths:
+            message = f"{kind} of {example_id} {where}".rstrip()
+            similar = _similar(example_id, kind, source)
+            raise InputError(
+                f"{message} is missing in {source.files.title}{similar}: add it {remove}"
+            )
+    image_path, mask_path = source.images[example_id], source.masks[example_id]
+    data = source.files.read(image_path)
+    image = images.open_image(data, f"image {_short(image_path)}", remove)
+    what = f"mask {_short(mask_path)}"
+    mask = masks.decode_mask(source.files.read(mask_path), source.classes, what, remove)
+    height, width = mask.ids.shape
+    shown = _as_masked(image, (height, width)) if source.honour_exif else image
+    if shown.size != (width, height):
+        sizes = f"{shown.width}x{shown.height}, its mask {width}x{height}"
+        raise InputError(f"image {_short(image_path)} is {sizes}: fix the mask {remove}")
+    if not (image.format in ("JPEG", "MPO") and shown is image and image.mode == "RGB"):
+        data = images.encode_png(images.to_rgb(shown))
+    pixels = np.bincount(mask.ids.ravel(), minlength=256)
+    png = images.encode_png(Image.fromarray(mask.ids))
+    shape = (height, width)
+    return Stored(example_id, data, png, shape, pixels, images.frames(image)), mask
+
+
+def _as_masked(image: Image.Image, shape: tuple[int, int]) -> Image.Image:
+    """The image as viewers show it, or as stored where only that fits its mask.
+
+    Masks are drawn on what an annotation tool shows, which is nearly always the upright image.
+    """
+    turned = images.upright(image)
+    stored_fits = (image.height, image.width) == shape
+    return image if stored_fits and (turned.height, turned.width) != shape else turned
+
+
+def _check_name(example_id: str, source: Source) -> None:
+    try:
+        example_id.encode()
+    except UnicodeEncodeError:
+        shown = example_id.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        raise InputError(
+            f"the file name {shown} in {source.files.title} is no UTF-8: rename it"
+        ) from None
+
+
+def _similar(example_id: str, kind: str, source: Source) -> str:
+    """Names the file that may have been meant, of a format that is not read."""
+    stem = PurePosixPath(example_id).name
+    used = {*source.images.values(), *source.masks.values()}
+    folders = {PurePosixPath(p).parts[0] for p in getattr(source, f"{kind}s").values()}
+    for name in source.files.names():
         path = PurePosixPath(name)
-        known = path.suffix.lower() in sources.IMAGE_SUFFIXES
-        if name in used or not known or path.parts[0] not in folders:
-            continue
-        example_id = path.relative_to(path.parts[0]).with_suffix("").as_posix()
-        other = source.images[example_id]
-        notes.append(f"image {_name(name)} is not used: {_name(other)} has the same id")
-    return notes
+        if path.stem == stem and path.parts[0] in folders and name not in used:
+            return f" ({path.name} is there, which is not read)"
+    return ""
 
 
-def _void_notes(swallowed: list[str], empty: list[str]) -> list[str]:
-    """Masks whose object may be hidden in void: of 255 drawn where a class id was meant."""
-    notes = [
-        f"mask {name} holds only 0 and 255, and 255 is void, which is never trained on: "
-        "where an object was meant, save it as its class id"
-        for name in swallowed
-    ]
-    return notes + [f"mask {name} is void everywhere: it teaches nothing" for name in empty]
+def _short(path: str) -> str:
+    """The path below the folder of the images or of the masks."""
+    top, _, rest = path.partition("/")
+    return path if top.lower() in SPLIT_NAMES or not rest else rest
 
 
-def _duplicates(content: Mapping[bytes, list[tuple[str, str]]]) -> list[str]:
-    """Pictures that are equal pixel for pixel, whatever their names; those across splits first."""
-    notes = []
-    for places in content.values():
-        if len(places) > 1:
-            across = len({split for split, _ in places}) > 1
-            where = " = ".join(f"{split}/{example_id}" for split, example_id in places)
-            text = "the splits are judged on what was trained on" if across else "it counts twice"
-            notes.append((not across, f"the same picture: {where}: {text}"))
-    return [text for _, text in sorted(notes)]
-
-
-def _absences(splits: Mapping[str, Split], class_names: tuple[str, ...]) -> list[str]:
-    notes = []
-    for split, facts in splits.items():
-        absent = [n for n, count in zip(class_names, facts.masks, strict=False) if not count]
-        if facts.ids and absent:
-            notes.append(f"no {split} mask holds: {_some(absent)}")
-    return notes
+def raise_first(found: Iterable[Problem]) -> None:
+    """Raise InputError for the first of several problems, if there is one."""
+    for problem in found:
+        raise InputError(problem.message)

@@ -9,10 +9,7 @@ import numpy as np
 from PIL import Image
 
 from fcn_jax.runtime import files
-from fcn_jax.types import VOID, InputError
-
-VOID_COLOUR = (224, 224, 192)
-"""VOC's own off-white for void, the pixels that are never counted."""
+from fcn_jax.types import VOID, VOID_COLOUR, InputError
 
 ERROR_COLOURS = {
     "missed object": (0, 114, 230),

@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcn_jax.data import prepare
+from fcn_jax.data import download, images, prepare, validate, voc2007
 from fcn_jax.data import source as sources
+from fcn_jax.data.classes import VOC_CLASSES, voc_palette
 from fcn_jax.runtime import files
 from fcn_jax.types import InputError
 
-TRAINVAL, TEST = (prepare.ARCHIVES[key].filename for key in ("trainval", "test"))
+TRAINVAL, TEST = (voc2007.ARCHIVES[key].filename for key in ("trainval", "test"))
 
 
 def picture(rng, width=24, height=16, mode="RGB"):
@@ -35,7 +36,7 @@ def index_mask(rng, width=24, height=16, classes=21):
     ids = rng.integers(0, classes, (height // 4, width // 4), np.uint8)
     ids[0, 0], ids[0, 1] = 255, 1
     mask = Image.fromarray(ids.repeat(4, 0).repeat(4, 1), "L")
-    mask.putpalette(prepare.voc_palette().tobytes())
+    mask.putpalette(voc_palette().tobytes())
     return mask
 
 
@@ -98,27 +99,27 @@ def error_of(call, *args, **kwargs):
 
 
 def test_palette_and_classes():
-    assert prepare.voc_palette(5).tolist() == [
+    assert voc_palette(5).tolist() == [
         [0, 0, 0],
         [128, 0, 0],
         [0, 128, 0],
         [128, 128, 0],
         [0, 0, 128],
     ]
-    palette = prepare.voc_palette()
+    palette = voc_palette()
     assert palette.shape == (256, 3)
     assert palette[15].tolist() == [192, 128, 128]  # person
     assert palette[20].tolist() == [0, 64, 128]
     assert palette[255].tolist() == [224, 224, 192]
     assert len(np.unique(palette, axis=0)) == 256
-    assert len(prepare.VOC_CLASSES) == 21
-    assert prepare.VOC_CLASSES.index("person") == 15
+    assert len(VOC_CLASSES) == 21
+    assert VOC_CLASSES.index("person") == 15
 
 
 def test_folder_reads_back_exactly(folder, tmp_path):
     dataset = load(folder, tmp_path)
     assert dataset.name == "set"
-    assert dataset.class_names == prepare.VOC_CLASSES
+    assert dataset.class_names == VOC_CLASSES
     assert {k: len(v) for k, v in dataset.splits.items()} == {"train": 4, "val": 2}
     assert [e.id for e in dataset.splits["train"]] == ["000000", "000001", "000002", "000003"]
     for examples in dataset.splits.values():
@@ -150,14 +151,14 @@ def test_random_access(folder, tmp_path):
     assert sorted(seen) == sorted(e.id for e in train for _ in range(40))
 
 
-def test_archives_without_network(archives, tmp_path, capfd):
+def test_archives_without_network(archives, tmp_path, capfd, caplog):
+    caplog.set_level("INFO", "fcn_jax")
     dataset = load("voc2007", tmp_path, archives=archives)
     assert {k: len(v) for k, v in dataset.splits.items()} == {"train": 3, "val": 2, "test": 2}
     assert dataset.name == "voc2007"
-    captured = capfd.readouterr()
-    notes = captured.err.splitlines()
-    assert len(notes) == 2  # and nothing of tfds
-    assert captured.out == ""
+    notes = caplog.messages
+    assert len(notes) == 2
+    assert capfd.readouterr() == ("", "")  # nothing of tfds
     assert "its checksum is not the official one" in notes[0]
     raw = tmp_path / "raw/SegmentationClass"
     for example in dataset.splits["test"]:
@@ -179,7 +180,7 @@ def test_prepared_once_then_read(folder, tmp_path, monkeypatch):
     def fail(*args):
         raise AssertionError("prepared again")
 
-    monkeypatch.setattr(sources, "read_example", fail)
+    monkeypatch.setattr(validate, "read_example", fail)
     assert len(load(folder, tmp_path).splits["val"]) == 2
 
 
@@ -192,7 +193,8 @@ def test_an_edited_folder_is_never_stale(folder, tmp_path):
     assert (load(folder, tmp_path).splits["train"][0].mask == 7).all()
 
 
-def test_other_names_of_folders_and_a_seeded_split(tmp_path, capfd):
+def test_other_names_of_folders_and_a_seeded_split(tmp_path, caplog):
+    caplog.set_level("INFO", "fcn_jax")
     root = make_folder(tmp_path / "set", (("all", 10),), lists=False)
     (root / "JPEGImages").rename(root / "images")
     (root / "SegmentationClass").rename(root / "masks")
@@ -203,7 +205,7 @@ def test_other_names_of_folders_and_a_seeded_split(tmp_path, capfd):
     assert sources.open_folder(root).splits == source.splits
     assert any(sources.open_folder(root, seed=s).splits != source.splits for s in range(1, 4))
     assert len(load(root, tmp_path).splits["val"]) == 2
-    assert "split by seed 0 into train 8, val 2" in capfd.readouterr().err
+    assert "split by seed 0 into train 8, val 2" in caplog.text
 
 
 def test_classes_with_colours_and_masks_in_colours(tmp_path):
@@ -233,7 +235,7 @@ def test_image_formats_and_modes_become_rgb(folder, suffix, mode, tmp_path):
     path = folder / f"JPEGImages/000000{suffix}"
     (folder / "JPEGImages/000000.jpg").unlink()
     image.save(path, **({"lossless": True} if suffix == ".webp" else {}))
-    stored = sources.read_example(sources.open_folder(folder), "train", "000000")
+    stored = validate.read_example(sources.open_folder(folder), "train", "000000")[0]
     with Image.open(path) as saved:
         expected = np.array(saved.convert("RGBA" if mode == "P" else saved.mode).convert("RGB"))
     decoded = Image.open(io.BytesIO(stored.image))
@@ -242,7 +244,7 @@ def test_image_formats_and_modes_become_rgb(folder, suffix, mode, tmp_path):
 
 
 def test_rgb_jpeg_is_stored_unchanged_and_the_mask_without_palette(folder):
-    stored = sources.read_example(sources.open_folder(folder), "train", "000000")
+    stored = validate.read_example(sources.open_folder(folder), "train", "000000")[0]
     assert stored.image == (folder / "JPEGImages/000000.jpg").read_bytes()
     assert Image.open(io.BytesIO(stored.mask)).mode == "L"
 
@@ -267,7 +269,7 @@ def test_exif_orientation(folder, orientation):
     (folder / "JPEGImages/000000.jpg").unlink()
 
     def read():
-        stored = sources.read_example(sources.open_folder(folder), "train", "000000")
+        stored = validate.read_example(sources.open_folder(folder), "train", "000000")[0]
         return np.array(Image.open(io.BytesIO(stored.image)))
 
     np.testing.assert_array_equal(read(), np.array(upright))
@@ -314,11 +316,11 @@ DAMAGES = {
     ),
     "text": (
         lambda r: rewrite(r / "JPEGImages/000002.jpg", "<html>"),
-        "image 000002.jpg is no readable picture",
+        "image 000002.jpg is no readable image",
     ),
     "empty file": (
         lambda r: rewrite(r / "SegmentationClass/000002.png", ""),
-        "mask 000002.png is no readable picture",
+        "mask 000002.png is no readable image",
     ),
     "colours": (
         lambda r: save_mask(r, np.zeros((16, 24, 3), np.uint8)),
@@ -329,8 +331,8 @@ DAMAGES = {
         "mask 000002.png holds the class id 77, not 0..20 or 255 (void)",
     ),
     "16 bits": (
-        lambda r: save_mask(r, np.ones((16, 24), np.uint16)),
-        "mask 000002.png has the mode I;16",
+        lambda r: save_mask(r, np.full((16, 24), 300, np.uint16)),
+        "mask 000002.png holds the class id 300",
     ),
     "mask is a jpeg": (
         lambda r: Image.new("L", (24, 16)).save(r / "SegmentationClass/000002.png", "JPEG"),
@@ -339,9 +341,9 @@ DAMAGES = {
     "frames": (
         lambda r: Image.new("RGB", (24, 16)).save(
             r / "JPEGImages/000002.jpg",
-            "TIFF",
+            "WEBP",
             save_all=True,
-            append_images=[Image.new("L", (9, 9))],
+            append_images=[Image.new("RGB", (24, 16), "red")],
         ),
         "image 000002.jpg has 2 frames",
     ),
@@ -373,8 +375,8 @@ def test_damages_are_named_by_training_and_by_problems_alike(damage, folder, tmp
     do(folder)
     message = error_of(load, folder, tmp_path)
     assert expected in message
-    assert message in list(sources.problems(sources.open_folder(folder)))
-    prepared = list((tmp_path / "data/voc_segmentation").glob("*/1.0.0"))
+    assert message in [p.message for p in validate.problems(sources.open_folder(folder))]
+    prepared = list((tmp_path / "data/voc_segmentation").glob("*/2.0.0"))
     assert prepared == []  # nothing half done is left to be read
 
 
@@ -382,10 +384,10 @@ def test_problems_collects_everything(folder):
     DAMAGES["sizes"][0](folder)
     (folder / "JPEGImages/000004.jpg").unlink()
     source, ticks = sources.open_folder(folder), []
-    found = list(sources.problems(source, lambda: ticks.append(1)))
+    found = list(validate.problems(source, lambda: ticks.append(1)))
     assert len(found) == 2
     assert len(ticks) == 6
-    assert list(sources.problems(sources.open_folder(make_folder(folder / "good")))) == []
+    assert list(validate.problems(sources.open_folder(make_folder(folder / "good")))) == []
 
 
 def test_image_bombs_are_refused(folder, monkeypatch, tmp_path):
@@ -394,7 +396,7 @@ def test_image_bombs_are_refused(folder, monkeypatch, tmp_path):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     assert "has over" in error_of(load, folder, tmp_path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    monkeypatch.setattr(sources, "MAX_PIXELS", 300)
+    monkeypatch.setattr(images, "MAX_PIXELS", 300)
     assert "has 384 pixels" in error_of(load, folder, tmp_path)
 
 
@@ -435,7 +437,7 @@ def test_no_such_data_set(tmp_path):
     assert "archives go with the data set voc2007 only" in message
     (tmp_path / "file").write_text("")
     call = lambda: prepare.load("shapes", data_dir=tmp_path / "file" / "x", progress=False)
-    assert "--data-dir" in error_of(call)
+    assert "choose another directory for prepared data" in error_of(call)
 
 
 def test_the_right_folder_is_suggested(tmp_path):
@@ -445,10 +447,10 @@ def test_the_right_folder_is_suggested(tmp_path):
 
 def test_no_network_and_no_archive(tmp_path, monkeypatch):
     dead = {
-        key: prepare.download.Artifact(a.filename, a.size, a.sha256, ("http://127.0.0.1:9/x",))
-        for key, a in prepare.ARCHIVES.items()
+        key: download.Artifact(a.filename, a.size, a.sha256, ("http://127.0.0.1:9/x",))
+        for key, a in voc2007.ARCHIVES.items()
     }
-    monkeypatch.setattr(prepare, "ARCHIVES", dead)
+    monkeypatch.setattr(voc2007, "ARCHIVES", dead)
     message = error_of(load, "voc2007", tmp_path)
     assert TRAINVAL in message
     assert f"put it into {tmp_path / 'data' / 'downloads'}" in message
@@ -501,30 +503,31 @@ def test_archive_of_something_else(archives, tmp_path):
 def official(archives, monkeypatch, **changed):
     """Declare the archives at hand the official ones."""
     known = {}
-    for key, artifact in prepare.ARCHIVES.items():
+    for key, artifact in voc2007.ARCHIVES.items():
         path = archives / artifact.filename
-        sha = changed.get(key, prepare.download.sha256_of(path))
-        known[key] = prepare.download.Artifact(path.name, path.stat().st_size, sha, ())
-    monkeypatch.setattr(prepare, "ARCHIVES", known)
+        sha = changed.get(key, download.sha256_of(path))
+        known[key] = download.Artifact(path.name, path.stat().st_size, sha, ())
+    monkeypatch.setattr(voc2007, "ARCHIVES", known)
 
 
-def test_official_archives_are_checked(archives, tmp_path, monkeypatch, capfd):
+def test_official_archives_are_checked(archives, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "fcn_jax")
     official(archives, monkeypatch, test="0" * 64)
     assert "has the sha256" in archive_error(archives, tmp_path)
     official(archives, monkeypatch)
     message = archive_error(archives, tmp_path)
     assert "{'train': 3, 'val': 2, 'test': 2} images, not {'train': 209" in message
-    monkeypatch.setattr(prepare, "OFFICIAL_SIZES", {"train": 3, "val": 2, "test": 2})
-    capfd.readouterr()
+    monkeypatch.setattr(voc2007, "OFFICIAL_SIZES", {"train": 3, "val": 2, "test": 2})
+    caplog.clear()
     assert len(load("voc2007", tmp_path, archives=archives).splits["test"]) == 2
-    assert capfd.readouterr().err == ""  # nothing to note
+    assert caplog.messages == []  # nothing to note
     shutil.rmtree(archives)
     assert len(load("voc2007", tmp_path).splits["test"]) == 2  # prepared: no archive needed
 
 
 def test_archives_put_into_downloads_are_used(archives, tmp_path, monkeypatch):
     official(archives, monkeypatch)
-    monkeypatch.setattr(prepare, "OFFICIAL_SIZES", {"train": 3, "val": 2, "test": 2})
+    monkeypatch.setattr(voc2007, "OFFICIAL_SIZES", {"train": 3, "val": 2, "test": 2})
     (tmp_path / "data").mkdir()
     archives.rename(tmp_path / "data/downloads")
     assert len(load("voc2007", tmp_path).splits["train"]) == 3
@@ -565,8 +568,8 @@ def test_no_temporary_folder_is_left_behind(folder, tmp_path, monkeypatch):
 
 def test_leftovers_of_a_killed_run_are_removed(folder, tmp_path):
     load(folder, tmp_path)
-    (prepared,) = (tmp_path / "data/voc_segmentation").glob("folder_*/1.0.0")
-    leftover = prepared.rename(prepared.parent / "incomplete.ABCDEF_1.0.0")
+    (prepared,) = (tmp_path / "data/voc_segmentation").glob("folder_*/2.0.0")
+    leftover = prepared.rename(prepared.parent / "incomplete.ABCDEF_2.0.0")
     assert len(load(folder, tmp_path).splits["train"]) == 4
     assert not leftover.exists()
 
@@ -597,7 +600,7 @@ def test_two_processes_at_once(folder, tmp_path):
         process.join()
     assert found == [["000000", "000001", "000002", "000003"]] * 2
     (prepared,) = (tmp_path / "data/voc_segmentation").iterdir()
-    assert sorted(os.listdir(prepared)) == [".lock", "1.0.0"]
+    assert sorted(os.listdir(prepared)) == [".lock", "2.0.0"]
 
 
 @pytest.mark.slow
@@ -620,7 +623,7 @@ def test_one_is_killed_while_preparing_and_another_waits(folder, tmp_path, capfd
 
 
 def _prepare_for_ever(root, data_dir, begun):
-    read = sources.read_example
+    read = validate.read_example
 
     def stuck(source, split, example_id):
         if example_id == "000002":
@@ -628,5 +631,5 @@ def _prepare_for_ever(root, data_dir, begun):
             time.sleep(600)
         return read(source, split, example_id)
 
-    sources.read_example = stuck
+    validate.read_example = stuck
     prepare.load(str(root), data_dir=data_dir, progress=False)

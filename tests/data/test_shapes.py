@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from fcn_jax.data import prepare, shapes
+from fcn_jax.data.classes import VOC_CLASSES, voc_palette
 from fcn_jax.runtime import files as disk
 from fcn_jax.types import VOID, InputError
 
@@ -72,7 +73,7 @@ def test_sizes(pairs):
 def test_masks_are_as_vocs(root, pairs):
     mask = Image.open(root / "SegmentationClass/train_0000.png")
     assert mask.mode == "P"
-    assert mask.getpalette() == prepare.voc_palette().ravel().tolist()
+    assert mask.getpalette() == voc_palette().ravel().tolist()
     for items in pairs.values():
         counts = sum(np.bincount(mask.ravel(), minlength=256) for _, mask in items)
         share = counts / counts.sum()
@@ -117,7 +118,7 @@ def test_drawn_once_and_read_by_the_same_builder(tmp_path, monkeypatch):
     monkeypatch.setattr(shapes, "SIZES", {"train": 3, "val": 2, "test": 1})
     dataset = prepare.load("shapes", data_dir=tmp_path, progress=False)
     assert dataset.name == "shapes"
-    assert dataset.class_names == prepare.VOC_CLASSES
+    assert dataset.class_names == VOC_CLASSES
     assert {k: len(v) for k, v in dataset.splits.items()} == {"train": 3, "val": 2, "test": 1}
     assert dataset.splits["val"][1].id == "val_0001"
 

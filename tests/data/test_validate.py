@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcn_jax.data import prepare, validate
+from fcn_jax.data import prepare, survey
 from tests.drills import damage
 
 
@@ -16,7 +16,7 @@ def root(tmp_path):
 
 
 def look(root):
-    return validate.survey(prepare.open_source(str(root)))
+    return survey.survey(prepare.open_source(str(root)))
 
 
 @pytest.mark.parametrize("name", damage.DAMAGES)
@@ -52,7 +52,7 @@ def test_several_damages_are_all_named(root):
     assert found.splits["train"].ids == ["000", "003"]
 
 
-def test_equal_pictures_are_found_whatever_their_names(root):
+def test_equal_images_are_found_whatever_their_names(root):
     pixels = Image.open(root / "JPEGImages/001.jpg")
     mask = Image.open(root / "SegmentationClass/001.png")
     (root / "JPEGImages/005.jpg").unlink()
@@ -60,7 +60,7 @@ def test_equal_pictures_are_found_whatever_their_names(root):
     mask.save(root / "SegmentationClass/005.png")
     notes = look(root).notes
     assert len(notes) == 1
-    assert notes[0].startswith("the same picture: train/001 = val/005: the splits are judged")
+    assert notes[0].startswith("the same image: train/001 = val/005: scores are taken")
 
 
 def test_masks_swallowed_by_void(root):
@@ -71,7 +71,7 @@ def test_masks_swallowed_by_void(root):
     found = look(root)
     assert found.problems == []
     assert found.notes[0].startswith("mask 000.png holds only 0 and 255, and 255 is void")
-    assert found.notes[1].startswith("mask 003.png is void everywhere")
+    assert found.notes[1].startswith("mask 003.png is void everywhere and teaches nothing")
 
 
 def test_absent_classes_and_unused_files(root):

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fcn_jax.data import prepare, validate
+from fcn_jax.data import prepare, survey
+from fcn_jax.data.classes import voc_palette
 from fcn_jax.types import InputError
 
 CLASSES = ("ground", "tree", "house")
@@ -103,19 +104,19 @@ def mask_cut(v):
 @damage
 def image_empty(v):
     v.image.write_bytes(b"")
-    return "is no readable picture", v.image.name
+    return "is no readable image", v.image.name
 
 
 @damage
 def mask_noise(v):
     v.mask.write_bytes(v.rng.bytes(200))
-    return "is no readable picture", v.mask.name
+    return "is no readable image", v.mask.name
 
 
 @damage
 def image_is_a_web_page(v):
     v.image.write_text("<html>404</html>")
-    return "is no readable picture", v.image.name
+    return "is no readable image", v.image.name
 
 
 @damage
@@ -153,26 +154,26 @@ def mask_turned_grey(v):
 
 @damage
 def mask_in_colours(v):
-    v.save(prepare.voc_palette()[v.ids])
+    v.save(voc_palette()[v.ids])
     return "is in colours (mode RGB)", v.mask.name
 
 
 @damage
 def mask_with_alpha(v):
-    v.save(np.dstack([prepare.voc_palette()[v.ids], np.full(v.ids.shape, 255, np.uint8)]))
+    v.save(np.dstack([voc_palette()[v.ids], np.full(v.ids.shape, 255, np.uint8)]))
     return "is in colours (mode RGBA)", v.mask.name
 
 
 @damage
 def mask_of_16_bits(v):
-    v.save(v.ids.astype(np.uint16))
-    return "has the mode I;16", v.mask.name
+    v.save(np.full(v.ids.shape, 300, np.uint16))
+    return "holds the class id 300", v.mask.name
 
 
 @damage
-def mask_of_one_bit(v):
-    Image.fromarray(v.ids > 0).save(v.mask)
-    return "is in colours (mode 1)", v.mask.name
+def image_of_16_bits(v):
+    Image.fromarray(np.zeros(v.ids.shape, np.uint16)).save(v.image, "PNG")
+    return "has the mode I;16 with 16 bits a channel", v.image.name
 
 
 @damage
@@ -183,8 +184,8 @@ def mask_is_a_jpeg(v):
 
 @damage
 def image_of_two_frames(v):
-    picture = Image.open(v.image).convert("RGB")
-    picture.save(v.image, "TIFF", save_all=True, append_images=[picture])
+    image = Image.open(v.image).convert("RGB")
+    image.save(v.image, "WEBP", save_all=True, append_images=[image.rotate(180)])
     return "has 2 frames", v.image.name
 
 
@@ -247,14 +248,14 @@ def colour_unknown(v):
 
 @damage
 def masks_in_no_folder(v):
-    v.mask.parent.rename(v.root / "Labels")
+    v.mask.parent.rename(v.root / "Truth")
     return "has no folder SegmentationClass or masks", str(v.root)
 
 
 def said_by_check(root: Path) -> list[str]:
     """What `check` calls errors."""
     try:
-        return validate.survey(prepare.open_source(str(root))).problems
+        return [p.message for p in survey.survey(prepare.open_source(str(root))).problems]
     except InputError as error:
         return [str(error)]
 

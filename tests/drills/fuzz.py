@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fcn_jax.data import source
+from fcn_jax.data import images, source, validate
 from fcn_jax.types import InputError
 from fcn_jax.weights.torch_files import read_state_dict
 from tests import fakes
@@ -91,8 +91,7 @@ def weights(form: str) -> bytes:
 def read_archive(path: Path) -> None:
     """What preparing does: open it, check every pair."""
     opened = source.open_archives(path, None)
-    for problem in source.problems(opened):
-        raise InputError(problem)
+    validate.raise_first(validate.problems(opened))
 
 
 def targets() -> dict[str, tuple[str, bytes, object]]:
@@ -101,8 +100,8 @@ def targets() -> dict[str, tuple[str, bytes, object]]:
     Image.fromarray(example.image).save(jpeg, "JPEG")
     Image.fromarray(example.image).save(png, "PNG")
     made = {
-        "jpeg": (".jpg", jpeg.getvalue(), source.read_photo),
-        "png": (".png", png.getvalue(), source.read_photo),
+        "jpeg": (".jpg", jpeg.getvalue(), images.read_image),
+        "png": (".png", png.getvalue(), images.read_image),
         "archive": (".tar", archive(example), read_archive),
         "safetensors": (".safetensors", weights("safetensors"), read_state_dict),
     }

@@ -17,7 +17,7 @@ def test_sound_data_pass_with_numbers_and_a_contact_sheet(root, tmp_path, capsys
     sheet = tmp_path / "sheet.png"
     assert check.main([str(root), "--out", str(sheet)]) == 0
     out = capsys.readouterr().out
-    assert "train: 4 sound pictures of 4 sizes, heights 16 to 25, widths 24 to 30" in out
+    assert "train: 4 valid images of 4 sizes, heights 16 to 25, widths 24 to 30" in out
     assert "training will accept it (0 notes)" in out
     assert [line.split()[1] for line in out.splitlines() if line[:3].strip().isdigit()] == [
         "ground",
@@ -33,7 +33,7 @@ def test_bad_data_fail_and_all_of_it_is_named(root, tmp_path, capsys):
     (root / "SegmentationClass/004.png").unlink()
     assert check.main([str(root), "--out", str(tmp_path / "sheet.png")]) == 1
     out = capsys.readouterr().out
-    assert "error: image 001.jpg is no readable picture" in out
+    assert "error: image 001.jpg is no readable image" in out
     assert "error: mask of 004 (listed in val.txt) is missing" in out
     assert "training would fail: 2 errors" in out
 
@@ -48,7 +48,7 @@ def test_a_split_without_any_sound_pair(root, capsys):
     for path in (root / "JPEGImages").iterdir():
         path.write_bytes(b"")
     assert check.main([str(root)]) == 1
-    assert "val: no sound picture" in capsys.readouterr().out
+    assert "val: no valid image" in capsys.readouterr().out
 
 
 def test_the_sheet_must_be_a_png(root):

@@ -1,0 +1,184 @@
+"""Which file of a folder is an image, which a mask, of which split: the layouts that are known.
+
+Known are VOC's (JPEGImages and SegmentationClass, or images and masks), the same with a folder for
+each split below (images/train, masks/train), or above (train/images, train/masks), both kinds in
+one folder (Roboflow: train/a.jpg, train/a_mask.png), CamVid (train, trainannot), and Cityscapes,
+ADE20K and Mapillary Vistas as they are distributed.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from fcn_jax.data.masks import LOSSY_SUFFIXES, MASK_SUFFIXES
+from fcn_jax.types import IMAGE_SUFFIXES
+
+IMAGE_FOLDERS = (
+    *("JPEGImages", "images", "image", "imgs", "img"),
+    *("leftImg8bit", "701_StillsRaw_full"),
+)
+MASK_FOLDERS = (
+    *("SegmentationClass", "SegmentationClassPNG", "masks", "mask", "labels", "label"),
+    *("annotations", "gtFine", "LabeledApproved_full"),
+)
+SPLIT_NAMES = {
+    **{"train": "train", "training": "train"},
+    **{"val": "val", "valid": "val", "validation": "val", "dev": "val"},
+    **{"test": "test", "testing": "test"},
+}
+"""Names of splits in lists and folders, in lower case -> train, val, test."""
+
+_ANNOTATED = {
+    f"{name}{tail}": name for name in SPLIT_NAMES for tail in ("annot", "_labels", "_masks")
+}
+"""CamVid's folders of masks beside the split's images -> the folder of the images."""
+
+_TAILS = (
+    *("_gtFine_labelIds", "_gtFine_labelTrainIds", "_labelIds", "_mask", "-mask", "_masks"),
+    *("_label", "_labels", "_seg", "_gt", "_L"),
+)
+"""What may follow an image's name in its mask's."""
+_CITYSCAPES = "_leftImg8bit"
+
+
+Found = list[tuple[PurePosixPath, tuple[str, ...]]]
+"""Paths, each with the parts of its id."""
+
+
+@dataclass
+class Pairs:
+    """Images and masks of a folder by id."""
+
+    images: dict[str, str] = field(default_factory=dict)
+    """Id -> path."""
+    masks: dict[str, str] = field(default_factory=dict)
+    splits: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What the folders say; empty where they say nothing."""
+    layout: str = "voc"
+    """`voc`, `splits` (a folder a split), `camvid` or `cityscapes`."""
+    unused: list[tuple[str, str]] = field(default_factory=list)
+    """(image that is not used, the other one of the same id)."""
+
+
+def is_known_name(name: str) -> bool:
+    """Whether a folder at the top of a data set, or a file there, can belong to it."""
+    lower = name.lower()
+    folders = {f.lower() for f in (*IMAGE_FOLDERS, *MASK_FOLDERS)}
+    lists = ("imagesets", "splits", "lists")
+    known = (*folders, *lists, *SPLIT_NAMES, *_ANNOTATED)
+    return lower in known or lower.endswith((".txt", ".csv", ".json"))
+
+
+def find_pairs(names: Iterable[str]) -> Pairs:
+    """Sort the files of a folder into images and masks.
+
+    Args:
+        names: paths below the folder.
+    """
+    paths = [PurePosixPath(name) for name in names]
+    tops = {p.parts[0] for p in paths if len(p.parts) > 1}
+    pairs = Pairs()
+    image_top = _first(IMAGE_FOLDERS, tops, paths, IMAGE_SUFFIXES)
+    mask_top = _first(MASK_FOLDERS, tops, paths, (*MASK_SUFFIXES, *LOSSY_SUFFIXES))
+    if image_top and mask_top:
+        image_files = [(p, _key(p.parts[1:])) for p in paths if p.parts[0] == image_top]
+        mask_files = [(p, _key(p.parts[1:])) for p in paths if p.parts[0] == mask_top]
+        pairs.layout = "cityscapes" if image_top == "leftImg8bit" else "voc"
+    elif any(top.lower() in _ANNOTATED for top in tops):
+        pairs.layout = "camvid"
+        masks_of = {top: _ANNOTATED[top.lower()] for top in tops if top.lower() in _ANNOTATED}
+        image_files = [(p, _key(p.parts)) for p in paths if p.parts[0].lower() in SPLIT_NAMES]
+        mask_files = [
+            (p, _key((masks_of[p.parts[0]], *p.parts[1:]))) for p in paths if p.parts[0] in masks_of
+        ]
+    else:
+        pairs.layout = "splits"
+        image_files, mask_files = _split_folders(paths)
+    _collect_images(pairs, image_files)
+    _collect_masks(pairs, mask_files)
+    ids = {i: SPLIT_NAMES.get(i.split("/")[0].lower()) for i in pairs.images if "/" in i}
+    if len(ids) == len(pairs.images) and all(ids.values()):
+        pairs.splits = {
+            split: tuple(sorted(i for i, s in ids.items() if s == split))
+            for split in ("train", "val", "test")
+            if split in ids.values()
+        }
+    return pairs
+
+
+def _first(
+    candidates: tuple[str, ...], tops: set[str], paths: list[PurePosixPath], suffixes: tuple
+) -> str | None:
+    """The first candidate among the folders that holds files of these suffixes, or is there."""
+    there = [top for c in candidates for top in sorted(tops) if top.lower() == c.lower()]
+    filled = {p.parts[0] for p in paths if p.suffix.lower() in suffixes}
+    return next((top for top in there if top in filled), there[0] if there else None)
+
+
+def _key(parts: tuple[str, ...]) -> tuple[str, ...]:
+    """The parts of an id, and of the same in its mask's path, whatever the split's name there."""
+    if len(parts) > 1 and parts[0].lower() in SPLIT_NAMES:
+        return (SPLIT_NAMES[parts[0].lower()], *parts[1:])
+    return parts
+
+
+def _split_folders(
+    paths: list[PurePosixPath],
+) -> tuple[
+    list[tuple[PurePosixPath, tuple[str, ...]]], list[tuple[PurePosixPath, tuple[str, ...]]]
+]:
+    """Images and masks of the layouts whose first folder is the split."""
+    images, masks = [], []
+    image_folders = {f.lower() for f in IMAGE_FOLDERS}
+    mask_folders = {f.lower() for f in MASK_FOLDERS}
+    for p in paths:
+        if p.parts[0].lower() not in SPLIT_NAMES or len(p.parts) < 2:
+            continue
+        inner = [part.lower() for part in p.parts[1:-1]]
+        if inner and inner[0] in image_folders:
+            images.append((p, _key((p.parts[0], *p.parts[2:]))))
+        elif inner and inner[0] in mask_folders:
+            masks.append((p, _key((p.parts[0], *p.parts[2:]))))
+        elif len(inner) > 1 and inner[0].startswith("v") and inner[1] == "labels":  # Mapillary
+            masks.append((p, _key((p.parts[0], *p.parts[3:]))))
+        elif not inner:
+            masked = p.suffix.lower() in MASK_SUFFIXES and p.stem.endswith(_TAILS)
+            (masks if masked else images).append((p, _key(p.parts)))
+    return images, masks
+
+
+def _collect_images(pairs: Pairs, found: Found) -> None:
+    ranks: dict[str, int] = {}
+    for path, key in found:
+        suffix = path.suffix.lower()
+        if suffix not in IMAGE_SUFFIXES:
+            continue
+        stem = path.stem.removesuffix(_CITYSCAPES)
+        example_id, rank = "/".join((*key[:-1], stem)), IMAGE_SUFFIXES.index(suffix)
+        other = pairs.images.get(example_id)
+        if other is not None and ranks[example_id] <= rank:
+            pairs.unused.append((path.as_posix(), other))
+            continue
+        if other is not None:
+            pairs.unused.append((other, path.as_posix()))
+        pairs.images[example_id], ranks[example_id] = path.as_posix(), rank
+
+
+def _collect_masks(pairs: Pairs, found: Found) -> None:
+    ranks: dict[str, tuple[int, int]] = {}
+    suffixes = (*MASK_SUFFIXES, *LOSSY_SUFFIXES)
+    for path, key in found:
+        if path.suffix.lower() not in suffixes:
+            continue
+        stems = [path.stem]
+        stems += [path.stem.removesuffix(tail) for tail in _TAILS if path.stem.endswith(tail)]
+        stems += [path.stem[: -len(s)] for s in IMAGE_SUFFIXES if path.stem.lower().endswith(s)]
+        ids = ["/".join((*key[:-1], stem)) for stem in stems]
+        level = next((n for n, i in enumerate(ids) if i in pairs.images), 0)
+        rank = (level, suffixes.index(path.suffix.lower()))
+        if "labelTrainIds" in path.stem:
+            rank = (9, 0)  # the ids as distributed come first
+        elif any(t in path.stem for t in ("_gtFine_color", "_gtFine_instanceIds")):
+            continue
+        if ids[level] not in ranks or rank < ranks[ids[level]]:
+            pairs.masks[ids[level]], ranks[ids[level]] = path.as_posix(), rank

@@ -1,0 +1,137 @@
+"""Trees of raw files that are only read: a folder, or VOC's tar archives."""
+
+import os
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from fcn_jax.types import InputError
+
+VOC_ROOT = "VOCdevkit/VOC2007"
+
+
+class Files(Protocol):
+    """A read-only tree of files, in a directory or inside archives."""
+
+    title: str
+    """For messages: where the files are."""
+
+    def names(self) -> Mapping[str, int]:
+        """Relative POSIX paths of all files, with their sizes in bytes."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """The content of one file."""
+        ...
+
+
+TOOL_FOLDERS = ("@eaDir", "__MACOSX", "__pycache__", "$RECYCLE.BIN", "lost+found")
+"""What tools and systems put beside a user's files; hidden names are theirs as well."""
+
+
+def is_tool_name(name: str) -> bool:
+    """Whether a file or folder belongs to a tool or the system."""
+    return name.startswith(".") or name in TOOL_FOLDERS
+
+
+class FolderFiles:
+    """The files below a directory, through links, without those of tools."""
+
+    def __init__(self, root: Path, wanted: Callable[[str], bool] = lambda name: True):
+        """Index `root` once.
+
+        Args:
+            root: the directory.
+            wanted: of the files and folders right below it, by name.
+        """
+        self.title, self._root, self._sizes = str(root), root, {}
+        self.stamps: list[tuple[str, int, int]] = []
+        """(path, size, mtime in ns) of every file: what tells that something was edited."""
+        for name in sorted(os.listdir(root)):
+            if wanted(name) and not is_tool_name(name):
+                self._add(name, root / name, ())
+
+    def _add(self, name: str, path: Path, above: tuple[str, ...]) -> None:
+        if path.is_dir():
+            real = os.path.realpath(path)
+            if real not in above:  # else a link to a folder that it is in
+                for inner in sorted(os.listdir(path)):
+                    if not is_tool_name(inner):
+                        self._add(f"{name}/{inner}", path / inner, (*above, real))
+        elif path.is_file():
+            stat = path.stat()
+            self._sizes[name] = stat.st_size
+            self.stamps.append((name, stat.st_size, stat.st_mtime_ns))
+
+    def names(self) -> Mapping[str, int]:
+        """As `Files.names`."""
+        return self._sizes
+
+    def read(self, name: str) -> bytes:
+        """As `Files.read`."""
+        try:
+            return (self._root / name).read_bytes()
+        except OSError as error:
+            raise InputError(
+                f"{self.title}/{name} cannot be read ({error.strerror}): check its permissions"
+            ) from None
+
+
+class TarFiles:
+    """The files below VOCdevkit/VOC2007 in uncompressed tar archives, read in place.
+
+    Nothing is ever extracted. An archive is refused when it is cut off (also exactly between two
+    members, which `tarfile` alone takes for a shorter archive) or when it names paths outside.
+    """
+
+    def __init__(self, archives: list[Path]):
+        """Index the archives; where two hold the same file, the first counts."""
+        self.title = " + ".join(path.name for path in archives)
+        self._members: dict[str, tuple[Path, int, int]] = {}
+        for path in archives:
+            for name, offset, size in _tar_members(path):
+                self._members.setdefault(name, (path, offset, size))
+
+    def names(self) -> Mapping[str, int]:
+        """As `Files.names`."""
+        return {name: size for name, (_, _, size) in self._members.items()}
+
+    def read(self, name: str) -> bytes:
+        """As `Files.read`."""
+        path, offset, size = self._members[name]
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(size)
+
+
+def _tar_members(path: Path) -> Iterator[tuple[str, int, int]]:
+    """(name below VOC_ROOT, offset, size) of each file, after checking the whole archive."""
+    remedy = "copy or download it again"
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            file.seek(max(size - 1024, 0))
+            end = file.read()
+        with tarfile.open(path, "r:") as archive:
+            members = archive.getmembers()
+    except tarfile.TarError as error:
+        raise InputError(
+            f"{path} is no complete tar archive ({error}, {size} bytes): {remedy}"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): {remedy}") from None
+    if len(end) < 1024 or any(end):
+        # A tar ends with two empty blocks; without them it was cut between two members.
+        raise InputError(f"{path} is cut off ({size} bytes, no end mark): {remedy}")
+    for member in members:
+        pure = PurePosixPath(member.name)
+        if pure.is_absolute() or ".." in pure.parts:
+            raise InputError(f"{path} holds the unsafe path {member.name!r}: {remedy}")
+        if not pure.is_relative_to(VOC_ROOT) or member.isdir():
+            continue
+        if not member.isreg() or member.issparse():
+            raise InputError(f"{path}: member {member.name!r} is no plain file: {remedy}")
+        if member.offset_data + member.size > size:
+            raise InputError(f"{path} is cut off inside {member.name} ({size} bytes): {remedy}")
+        yield pure.relative_to(VOC_ROOT).as_posix(), member.offset_data, member.size

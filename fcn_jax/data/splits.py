@@ -1,0 +1,158 @@
+"""Which ids are trained on, validated on and tested on: from lists, folders, or by a seed."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
+
+from fcn_jax.data.layouts import SPLIT_NAMES
+from fcn_jax.data.raw_files import Files
+from fcn_jax.types import IMAGE_SUFFIXES, InputError
+
+SPLITS = ("train", "val", "test")
+LISTS = "ImageSets/Segmentation"
+_LIST_FOLDERS = (LISTS, "ImageSets", "splits", "lists", "")
+_POOLS = ("trainval", "default", "all")
+"""Lists that name the images, but not which are for validation."""
+
+SHOWN = 8
+"""Names that one note spells out."""
+
+
+def decode_text(files: Files, name: str) -> str:
+    """A text file's content."""
+    try:
+        return files.read(name).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{name} in {files.title} is no UTF-8 text: save it as UTF-8") from None
+
+
+def some(names: Iterable[str]) -> str:
+    """The first names, and how many more there are."""
+    names = list(names)
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def read_lists(files: Files, known: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """The lists of a data set by their names in lower case; `train`, `val`, `test` by these names.
+
+    Args:
+        files: the data set.
+        known: ids of its images; a line may name one with its suffix, its folder, or more behind.
+    """
+    paths = [PurePosixPath(name) for name in files.names() if name.lower().endswith(".txt")]
+    for folder in _LIST_FOLDERS:
+        found = {p.stem.lower(): p for p in paths if p.parent.as_posix() == (folder or ".")}
+        named = {SPLIT_NAMES.get(stem, stem): p for stem, p in found.items()}
+        if not folder or "/" not in folder:
+            named = {k: p for k, p in named.items() if k in (*SPLITS, *_POOLS)}
+        if named:
+            return {
+                name: tuple(
+                    _resolve(line, known)
+                    for line in decode_text(files, path.as_posix()).splitlines()
+                    if line.strip()
+                )
+                for name, path in named.items()
+            }
+    return {}
+
+
+def _resolve(line: str, known: Mapping[str, str]) -> str:
+    """The id that a line means: all of it, or its first word, perhaps a path."""
+    line = line.strip()
+    if line in known:
+        return line
+    word = line.split()[0]
+    for text in (word, line):
+        path = PurePosixPath(text.replace("\\", "/"))
+        stem = path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES else path
+        for start in range(len(stem.parts)):
+            if (inner := "/".join(stem.parts[start:])) in known:
+                return inner
+    return word if word in known else line
+
+
+def choose(
+    lists: Mapping[str, tuple[str, ...]],
+    folders: Mapping[str, tuple[str, ...]],
+    ids: Sequence[str],
+    seed: int,
+    where: str,
+) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """The splits of a folder, and notes on how they came about.
+
+    Args:
+        lists: from `read_lists`.
+        folders: what the folders of the images say.
+        ids: of all images.
+        seed: chooses the val split where nothing says which it is.
+        where: the folder, for messages.
+    """
+    notes = []
+    others = sorted(set(lists) - {*SPLITS, *_POOLS})
+    given = {s: lists[s] for s in SPLITS if s in lists}
+    pool = next((lists[p] for p in _POOLS if p in lists), None)
+    if "train" in given and "val" not in given and pool:
+        given["val"] = tuple(i for i in pool if i not in set(given["train"]))
+        notes.append(f"{where} has no val.txt: what {_pool(lists)}.txt lists beyond train is val")
+    if others and (given or pool):
+        notes.append(f"lists that are not used: {some(f'{n}.txt' for n in others)}")
+    if "train" in given or "val" in given:
+        return {s: given[s] for s in SPLITS if s in given}, notes
+    if pool is None and not given and "train" in folders:
+        given = dict(folders)
+        pool = given.pop("train") if "val" not in given else None
+        if pool is None:
+            return {s: given[s] for s in SPLITS if s in given}, notes
+        reason = "no folder of the val split"
+    elif pool is not None:
+        reason = f"only {_pool(lists)}.txt of the lists"
+    else:
+        tested = set(given.get("test", ()))
+        pool = tuple(i for i in ids if i not in tested)
+        reason = (
+            f"no {LISTS}/*.txt"
+            if not lists
+            else f"no list train.txt, only {some(f'{n}.txt' for n in sorted(lists))}"
+        )
+    made = {**_seeded(pool, seed, where), **{s: i for s, i in given.items() if s == "test"}}
+    sizes = ", ".join(f"{split} {len(split_ids)}" for split, split_ids in made.items())
+    notes.append(f"{where} has {reason}: split by seed {seed} into {sizes}")
+    return made, notes
+
+
+def _pool(lists: Mapping[str, tuple[str, ...]]) -> str:
+    return next(p for p in _POOLS if p in lists)
+
+
+def _seeded(ids: Sequence[str], seed: int, where: str) -> dict[str, tuple[str, ...]]:
+    if len(ids) < 2:
+        raise InputError(
+            f"{where} has {len(ids)} image{'' if len(ids) == 1 else 's'}: at least 2 are needed, "
+            "to train and to validate"
+        )
+    # Ordered by a hash of the id, so that adding an image moves no other between the splits' order.
+    ranked = sorted(dict.fromkeys(ids), key=lambda i: _hash(seed, i))
+    count = max(1, round(len(ids) / 5))
+    return {"train": tuple(sorted(ranked[count:])), "val": tuple(sorted(ranked[:count]))}
+
+
+def _hash(seed: int, example_id: str) -> bytes:
+    return hashlib.sha256(f"{seed}:{example_id}".encode("utf-8", "surrogateescape")).digest()
+
+
+def shared_ids(splits: Mapping[str, Sequence[str]]) -> list[str]:
+    """A note for each two splits that have ids in common."""
+    notes = []
+    names = list(splits)
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            both = sorted(set(splits[first]) & set(splits[second]))
+            if both:
+                count = "1 image is" if len(both) == 1 else f"{len(both)} images are"
+                notes.append(
+                    f"{count} in {first} and in {second}: {some(both)}: scores on {second} are "
+                    f"too high, remove {'it' if len(both) == 1 else 'them'} from one of the lists"
+                )
+    return notes
