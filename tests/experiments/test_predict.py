@@ -114,8 +114,8 @@ def test_one_bad_file_does_not_stop_the_rest(folder, capsys):
     assert run(folder, folder / "a", folder / "b/note.txt") == 2
     assert len(written(folder)) == 4
     captured = capsys.readouterr()
-    assert "w.jpg is no readable picture" in captured.err
-    assert "note.txt is no readable picture" in captured.err
+    assert "w.jpg is no readable image" in captured.err
+    assert "note.txt is no readable image" in captured.err
     assert "2 of 4 images segmented" in captured.out
 
 
