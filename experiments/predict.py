@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from experiments.cli import arguments, command, flags, image_files
+from experiments.cli import arguments, command, flags, image_files, stopping
 from fcn_jax.types import InputError
 
 SCALES = ("fit", "native")
@@ -23,7 +23,8 @@ def parser() -> arguments.Parser:
         "predict",
         "Segment images of any size with a run's best checkpoint. For each image "
         "OUT/STEM.png is written (class numbers, in the palette, at the image's size) and "
-        "OUT/STEM-overlay.jpg (the same over the photograph).",
+        "OUT/STEM-overlay.jpg (the same over the photograph, with a legend); for several "
+        "images also OUT/index.html, with the areas of the classes and a filter by class.",
         EPILOG,
     )
     parser.add_argument(
@@ -81,6 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     from tqdm import tqdm
 
     from experiments.cli import segment
+    from fcn_jax import report
     from fcn_jax.inference import predict
 
     if args.pretrained:
@@ -89,23 +91,31 @@ def main(argv: list[str] | None = None) -> int:
         restored = predict.load_checkpoint(args.inputs[0])
     scale = args.scale or ("native" if args.pretrained else "fit")
     options = segment.Options(args.out, scale, args.probabilities)
-    rows: list[segment.Area] = []
-    failed = 0
+    made: list[segment.Segmented] = []
     with tqdm(total=len(jobs), unit="img", disable=not sys.stderr.isatty()) as bar:
         for done in segment.segment_all(restored, jobs, options, bar):
             if isinstance(done, InputError):
-                failed += 1
                 tqdm.write(f"error: {command.message(done)}", file=sys.stderr)
             else:
-                rows += done
+                made.append(done)
             bar.update()
     if args.areas:
-        segment.write_areas(rows, args.areas)
+        segment.write_areas([area for done in made for area in done.areas], args.areas)
     print(
-        f"{len(jobs) - failed} of {len(jobs)} images segmented into {args.out} "
+        f"{len(made)} of {len(jobs)} images segmented into {args.out} "
         f"({predict.programs(restored)} programs compiled)"
     )
-    return 2 if failed else 0
+    if len(made) > 1:
+        page = args.out / "index.html"
+        report.write_predictions(
+            [done.prediction for done in made],
+            page,
+            class_names=restored.class_names,
+            palette=restored.palette,
+            command=stopping.command("predict", argv),
+        )
+        print(f"page: {page}")
+    return 0 if len(made) == len(jobs) else 2
 
 
 if __name__ == "__main__":

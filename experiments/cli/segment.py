@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from experiments.cli import command
@@ -46,6 +45,14 @@ class Area(NamedTuple):
     """Of the image."""
 
 
+class Segmented(NamedTuple):
+    """What was made of one image."""
+
+    areas: list[Area]
+    prediction: report.Prediction
+    """Its place on the page of all images."""
+
+
 def published(name: str, weights: Path | None) -> predict.Checkpoint:
     """torchvision's network as a checkpoint; its images were some 520 pixels high."""
     path = weights or initialize.published(name)
@@ -58,20 +65,19 @@ def published(name: str, weights: Path | None) -> predict.Checkpoint:
 
 def segment_all(
     restored: predict.Checkpoint, jobs: Sequence[Job], options: Options, bar: tqdm
-) -> Iterator[list[Area] | InputError]:
-    """The areas in each image, in order, or what is wrong with it.
+) -> Iterator[Segmented | InputError]:
+    """What was made of each image, in order, or what is wrong with it.
 
     While the network is busy with one image, others are read, resized and written. The first goes
     alone: it compiles what the others use.
     """
 
-    def work(job: Job) -> list[Area] | InputError:
+    def work(job: Job) -> Segmented | InputError:
         windows = itertools.count(1)
         try:
-            mask = segment(restored, job, options, lambda: bar.set_postfix(tiles=next(windows)))
+            return segment(restored, job, options, lambda: bar.set_postfix(tiles=next(windows)))
         except InputError as error:
             return error
-        return areas(str(job.path), mask, restored.class_names)
 
     yield work(jobs[0])
     with ThreadPoolExecutor(min(command.cores(), WORKERS)) as pool:
@@ -83,8 +89,8 @@ def segment(
     job: Job,
     options: Options,
     tick: Callable[[], object] = lambda: None,
-) -> np.ndarray:
-    """Write the results of one image; return its mask. `tick` is called after each tile."""
+) -> Segmented:
+    """Write the results of one image. `tick` is called after each tile."""
     image = images.read_image(job.path)
     target = options.out / job.name
     files.make_folder(target.parent)
@@ -96,9 +102,15 @@ def segment(
     else:
         mask = fill(bands, image.shape[:2])
     report.save_index_png(mask, restored.palette, suffixed(target, ".png"))
+    tinted = blend(image, mask, restored.palette)
     with files.replacing(suffixed(target, "-overlay.jpg")) as part:
-        Image.fromarray(blend(image, mask, restored.palette)).save(part, "JPEG", quality=92)
-    return mask
+        legend = report.with_legend(tinted, [mask], restored.class_names, restored.palette)
+        legend.save(part, "JPEG", quality=92)
+    found = areas(str(job.path), mask, restored.class_names)
+    overlay = suffixed(job.name, "-overlay.jpg").as_posix()
+    fractions = [area.fraction for area in found]
+    thumbnail = report.thumbnail(tinted)
+    return Segmented(found, report.Prediction(str(job.path), overlay, thumbnail, fractions))
 
 
 def fill(

@@ -29,6 +29,7 @@ GAP = 12
 TITLE = 30
 SWATCH = 16
 INK = (29, 35, 48)
+NARROW = 160
 COLUMNS = ("image", "truth", "prediction", "errors", "overlay")
 
 Entry = tuple[str, tuple[int, int, int]]
@@ -56,30 +57,40 @@ def fitted(image: np.ndarray, cell: int = CELL, exact: bool = False) -> Image.Im
 
 
 def legend_image(entries: Sequence[Entry], width: int, size: int = 14) -> Image.Image:
-    """A white strip `width` pixels wide with swatches and names, as many lines as they need."""
-    text, line = font(size), SWATCH + 10
-    placed, x, y = [], GAP, GAP
+    """A white strip `width` pixels wide with swatches and names, as many lines as they need.
+
+    `size` is that of the letters, in pixels; all else grows with it.
+    """
+    text, unit = font(size), size / 14
+    swatch, gap, line = round(SWATCH * unit), round(GAP * unit), round((SWATCH + 10) * unit)
+    placed, x, y = [], gap, gap
     for name, colour in entries:
         label = plain(name, 28)
-        step = SWATCH + 6 + round(text.getlength(label)) + 18
-        if x > GAP and x + step > width:
-            x, y = GAP, y + line
+        step = swatch + round(text.getlength(label) + 24 * unit)
+        if x > gap and x + step > width:
+            x, y = gap, y + line
         placed.append((label, colour, x, y))
         x += step
-    strip = Image.new("RGB", (width, y + line + GAP if placed else GAP), "white")
+    strip = Image.new("RGB", (width, y + line + gap if placed else gap), "white")
     draw = ImageDraw.Draw(strip)
     for label, colour, x, y in placed:
-        draw.rectangle((x, y, x + SWATCH, y + SWATCH), colour, outline=(128, 128, 128))
-        draw.text((x + SWATCH + 6, y - 1), label, INK, text)
+        draw.rectangle((x, y, x + swatch, y + swatch), colour, outline=(128, 128, 128))
+        draw.text((x + swatch + round(6 * unit), y - 1), label, INK, text)
     return strip
 
 
 def with_legend(
     image: np.ndarray, masks: Sequence[np.ndarray], class_names: Sequence[str], palette: np.ndarray
 ) -> Image.Image:
-    """An overlay with the classes of its masks named in a strip below; the image stays as it is."""
-    strip = legend_image(legend_entries(masks, class_names, palette), image.shape[1])
-    return stacked([Image.fromarray(np.ascontiguousarray(image)), strip])
+    """An overlay with the classes of its masks named in a strip below; its pixels stay as they are.
+
+    An image narrower than `NARROW` pixels has no room for names, and gets no strip.
+    """
+    whole, width = Image.fromarray(np.ascontiguousarray(image)), image.shape[1]
+    if width < NARROW:
+        return whole
+    entries = legend_entries(masks, class_names, palette)
+    return stacked([whole, legend_image(entries, width, max(14, width // 60))])
 
 
 def stacked(parts: Sequence[Image.Image]) -> Image.Image:

@@ -1,6 +1,9 @@
 """The command `predict`: which images, which names, what is written, what is survived."""
 
 import csv
+import html
+import json
+import re
 import time
 from pathlib import Path
 
@@ -112,11 +115,24 @@ def test_folders_globs_and_repeats(folder):
 def test_one_bad_file_does_not_stop_the_rest(folder, capsys):
     (folder / "a/w.jpg").write_bytes(b"\xff\xd8\xff")
     assert run(folder, folder / "a", folder / "b/note.txt") == 2
-    assert len(written(folder)) == 4
+    assert len(written(folder)) == 5  # two masks, two overlays, the page
     captured = capsys.readouterr()
     assert "w.jpg is no readable image" in captured.err
     assert "note.txt is no readable image" in captured.err
     assert "2 of 4 images segmented" in captured.out
+
+
+def test_several_images_have_a_page_with_areas(folder):
+    assert run(folder, folder / "a", folder / "b", "--recursive") == 0
+    page = (folder / "out/index.html").read_text()
+    areas = [json.loads(html.unescape(a)) for a in re.findall('data-areas="([^"]*)"', page)]
+    assert len(areas) == 4
+    mask = read(folder / "out/b/x.png")
+    expected = {str(i): (mask == i).mean() for i in range(3) if (mask == i).any()}
+    position = re.findall("<figcaption>([^<]*)<", page).index(str(folder / "b/x.jpg"))
+    assert areas[position] == pytest.approx(expected, abs=1e-6)
+    overlays = re.findall('data-full="./([^"]*)"', page)
+    assert sorted(overlays) == [n for n in written(folder) if n.endswith("-overlay.jpg")]
 
 
 def test_probabilities_and_areas(folder):

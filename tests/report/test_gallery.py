@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from PIL import Image
 
 from fcn_jax.report import gallery as drawing
@@ -61,11 +62,20 @@ def test_long_legends_break_into_lines_inside_the_image():
         assert (strip == colour).all(axis=-1).sum() >= (drawing.SWATCH - 1) ** 2
 
 
-def test_an_overlay_keeps_its_pixels_above_its_legend(panel):
-    whole = np.asarray(drawing.with_legend(panel.image, [panel.truth], NAMES, PALETTE))
-    assert whole.shape[0] > 20
-    np.testing.assert_array_equal(whole[:20, :30], panel.image)
-    assert (whole[20:] == (128, 0, 0)).all(axis=-1).any()
+@pytest.mark.parametrize("width", [200, 1800])
+def test_an_overlay_keeps_its_pixels_above_its_legend(width):
+    image = np.full((20, width, 3), (90, 120, 200), np.uint8)
+    mask = np.ones((20, width), np.uint8)
+    whole = np.asarray(drawing.with_legend(image, [mask], NAMES, PALETTE))
+    assert whole.shape[1] == width
+    np.testing.assert_array_equal(whole[:20], image)
+    swatch = (whole[20:] == (128, 0, 0)).all(axis=-1).sum()
+    size = drawing.SWATCH * max(1, width / 60 / 14)  # grows with the image
+    assert swatch == pytest.approx(size**2, rel=0.2)
+
+
+def test_a_narrow_overlay_has_no_room_for_a_legend(panel):
+    assert drawing.with_legend(panel.image, [panel.truth], NAMES, PALETTE).size == (30, 20)
 
 
 def test_images_of_any_shape_and_names_of_any_kind(tmp_path):
