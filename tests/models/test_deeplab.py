@@ -1,0 +1,121 @@
+"""DeepLabV3 and the dilated FCN against torchvision's, with the auxiliary head."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fcn_jax.models import create_model, resnet
+from fcn_jax.models.deeplab import ASPP
+from fcn_jax.weights.torch_names import load_torch_weights, to_torch
+from tests.models.variables import abstract, random_variables
+
+NAMES = ("fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101")
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    """One bottleneck a stage."""
+    monkeypatch.setitem(resnet.DEPTHS, "tiny", resnet.Depth((1, 1, 1, 1), True))
+
+
+def torchvision_net(name, classes, depth=None, aux=True):
+    """torchvision's network without dropout; `tiny` has one bottleneck a stage."""
+    pytest.importorskip("torch")
+    from tests.models import torch_reference as reference
+
+    segmentation = reference.torchvision_models().segmentation
+    module = getattr(segmentation, name)(
+        weights=None, weights_backbone=None, num_classes=classes, aux_loss=aux
+    )
+    if depth == "tiny":
+        for i in range(1, 5):
+            module.backbone[f"layer{i}"] = module.backbone[f"layer{i}"][:1]
+    for layer in module.modules():
+        if type(layer).__name__ == "Dropout":
+            layer.p = 0.0
+    return module
+
+
+def only_out(module):
+    """The network with the head's logits for a result; the same state dict."""
+    forward = module.forward
+    module.forward = lambda x: forward(x)["out"]
+    return module
+
+
+def test_aspp_puts_the_mean_of_the_image_everywhere():
+    x = jax.random.normal(jax.random.key(0), (2, 4, 5, 3))
+    module = ASPP(2, (1, 2, 3), 0.0, "he", jnp.float32)
+    variables = module.init(jax.random.key(1), x, False)
+    _, state = module.apply(variables, x, False, capture_intermediates=True)
+    pooled = state["intermediates"]["pooling_conv"]["__call__"][0]
+    kernel = variables["params"]["pooling_conv"]["kernel"][0, 0]
+    np.testing.assert_allclose(pooled[:, 0, 0], x.mean((1, 2)) @ kernel, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["fcn_resnet50", "deeplabv3_resnet50"])
+@pytest.mark.parametrize("size", [(64, 64), pytest.param((65, 97), marks=pytest.mark.slow)])
+def test_small_logits_of_both_heads(name, size):
+    module = torchvision_net(name, 5, "tiny")
+    import torch
+
+    from tests.models import torch_reference as reference
+
+    module = reference.randomise(module, size=64)
+    images = reference.pictures(1, *size)
+    with torch.no_grad():
+        theirs = module.eval()(torch.from_numpy(reference.nchw(images)))
+    model = create_model(name, 5, backbone="tiny", aux=True)
+    variables = load_torch_weights(name, module.state_dict(), backbone="tiny", aux=True)
+    ours = jax.jit(lambda v, x: model.apply(v, x, method="with_aux"))(variables, images)
+    for logits, key in zip(ours, ("out", "aux"), strict=True):
+        expected = theirs[key].numpy()
+        assert 0.1 < np.abs(expected).max() < 100
+        error = np.abs(reference.nchw(logits) - expected).max()
+        assert error < 1e-4 * max(1.0, np.abs(expected).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(224, 224), (65, 97)])
+@pytest.mark.parametrize("name", NAMES)
+def test_logits(name, size):
+    module = only_out(torchvision_net(name, 21))
+    from tests.models import torch_reference as reference
+
+    module = reference.randomise(module, size=64)
+    assert reference.eval_error(name, module, size) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fcn_resnet50", "deeplabv3_resnet50"])
+def test_training(name):
+    module = only_out(torchvision_net(name, 5, "tiny", aux=False))
+    from tests.models import torch_reference as reference
+
+    module = reference.randomise(module, size=64)
+    result = reference.train_both(name, module, (49, 56), backbone="tiny", dropout=0.0)
+    reference.check_training(result)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_dicts_are_the_same_names_and_shapes(name):
+    module = torchvision_net(name, 21)
+    shapes = abstract(create_model(name, aux=True))
+    ours = to_torch(name, jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), shapes))
+    theirs = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    assert {key: value.shape for key, value in ours.items()} == theirs
+    count = sum(p.numel() for p in module.parameters())
+    assert count == sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+
+
+def test_state_dicts_go_both_ways_bit_for_bit():
+    module = torchvision_net("deeplabv3_resnet50", 7, "tiny")
+    import torch
+
+    ours = random_variables(create_model("deeplabv3_resnet50", 7, backbone="tiny", aux=True))
+    state = to_torch("deeplabv3_resnet50", ours)
+    module.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()}, strict=True)
+    options = {"backbone": "tiny", "aux": True}
+    back = load_torch_weights("deeplabv3_resnet50", module.state_dict(), **options)
+    jax.tree.map(np.testing.assert_array_equal, back, {k: ours[k] for k in back})
