@@ -1,7 +1,8 @@
-"""Weighted, void-masked softmax cross-entropy, and the class weights that go with it.
+"""The training losses, void masked, and the class weights that go with them.
 
-A loss is returned as (sum, weight), never as a mean: sums add up over images, devices and batches,
-and the ratio is taken once (`ratio`).
+A loss of single pixels is returned as (sum, weight), never as a mean: sums add up over images,
+devices and batches, and the ratio is taken once (`ratio`). Losses of a batch as a whole (Dice,
+Tversky, Lovasz) are scalars; they take a function that brings the devices' parts together.
 """
 
 from collections.abc import Callable
@@ -18,6 +19,9 @@ WEIGHT_SCHEMES: tuple[str, ...] = get_args(WeightScheme)
 
 Across = Callable[[Any], Any]
 """A tree of one device's sums -> those of all devices."""
+
+Gather = Callable[[Any], Any]
+"""A tree of one device's arrays -> those of all devices, one after another along axis 0."""
 
 
 def one_hot(labels: jax.Array, num_classes: int) -> jax.Array:
@@ -147,15 +151,132 @@ def soft_dice(logits: jax.Array, labels: jax.Array, across: Across = lambda x: x
     Taken over the whole batch, void left out (Milletari et al. 2016, with the batch as one image).
     A batch without a labelled pixel gives 0. `across` adds up what the devices hold of the batch.
     """
+    overlap, predicted, truth = _soft_counts(logits, labels, across)
+    dice = 1.0 - 2.0 * overlap / jnp.maximum(predicted + truth, 1.0)
+    return _mean_of_present(dice, truth)
+
+
+def tversky(
+    logits: jax.Array,
+    labels: jax.Array,
+    alpha: float = 0.5,
+    beta: float = 0.5,
+    across: Across = lambda x: x,
+) -> jax.Array:
+    r"""Tversky loss: 1 - TP / (TP + alpha FP + beta FN), averaged over the classes present.
+
+    The counts are soft: with p the softmax and y the one-hot label, TP = \sum p y,
+    FP = \sum p (1 - y), FN = \sum (1 - p) y, over the whole batch, void left out (Salehi et al.
+    2017, arXiv:1706.05721). alpha = beta = 0.5 is the Dice loss, alpha = beta = 1 the soft Jaccard
+    loss; a larger beta favours recall.
+
+    Args:
+      logits: [..., K], any float dtype; computed in float32.
+      labels: [...], integers; whatever is outside 0..K-1 counts nothing.
+      alpha: weight of the false positives.
+      beta: weight of the false negatives.
+      across: adds up what the devices hold of the batch.
+    """
+    overlap, predicted, truth = _soft_counts(logits, labels, across)
+    false = alpha * (predicted - overlap) + beta * (truth - overlap)
+    return _mean_of_present(1.0 - ratio(overlap, overlap + false), truth)
+
+
+def _soft_counts(logits: jax.Array, labels: jax.Array, across: Across) -> tuple:
+    """(sum of p y, sum of p, sum of y) of each class, float32 [K], over the labelled pixels."""
     hot = one_hot(labels, logits.shape[-1])
     labelled = _is_class(labels, logits.shape[-1])[..., None]
     p = jnp.where(labelled, jax.nn.softmax(logits.astype(jnp.float32)), 0.0)
     axes = tuple(range(labels.ndim))
     overlap, predicted = across((jnp.where(hot, p, 0.0).sum(axes), p.sum(axes)))
     truth = across(hot.sum(axes).astype(jnp.float32))
-    dice = 1.0 - 2.0 * overlap / jnp.maximum(predicted + truth, 1.0)
+    return overlap, predicted, truth
+
+
+def _mean_of_present(values: jax.Array, truth: jax.Array) -> jax.Array:
+    """The mean of values [K] over the classes that some pixel has; 0 where there are none."""
     present = truth > 0
-    return ratio(jnp.where(present, dice, 0.0).sum(), present.sum().astype(jnp.float32))
+    return ratio(jnp.where(present, values, 0.0).sum(), present.sum().astype(jnp.float32))
+
+
+def lovasz_softmax(logits: jax.Array, labels: jax.Array, gather: Gather = lambda x: x) -> jax.Array:
+    """Lovasz-softmax loss over the classes present: a surrogate of 1 - IoU, per batch.
+
+    For class c the errors e = |y - p_c| of all labelled pixels are sorted, largest first, and
+    weighted by what each adds to the Jaccard loss of the set of pixels before it (Berman et al.
+    2018, arXiv:1705.08790, with `per_image=False, classes="present"`). With I and U the class's
+    intersection and union after the pixel, that is 1 / U for one of the class and
+    I / (U (U - 1)) for one of another.
+
+    The weights are constant between the kinks, so that the gradient goes through the errors alone;
+    they are brought back to the pixels' order by a second sort, because a scatter is slow.
+
+    Args:
+      logits: [..., K], any float dtype; computed in float32.
+      labels: [...], integers; whatever is outside 0..K-1 (void, 255) counts nothing.
+      gather: brings together what the devices hold of the batch, along axis 0.
+
+    Returns:
+      float32 scalar in [0, 1]; 0 for a batch without a labelled pixel.
+    """
+    num_classes = logits.shape[-1]
+    p = jax.nn.softmax(logits.astype(jnp.float32)).reshape(-1, num_classes)
+    p, labels = gather((p, labels.reshape(-1)))
+    valid, hot = _is_class(labels, num_classes), one_hot(labels, num_classes).T  # [P], [K, P]
+    errors = jnp.where(valid[None], jnp.abs(hot.astype(jnp.float32) - p.T), 0.0)
+    weights = jax.lax.stop_gradient(_lovasz_weights(errors, hot, valid))
+    return _mean_of_present((errors * weights).sum(1), hot.sum(1).astype(jnp.float32))
+
+
+def _lovasz_weights(errors: jax.Array, hot: jax.Array, valid: jax.Array) -> jax.Array:
+    """What each pixel adds to a class's Jaccard loss, float32 [K, P]; see `lovasz_softmax`."""
+    index = jnp.broadcast_to(jnp.arange(errors.shape[1], dtype=jnp.int32)[None], errors.shape)
+    # Void comes last, so that it changes nothing before it; its own errors are 0.
+    key = jnp.where(valid[None], -errors, 1.0)
+    _, index, hot = jax.lax.sort((key, index, hot), dimension=1, num_keys=1)
+    seen = jnp.cumsum(hot.astype(jnp.int32), 1)  # of the class, up to and with the pixel
+    total = seen[:, -1:]
+    rank = jnp.arange(1, hot.shape[1] + 1, dtype=jnp.int32)[None]
+    intersection = (total - seen).astype(jnp.float32)
+    union = jnp.maximum(total + rank - seen, 1).astype(jnp.float32)
+    weights = jnp.where(hot, 1.0, intersection / jnp.maximum(union - 1.0, 1.0)) / union
+    return jax.lax.sort((index, weights), dimension=1, num_keys=1)[1]
+
+
+def ohem_cross_entropy(
+    logits: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array | None = None,
+    *,
+    threshold: float = 0.7,
+    min_kept: int = 100_000,
+) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy of the hard pixels only: online hard example mining.
+
+    A labelled pixel is kept where the softmax of its label is below `threshold`, or is among the
+    `min_kept` smallest ones (with all that are equal to the last of them). Which are kept is not
+    differentiated (Shrivastava et al. 2016, arXiv:1604.03540; as mmsegmentation's sampler).
+
+    Args:
+      logits: [..., K], any float dtype; computed in float32.
+      labels: [...], integers; whatever is outside 0..K-1 (void, 255) counts nothing.
+      weights: [K] float32, or None for ones.
+      threshold: probability from which on a pixel is easy.
+      min_kept: pixels of the batch that are kept at least.
+
+    Returns:
+      (sum, weight), float32 scalars: see `softmax_cross_entropy`.
+    """
+    num_classes = logits.shape[-1]
+    z = jax.lax.stop_gradient(logits.astype(jnp.float32))
+    probability = jnp.exp(-_negative_log_likelihood(z, labels))
+    probability = jnp.where(_is_class(labels, num_classes), probability, jnp.inf).reshape(-1)
+    last = min(min_kept, probability.size) - 1
+    hardest = jnp.sort(probability)[last] if last >= 0 else -jnp.inf
+    kept = (probability < threshold) | (probability <= hardest)
+    kept = kept.reshape(labels.shape) & _is_class(labels, num_classes)
+    labels = jnp.where(kept, labels.astype(jnp.int32), num_classes)
+    return softmax_cross_entropy(logits, labels, weights)
 
 
 def ratio(total: jax.Array, weight: jax.Array) -> jax.Array:

@@ -82,7 +82,8 @@ def build(
     config = registry.resolve(config)
     train, val = examples(config, dataset)
     num_classes, size = len(dataset.class_names), config.data.image_size
-    placed = _placement(config.data.batch_size, devices)
+    # Each part of a batch is divided among the devices.
+    placed = _placement(config.data.batch_size // config.optim.accumulate, devices)
     open_split = partial(_open_split, num_classes=num_classes, cache=cache, placed=placed)
     # Augmentation cuts from the pictures as they are; it makes the size itself.
     trained = open_split(train, None if _augmentation(config) else size)
@@ -177,6 +178,7 @@ def _train_program(config: Config, model, optimizer, weights, void_class: int | 
         augmentation=_augmentation(config),
         void_class=void_class,
         ema=config.optim.ema,
+        accumulate=config.optim.accumulate,
         sharding=spread,
     )
     return steps.jit_train_steps(step, spread)

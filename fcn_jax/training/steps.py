@@ -75,6 +75,7 @@ def make_train_step(
     augmentation: augment.AugmentConfig | None = None,
     void_class: int | None = None,
     ema: float = 0.0,
+    accumulate: int = 1,
     sharding: NamedSharding | None = None,
 ) -> TrainStep:
     """Build `(state, batch, key) -> (state, metrics)`, a pure function to be jitted.
@@ -84,9 +85,15 @@ def make_train_step(
     class that void pixels count as; None: the loss ignores them. `sharding` is that of
     the batch; losses, statistics and gradients are those of the whole of it.
 
+    With `accumulate` the gradient is computed in so many parts of the batch, one after another, in
+    the memory of one part. It is the gradient of the whole batch's loss, to rounding, whatever the
+    loss; each image passes the network forward twice for that. Two things depend on the parts:
+    batch norm in training mode normalises each by its own statistics, as if the batch were that
+    small, and moves its running ones once a part; and dropout draws other values.
+
     Returns metrics as float32 scalars: `loss` (the value that was differentiated), `grad_norm`.
     """
-    gradients = _gradients(model, loss or LossConfig(), class_weights, sharding)
+    gradients = _gradients(model, loss or LossConfig(), class_weights, accumulate, sharding)
     function = augmentation and augmentation.function
     transform = plugins.find(function) if function else None
 
@@ -113,22 +120,81 @@ def make_train_step(
     return train_step
 
 
-def _gradients(model, loss: LossConfig, class_weights, sharding: NamedSharding | None):
+def _gradients(
+    model, loss: LossConfig, class_weights, accumulate: int, sharding: NamedSharding | None
+):
     """Build `(params, stats, image, labels, key) -> (loss, new stats, gradients)`.
 
-    With several devices each runs the program of its share of the batch: the loops of a CPU's
-    convolutions go over images, which the compiler could only spread by repeating all on each.
+    With several devices each runs the program of its part of the batch: the loops of a CPU's
+    convolutions go over images, which the compiler could only shard by repeating all on each.
     """
     axes = () if sharding is None else sharding.mesh.axis_names
     devices = 1 if sharding is None else sharding.mesh.size
     across = partial(jax.lax.psum, axis_name=axes)
-
-    # An auxiliary head is there for training only: nothing else calls it.
-    aux_weight = loss.aux_weight if getattr(model, "aux", False) else 0.0
-    method = "with_aux" if aux_weight else None
+    apply = _training_forward(model, loss)
+    whole_loss = _loss_of_logits(loss, class_weights, axes)
 
     def part_of_loss(params, stats, image, labels, key):
-        result, updated = model.apply(
+        logits, stats = apply(params, stats, image, key)
+        return whole_loss(logits, labels) / devices, stats
+
+    def gradients(params, *rest):
+        (value, stats), grads = jax.value_and_grad(part_of_loss, has_aux=True)(params, *rest)
+        value, grads = across((value, grads))
+        return value, stats, grads
+
+    def gradients_in_parts(params, stats, image, labels, key):
+        # Every accumulate-th image, so that a part does not depend on the number of devices.
+        images = image.reshape(-1, accumulate, *image.shape[1:]).swapaxes(0, 1)
+        keys = jax.random.split(key, accumulate)
+
+        def forward(stats, part):
+            logits, stats = apply(params, stats, *part)
+            return stats, logits
+
+        def backward(grads, part):
+            *inputs, cotangent = part
+            pullback = jax.vjp(lambda params: apply(params, stats, *inputs)[0], params)[1]
+            return jax.tree.map(jnp.add, grads, *pullback(cotangent)), None
+
+        # All logits first: a loss of the batch as a whole is no sum over its parts.
+        new_stats, logits = jax.lax.scan(forward, stats, (images, keys))
+        value, cotangents = jax.value_and_grad(
+            lambda logits: whole_loss(_joined(logits), labels) / devices
+        )(logits)
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        grads, _ = jax.lax.scan(backward, zeros, (images, keys, cotangents))
+        value, grads = across((value, grads))
+        return value, new_stats, grads
+
+    chosen = gradients if accumulate == 1 else gradients_in_parts
+    if sharding is None:
+        return chosen
+    replicated, split = PartitionSpec(), sharding.spec
+    return jax.shard_map(
+        chosen,
+        mesh=sharding.mesh,
+        in_specs=(replicated, replicated, split, split, replicated),
+        out_specs=replicated,
+        check_vma=False,  # so that the transpose of a sum over devices is one, as `across` needs
+    )
+
+
+def _joined(logits):
+    """Logits [parts, N / parts, ...] of every head -> [N, ...], in the images' order."""
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), logits)
+
+
+def _training_forward(model, loss: LossConfig):
+    """Build `(params, stats, image, key) -> (logits, new stats)`.
+
+    The logits are a tuple: the network's, and its auxiliary head's where that is trained.
+    """
+    # An auxiliary head is there for training only: nothing else calls it.
+    method = "with_aux" if getattr(model, "aux", False) and loss.aux_weight else None
+
+    def apply(params, stats, image, key):
+        logits, updated = model.apply(
             {"params": params, "batch_stats": stats},
             batches.normalize(image),
             train=True,
@@ -136,13 +202,14 @@ def _gradients(model, loss: LossConfig, class_weights, sharding: NamedSharding |
             rngs={"dropout": key},
             method=method,
         )
-        if aux_weight:
-            logits, aux_logits = result
-            value = whole_loss(logits, labels) + aux_weight * whole_loss(aux_logits, labels)
-        else:
-            value = whole_loss(result, labels)
-        return value / devices, updated.get("batch_stats", {})
+        return logits if method else (logits,), updated.get("batch_stats", {})
 
+    return apply
+
+
+def _loss_of_logits(loss: LossConfig, class_weights, axes: tuple[str, ...]):
+    """Build `(logits, labels) -> loss` of the whole batch, of which a device holds a part."""
+    across = partial(jax.lax.psum, axis_name=axes)
     criterion = partial(
         losses.softmax_cross_entropy,
         label_smoothing=loss.label_smoothing,
@@ -151,28 +218,25 @@ def _gradients(model, loss: LossConfig, class_weights, sharding: NamedSharding |
     if loss.function is not None:
         criterion = plugins.find(loss.function)
 
-    def whole_loss(logits, labels):
+    def gather(tree):
+        return jax.lax.all_gather(tree, axes, tiled=True) if axes else tree
+
+    def one_head(logits, labels):
         total, weight = criterion(logits, labels, class_weights)
         value = losses.ratio(*across((total, weight)))
         if loss.dice:
             value = value + loss.dice * losses.soft_dice(logits, labels, across)
+        if loss.lovasz:
+            value = value + loss.lovasz * losses.lovasz_softmax(logits, labels, gather)
         return value
 
-    def gradients(params, *rest):
-        (value, stats), grads = jax.value_and_grad(part_of_loss, has_aux=True)(params, *rest)
-        value, grads = across((value, grads))
-        return value, stats, grads
+    def whole(logits, labels):
+        value = one_head(logits[0], labels)
+        for aux in logits[1:]:
+            value = value + loss.aux_weight * one_head(aux, labels)
+        return value
 
-    if sharding is None:
-        return gradients
-    whole, spread = PartitionSpec(), sharding.spec
-    return jax.shard_map(
-        gradients,
-        mesh=sharding.mesh,
-        in_specs=(whole, whole, spread, spread, whole),
-        out_specs=whole,
-        check_vma=False,  # so that the transpose of a sum over devices is one, as `across` needs
-    )
+    return whole
 
 
 def make_eval_step(

@@ -73,3 +73,34 @@ def test_dilation_adds_pixels_and_changes_none(depth, monkeypatch):
 def test_unknown_output_stride():
     with pytest.raises(InputError, match="output stride 4: choose 8, 16 or 32"):
         ResNet("resnet18", 4).init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+
+
+FROZEN = [(0, False), (0, True), (2, False), (5, False)]
+
+
+@pytest.mark.parametrize(("frozen", "freeze_bn"), FROZEN)
+def test_frozen_parts_have_neither_gradient_nor_new_statistics(frozen, freeze_bn, monkeypatch):
+    monkeypatch.setitem(DEPTHS, "tiny", Depth((1, 1, 1, 1), False))
+    model = ResNet("tiny", width=4, frozen=frozen, freeze_bn=freeze_bn)
+    variables = random_variables(model)
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+
+    def loss(params):
+        features, updated = model.apply(
+            {**variables, "params": params}, images, True, mutable=["batch_stats"]
+        )
+        return sum((f**2).sum() for f in features), updated["batch_stats"]
+
+    grads, stats = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+    parts = {"conv1": 1, "bn1": 1, **{f"layer{i}_0": i + 1 for i in range(1, 5)}}
+    for name, tree in grads.items():
+        has_gradient = [bool((np.asarray(g) != 0).any()) for g in jax.tree.leaves(tree)]
+        assert has_gradient == [parts[name] > frozen] * len(has_gradient)
+        if name in stats:
+            pairs = zip(
+                jax.tree.leaves(stats[name]),
+                jax.tree.leaves(variables["batch_stats"][name]),
+                strict=True,
+            )
+            moved = [not np.array_equal(a, b) for a, b in pairs]
+            assert moved == [parts[name] > frozen and not freeze_bn] * len(moved)

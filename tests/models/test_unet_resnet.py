@@ -25,7 +25,9 @@ def smp_unet(depth, classes):
 
     reference.torchvision_models()  # importable also where its operators do not fit this torch
     smp = pytest.importorskip("segmentation_models_pytorch")
-    module = smp.Unet("resnet18" if depth == "tiny" else depth, encoder_weights=None, classes=classes)
+    module = smp.Unet(
+        "resnet18" if depth == "tiny" else depth, encoder_weights=None, classes=classes
+    )
     if depth == "tiny":
         for i in range(1, 5):
             stage = getattr(module.encoder, f"layer{i}")
@@ -33,7 +35,7 @@ def smp_unet(depth, classes):
     return AnySize(module) if depth == "tiny" else module
 
 
-def AnySize(module):  # noqa: N802 - it stands for a class that needs torch
+def AnySize(module):
     """The same network without the check that sides are multiples of 32; same state dict."""
     module.check_input_shape = lambda x: None
     return module

@@ -122,7 +122,7 @@ def test_four_devices_give_the_statistics_of_one():
         import chex, jax, numpy as np
         from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
         from fcn_jax.training import precise_bn
-        from fcn_jax.weights import initialize as starting
+        from fcn_jax.weights import initialize
         from fcn_jax.data import batches
         from tests import fakes
         canvases = batches.resized([fakes.example(i) for i in range(8)], (32, 32))
@@ -130,7 +130,7 @@ def test_four_devices_give_the_statistics_of_one():
         model, found = fakes.TinyNet(), {}
         for devices in (1, 4):
             mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
-            variables = starting.fresh(model, jax.random.key(0), (32, 32))
+            variables = initialize.random_init(model, jax.random.key(0), (32, 32))
             placed, data = jax.device_put((variables, canvases), NamedSharding(mesh, P()))
             spread = NamedSharding(mesh, P("data")) if devices > 1 else None
             program = precise_bn.make_program(model, (32, 32), spread)

@@ -6,14 +6,16 @@ import textwrap
 from functools import partial
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fcn_jax import models, optim
-from fcn_jax.config import AugmentConfig
+from fcn_jax import losses, models, optim
+from fcn_jax.config import AugmentConfig, LossConfig
 from fcn_jax.data import batches
+from fcn_jax.models import layers
 from fcn_jax.training import steps
 from fcn_jax.types import VOID, Batch
 from fcn_jax.weights import initialize
@@ -159,6 +161,66 @@ def test_moving_average_by_hand():
     chex.assert_trees_all_close(after.ema[0], expected, rtol=1e-5, atol=1e-7)
 
 
+class TwoHeads(nn.Module):
+    """A network with an auxiliary head and no normalisation."""
+
+    num_classes: int = 3
+    aux: bool = True
+
+    def setup(self):
+        self.conv, self.head, self.aux_head = layers.Conv(8), layers.Conv(3), layers.Conv(3)
+
+    def __call__(self, images, train: bool = False):
+        return self.with_aux(images, train)[0]
+
+    def with_aux(self, images, train: bool = False):
+        x = nn.relu(self.conv(images))
+        return self.head(x), self.aux_head(x)
+
+
+def _two_heads(loss, **kwargs):
+    optimizer = optim.make_optimizer(optim.OptimConfig(name="sgd", lr=0.1), 10)
+    model = TwoHeads()
+    state = steps.init_state(optimizer, initialize.random_init(model, KEY, SIZE))
+    step = steps.make_train_step(model, optimizer, image_size=SIZE, loss=loss, **kwargs)
+    return model, state, jax.jit(step)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.4])
+def test_the_auxiliary_heads_loss_is_added(weight):
+    model, state, step = _two_heads(LossConfig(aux_weight=weight))
+    batch = _canvases(2)
+    both = model.apply({"params": state.params}, batches.normalize(batch.image), method="with_aux")
+    main, aux = (losses.ratio(*losses.softmax_cross_entropy(x, batch.mask)) for x in both)
+    after, values = step(state, batch, KEY)
+    np.testing.assert_allclose(values["loss"], main + weight * aux, rtol=1e-5)
+    moved = np.abs(after.params["aux_head"]["kernel"] - state.params["aux_head"]["kernel"]).max()
+    assert (moved > 1e-4) == (weight > 0)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_the_gradient_in_parts_is_that_of_the_whole_batch(parts):
+    loss = LossConfig(dice=0.5, lovasz=0.5, label_smoothing=0.1)  # two are no sums over images
+    weights = jnp.array([0.2, 1.0, 3.0])
+    found = []
+    for accumulate in (1, parts):
+        _, state, step = _two_heads(loss, class_weights=weights, accumulate=accumulate)
+        found.append(step(state, _canvases(4), KEY))
+    chex.assert_trees_all_close(*found, rtol=1e-5, atol=1e-6)
+
+
+def test_batch_norm_sees_the_parts_one_after_another():
+    model, state, step = _setup(accumulate=2)
+    batch = _canvases(4)
+    after, _ = jax.jit(step)(state, batch, KEY)
+    stats = state.batch_stats
+    for half in (batch.image[::2], batch.image[1::2]):
+        variables = {"params": state.params, "batch_stats": stats}
+        _, updated = model.apply(variables, batches.normalize(half), True, mutable=["batch_stats"])
+        stats = updated["batch_stats"]
+    chex.assert_trees_all_close(after.batch_stats, stats, rtol=1e-5)
+
+
 def _on_eight_devices(code: str) -> str:
     """What it prints, in a process of its own: the number of devices is fixed when jax starts."""
     start = """
@@ -168,7 +230,7 @@ def _on_eight_devices(code: str) -> str:
         from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
         from fcn_jax import models, optim
         from fcn_jax.training import steps
-        from fcn_jax.weights import initialize as starting
+        from fcn_jax.weights import initialize
         from fcn_jax.data import batches
         from fcn_jax.config import AugmentConfig
         from fcn_jax.config import LossConfig
@@ -179,7 +241,7 @@ def _on_eight_devices(code: str) -> str:
         optimizer = optim.make_optimizer(optim.OptimConfig(lr=1e-2), 10)
         def made(model, devices, **kinds):
             mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
-            state = steps.init_state(optimizer, starting.fresh(model, key, size))
+            state = steps.init_state(optimizer, initialize.random_init(model, key, size))
             state, data = jax.device_put((state, canvases), NamedSharding(mesh, P()))
             spread = NamedSharding(mesh, P("data")) if devices > 1 else None
             step = steps.make_train_step(
@@ -199,13 +261,13 @@ def _on_eight_devices(code: str) -> str:
 def test_eight_devices_give_the_losses_of_one():
     printed = _on_eight_devices("""
         everything = {
-            "loss": LossConfig(dice=1.0, label_smoothing=0.1),
+            "loss": LossConfig(dice=1.0, lovasz=0.5, label_smoothing=0.1),
             "class_weights": np.array([0.2, 1.0, 3.0], np.float32),
             "augmentation": AugmentConfig(flip=0.5, crop_scale=(0.3, 1.0)),
         }
-        for kinds in ({}, everything):
+        for kinds, many in (({}, 8), (everything, 8), (everything | {"accumulate": 2}, 4)):
             ended = {}
-            for devices in (1, 8):
+            for devices in (1, many):
                 run, state, data = made(fakes.TinyNet(), devices, **kinds)
                 told = []
                 for _ in range(5):
@@ -213,7 +275,7 @@ def test_eight_devices_give_the_losses_of_one():
                     told.append([float(values[k][0]) for k in ("loss", "grad_norm")])
                 ended[devices] = told, state.batch_stats
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-6), *ended.values())
-        print(ended[8][0][-1][0] < ended[8][0][0][0])
+        print(ended[4][0][-1][0] < ended[4][0][0][0])
     """)
     assert printed == "True"
 
@@ -247,7 +309,7 @@ def test_eight_devices_share_the_optimizers_state():
 def test_eight_devices_evaluate_as_one():
     printed = _on_eight_devices("""
         model = models.create_model("simplified_unet", 3, width=64)  # in tiles, where that is fast
-        variables = starting.fresh(model, key, size)
+        variables = initialize.random_init(model, key, size)
         mesh = Mesh(np.array(jax.devices()), ("data",))
         found = []
         for sharding in (None, NamedSharding(mesh, P("data"))):
