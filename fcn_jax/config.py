@@ -359,7 +359,9 @@ def differences(ours: Config, theirs: Config) -> list[str]:
 def replace(config: Config, **changes: Any) -> Config:
     """A copy with some fields changed, nested ones by their dotted name.
 
-    >>> replace(Config(), **{"optim.lr": 0.01, "epochs": 3})
+    >>> config = replace(Config(), **{"optim.lr": 0.01, "epochs": 3})
+    >>> config.optim.lr, config.epochs
+    (0.01, 3)
     """
     whole: dict[str, Any] = {}
     parts: dict[str, dict[str, Any]] = {}

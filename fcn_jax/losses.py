@@ -61,6 +61,12 @@ def softmax_cross_entropy(
 
     Returns:
       (sum, weight), float32 scalars, or arrays over the axes that were kept.
+
+    Examples:
+      >>> logits = jnp.log(jnp.array([[1.0, 3.0], [1.0, 1.0]]))  # softmax (1/4, 3/4), (1/2, 1/2)
+      >>> total, weight = softmax_cross_entropy(logits, jnp.array([1, 255]))  # the second is void
+      >>> float(total), float(weight)  # doctest: +ELLIPSIS
+      (0.2876..., 1.0)
     """
     num_classes = logits.shape[-1]
     z = logits.astype(jnp.float32)
@@ -302,6 +308,12 @@ def class_weights(
 
     Returns:
       float64 [K]. Their common scale does not matter: the loss divides by the weights' sum.
+
+    Examples:
+      >>> class_weights(np.array([80, 20]))
+      array([0.2, 0.8])
+      >>> class_weights(np.array([90, 10]), "inverse_sqrt")
+      array([0.25, 0.75])
     """
     count = np.maximum(np.asarray(counts, np.float64), 1.0)
     if scheme == "none":

@@ -94,6 +94,11 @@ def confusion_matrix(labels, predictions, num_classes: int) -> np.ndarray:
       labels: integers of any shape, 0..K-1 or `VOID`.
       predictions: integers of the same shape, 0..K-1.
       num_classes: K.
+
+    Examples:
+      >>> confusion_matrix([0, 0, 1, 255], [0, 1, 1, 0], num_classes=2)
+      array([[1, 1],
+             [0, 1]])
     """
     return image_counts(labels, predictions, num_classes)[:num_classes]
 
@@ -111,6 +116,11 @@ def summarize(matrix: np.ndarray) -> dict:
     Returns:
       {"miou", "iou": float64 [K], "pixel_accuracy", "mean_class_accuracy",
       "frequency_weighted_iou"}; NaN where there is nothing to divide by.
+
+    Examples:
+      >>> scores = summarize([[3, 1], [0, 4]])
+      >>> scores["iou"].tolist(), scores["miou"], scores["pixel_accuracy"]
+      ([0.75, 0.8], 0.775, 0.875)
     """
     matrix = np.asarray(matrix).astype(np.int64)
     hit = np.diag(matrix)
@@ -197,7 +207,13 @@ def paper_iou_of_counts(counts: np.ndarray, group: int = 1, background: int = 0)
 
 
 def paper_iou(labels, predictions, num_classes: int) -> float:
-    """`paper_iou_of_counts` of masks: labels, predictions [N, H, W], or lists of [H, W]."""
+    """`paper_iou_of_counts` of masks: labels, predictions [N, H, W], or lists of [H, W].
+
+    Examples:
+      >>> truth = [np.array([[0, 1]])]
+      >>> paper_iou(truth, truth, num_classes=4)  # perfect, but two classes are absent
+      0.5
+    """
     pairs = zip(labels, predictions, strict=True)
     return paper_iou_of_counts(np.stack([image_counts(y, p, num_classes) for y, p in pairs]))
 

@@ -20,6 +20,11 @@ def cosine_annealing(lr: float, eta_min: float, t_max: int) -> Schedule:
 
     eta_t = eta_min + (lr - eta_min) (1 + cos(pi t / t_max)) / 2: it falls (or, where eta_min is
     above lr as in the paper, rises) to eta_min at t_max and is back at lr at 2 t_max.
+
+    Examples:
+        >>> rate = cosine_annealing(lr=1.0, eta_min=0.5, t_max=10)
+        >>> [float(rate(step)) for step in (0, 5, 10, 20)]
+        [1.0, 0.75, 0.5, 1.0]
     """
 
     def rate(step):
@@ -88,6 +93,13 @@ def make_optimizer(
         backbone: where in the parameters the backbone is.
         frozen: prefixes of the paths of parameters that never move, such as `backbone/layer1_`:
             neither a gradient nor the weight decay reaches them.
+
+    Examples:
+        >>> optimizer = make_optimizer(OptimConfig(lr=0.5, weight_decay=0.0), total_steps=10)
+        >>> params, gradients = {"w": jnp.array([2.0])}, {"w": jnp.array([3.0])}
+        >>> updates, state = optimizer.update(gradients, optimizer.init(params), params)
+        >>> round(float(updates["w"][0]), 4)  # Adam's first step has the size of the rate
+        -0.5
     """
     schedule, scale = make_schedule(config, total_steps), config.backbone_scale
     if scale is None and not frozen and not config.backbone_delay:

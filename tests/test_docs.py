@@ -5,6 +5,9 @@ folder of the page's own: "```python test" in one namespace, "```bash test" by b
 marked needs a download, a GPU or hours. It is parsed, and its commands and flags must exist.
 """
 
+import doctest
+import importlib
+import inspect
 import json
 import os
 import re
@@ -14,6 +17,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
+
+import fcn_jax
+from fcn_jax import losses, metrics, optim
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("experiments/docs/*.md")])
@@ -111,6 +117,40 @@ def test_marked_blocks_run(page, tmp_path):
             script.append(f"subprocess.run(['bash', '-euc', {code!r}], check=True)")
     (tmp_path / "page.py").write_text("\n".join(script))
     run([sys.executable, "page.py"], tmp_path, timeout=300)
+
+
+MODULES = sorted(
+    path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+    for path in ROOT.glob("fcn_jax/**/*.py")
+    if ">>>" in path.read_text()
+)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_examples_in_docstrings_hold(module):
+    failed, attempted = doctest.testmod(importlib.import_module(module))
+    assert attempted > 0
+    assert failed == 0
+
+
+PUBLIC = {
+    "fcn_jax.losses": ("softmax_cross_entropy", "class_weights"),
+    "fcn_jax.metrics": ("confusion_matrix", "summarize", "paper_iou"),
+    "fcn_jax.optim": ("make_optimizer", "cosine_annealing"),
+}
+
+ON_PAGES = {"train", "load_checkpoint", "load_torch_weights"}
+"""Public functions whose examples need files: pages, the notebook and `to_torch` show them."""
+
+
+def test_every_public_function_has_an_example():
+    names = [name for name in dir(fcn_jax) if not name.startswith("_")]
+    public = [getattr(fcn_jax, name) for name in names if name not in ON_PAGES]
+    functions = [f for f in public if inspect.isfunction(f)]
+    for module in (losses, metrics, optim):
+        functions += [getattr(module, name) for name in PUBLIC[module.__name__]]
+    assert len(functions) > 8
+    assert not [f.__name__ for f in functions if ">>>" not in (f.__doc__ or "")]
 
 
 @pytest.mark.slow

@@ -105,6 +105,15 @@ def predict(
 
     Returns:
       uint8 [H, W].
+
+    Examples:
+      >>> from fcn_jax import create_model
+      >>> model, palette = create_model("fcn", num_classes=2), np.zeros((2, 3), np.uint8)
+      >>> variables = model.init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+      >>> checkpoint = Checkpoint(model, variables, ("sky", "land"), palette, (32, 32), {})
+      >>> mask = predict(checkpoint, np.zeros((50, 70, 3), np.uint8))
+      >>> mask.shape, mask.dtype
+      ((50, 70), dtype('uint8'))
     """
     if tta is not None and tta != TTA():
         return probabilities(checkpoint, image, scale, tta).argmax(-1).astype(np.uint8)

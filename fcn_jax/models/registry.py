@@ -93,8 +93,10 @@ MODELS: dict[str, Network] = {
 def register_model(name: str, factory: Factory | str, **facts: Any) -> None:
     """Add a network, so that its name works wherever a network's name does.
 
-    >>> register_model("mine", MyNet)                         # any Flax module class
-    >>> register_model("mine", "my_package.nets:MyNet", backbone="resnet50")
+    Examples::
+
+        register_model("mine", MyNet)                         # any Flax module class
+        register_model("mine", "my_package.nets:MyNet", backbone="resnet50")
 
     The module is called as `module.apply(variables, images, train=...)`: float32 [N, H, W, 3] to
     logits [N, H, W, num_classes].
@@ -152,6 +154,14 @@ def create_model(
 
     Raises:
         InputError: unknown name, initialisation or option.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> model = create_model("fcn", num_classes=3)
+        >>> images = jnp.zeros((1, 32, 48, 3))
+        >>> variables = model.init(jax.random.key(0), images)
+        >>> model.apply(variables, images, train=False).shape
+        (1, 32, 48, 3)
     """
     import jax.numpy as jnp
 

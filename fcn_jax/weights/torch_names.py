@@ -368,6 +368,16 @@ def to_torch(
 
     Raises:
         InputError: unknown network; or shared_bn=True and a stage's normalisations differ.
+
+    Examples:
+        >>> import jax
+        >>> from fcn_jax import create_model
+        >>> image = np.zeros((1, 32, 32, 3), np.float32)
+        >>> variables = create_model("simplified_unet", 2).init(jax.random.key(0), image)
+        >>> state = to_torch("simplified_unet", variables)
+        >>> again = load_torch_weights("simplified_unet", state)
+        >>> jax.tree.all(jax.tree.map(np.array_equal, variables["params"], again["params"]))
+        True
     """
     _check_name(arch)
     state = {}

@@ -26,6 +26,9 @@ LOSSES = {
 }
 """Network -> the training loss of its first steps."""
 
+RTOL = (1e-5, 1e-4, 1e-3)
+"""Of each step. Adam divides by the gradient's size, so that rounding grows from step to step."""
+
 SLOW = ("unet", "resnet50_fcn", "fcn_resnet50")
 
 
@@ -63,4 +66,5 @@ def test_the_losses_are_those_recorded(arch):
     for _ in LOSSES[arch]:
         state, values = step(state, batch(), key)
         losses.append(float(values["loss"]))
-    np.testing.assert_allclose(losses, LOSSES[arch], rtol=1e-4)
+    for got, expected, rtol in zip(losses, LOSSES[arch], RTOL, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=rtol)
