@@ -139,18 +139,17 @@ PUBLIC = {
     "fcn_jax.optim": ("make_optimizer", "cosine_annealing"),
 }
 
-ON_PAGES = {"train", "load_checkpoint", "load_torch_weights"}
+ON_PAGES = {"train", "load_checkpoint", "load_dataset", "load_torch_weights"}
 """Public functions whose examples need files: pages, the notebook and `to_torch` show them."""
 
 
 def test_every_public_function_has_an_example():
-    names = [name for name in dir(fcn_jax) if not name.startswith("_")]
-    public = [getattr(fcn_jax, name) for name in names if name not in ON_PAGES]
+    public = [getattr(fcn_jax, name) for name in fcn_jax.__all__ if name not in ON_PAGES]
     functions = [f for f in public if inspect.isfunction(f)]
     for module in (losses, metrics, optim):
         functions += [getattr(module, name) for name in PUBLIC[module.__name__]]
     assert len(functions) > 8
-    assert not [f.__name__ for f in functions if ">>>" not in (f.__doc__ or "")]
+    assert not [f.__name__ for f in functions if not re.search(">>>|Examples::", f.__doc__ or "")]
 
 
 @pytest.mark.slow

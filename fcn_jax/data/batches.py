@@ -19,7 +19,13 @@ STD = (0.229, 0.224, 0.225)
 
 
 def normalize(image: jax.Array) -> jax.Array:
-    """RGB in 0..255, [..., 3] -> float32 with ImageNet's mean 0 and deviation 1."""
+    """RGB in 0..255, [..., 3] -> float32 with ImageNet's mean 0 and deviation 1.
+
+    Examples:
+        >>> white = normalize(jnp.full((1, 1, 3), 255, jnp.uint8))
+        >>> white.dtype, [round(float(x), 2) for x in white.ravel()]
+        (dtype('float32'), [2.25, 2.43, 2.64])
+    """
     shape = (1,) * (image.ndim - 1) + (3,)
     mean, std = (jnp.asarray(v, jnp.float32).reshape(shape) for v in (MEAN, STD))
     return (image.astype(jnp.float32) / 255.0 - mean) / std
