@@ -5,34 +5,31 @@
     python -m experiments.benchmark --arch unet --batch-size 4 --mode train --against torch
     python -m experiments.benchmark --epoch --arch fcn                # does anything wait?
 
-Each contender is a process of its own that stays alive; they take turns, so that a change of the
-machine's mood meets all of them. A ratio is the median over the turns of (rival's seconds / ours):
-above 1 we are faster; against PyTorch it is taken to whichever of its modes has the best median.
-FLOPs are those of the convolutions (a training step: three times forward, a frozen part once),
-whatever a formula saves or wastes; the device's peak is that of a large matrix product in the same
-precision. Compiling is timed twice: afresh, and in the next process, as at a second start. Memory
-is the peak of the process on a CPU (the compiler's included), of the device's allocator on a GPU.
-The ResNet's backbone is frozen, as in the paper, unless --train-backbone is given. Expect an hour
-on 2 cores for everything, 5 to 10 minutes for one network's training step.
+Each contender is a process of its own that stays alive. They are timed one after another in several
+rounds, so that a change of the machine's load meets all of them. A ratio is the median over the
+rounds of (the baseline's seconds / ours): above 1 we are faster. Against PyTorch it is taken to
+whichever of its modes has the best median. FLOPs are those of the convolutions (a training step:
+three times forward, a frozen part once), whatever a formula saves or wastes; the device's peak is
+that of a large matrix product in the same precision. Compiling is timed twice: from scratch, and in
+the next process, as at a second start. Memory is the peak of the process on a CPU (the compiler's
+included), of the device's allocator on a GPU. The ResNet's backbone is frozen, as in the paper,
+unless --train-backbone is given. Expect an hour on 2 cores for everything, 5 to 10 minutes for one
+network's training step.
 """
 
 import argparse
 import contextlib
 import json
-import math
 import os
-import platform
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from experiments.cli import arguments, command, flags, huge_pages
+from experiments.benchmarks import contenders, tables
+from experiments.cli import arguments, command, flags
 from fcn_jax import config as configs
 from fcn_jax.models import MODELS
 from fcn_jax.training.options import Runtime
@@ -42,204 +39,6 @@ BATCH_SIZE = {"fcn": 16, "simplified_unet": 4, "unet": 4, "resnet50_fcn": 16}
 """Of training and evaluation; a prediction is of one image, as `experiments.predict` makes it."""
 MODES = ("train", "eval", "predict")
 TORCH_MODES = ("eager", "channels_last", "compile", "compile_graphs")
-PAUSE_SECONDS = 0.5
-"""Between two turns: the threads of the one before go on looking for work for a while."""
-TURN_SECONDS = 0.5
-"""A turn has as many steps as take this long, so that starting and waiting do not count."""
-
-
-class Worker:
-    """The other side of `benchmark_worker`."""
-
-    def __init__(self, name: str, job: dict[str, Any]):
-        self.name, self.seconds = name, []
-        environment = dict(os.environ, XLA_PYTHON_CLIENT_PREALLOCATE="false")  # a GPU is shared
-        if job["cpu"]:
-            environment["JAX_PLATFORMS"] = "cpu"
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "experiments.benchmarks.worker", json.dumps(job)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            env=environment, text=True,
-        )  # fmt: skip
-        self.facts = self._read()
-
-    def _read(self) -> dict[str, Any]:
-        assert self.process.stdout
-        line = self.process.stdout.readline()
-        return json.loads(line) if line else {"error": f"ended with code {self.process.wait()}"}
-
-    def ask(self, line: str) -> dict[str, Any]:
-        """Send a line; the answer to it."""
-        assert self.process.stdin
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-        return self._read()
-
-    def turn(self, steps: int) -> float:
-        """Seconds a step, over that many."""
-        answer = self.ask(str(steps))
-        if "error" in answer:
-            raise InputError(f"{self.name} failed: {answer['error']}: try a smaller --batch-size")
-        return answer["seconds"] / steps
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.kill()
-        with self.process:  # closes its pipes, and waits
-            pass
-
-
-def seconds_again(job: dict[str, Any]) -> float:
-    """What compiling takes in the next process, which finds the programs of the first."""
-    worker = Worker("again", {**job, "again": True})
-    worker.close()
-    if "error" in worker.facts:
-        raise InputError(f"compiling again failed: {worker.facts['error']}: try again")
-    return worker.facts["compile_seconds"]
-
-
-def compare(
-    jobs: dict[str, dict[str, Any]], pairs: int, report=lambda text: None
-) -> dict[str, dict[str, Any]]:
-    """Run the jobs in turns: name -> facts, seconds a step of every turn, peak memory."""
-    with contextlib.ExitStack() as stack:
-        workers = []
-        for name, job in jobs.items():
-            report(f"starting {name}")
-            worker = Worker(name, job)
-            stack.callback(worker.close)
-            workers.append(worker)
-            if job["framework"] != "torch" and "error" not in worker.facts:
-                worker.facts["warm_seconds"] = seconds_again(job)
-        sound = [w for w in workers if "error" not in w.facts]
-        steps = {w: max(1, math.ceil(TURN_SECONDS / w.turn(1))) for w in sound}
-        for turn in range(pairs):
-            report(f"turn {turn + 1} of {pairs}")
-            for worker in sound:
-                time.sleep(PAUSE_SECONDS)
-                worker.seconds.append(worker.turn(steps[worker]))
-        peaks = {w: w.ask("") for w in sound}
-    return {w.name: {**w.facts, "seconds": w.seconds, **peaks.get(w, {})} for w in workers}
-
-
-def ratios(contenders: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """How much faster we are: {"torch", "torch_best", "stock"}, those that ran."""
-    times = {name: c["seconds"] for name, c in contenders.items() if c["seconds"]}
-    mine, result = times["ours"], {}
-    torch = [name for name in times if name.startswith("torch")]
-    rivals = {"torch": min(torch, key=lambda n: statistics.median(times[n]))} if torch else {}
-    if "stock" in times:
-        rivals["stock"] = "stock"
-    for kind, name in rivals.items():
-        result[kind] = statistics.median(b / a for a, b in zip(mine, times[name], strict=True))
-        result[f"{kind}_best"] = name
-    return result
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    packages = ("jax", "jaxlib", "flax", "optax", "torch", "numpy")
-    versions = {}
-    for package in packages:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    return {
-        "cpu": _cpu_name(),
-        "cores": command.cores(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "versions": versions,
-        "load": os.getloadavg()[0],
-        "huge_pages": huge_pages.requested(),
-    }
-
-
-def _cpu_name() -> str:
-    path = Path("/proc/cpuinfo")
-    if path.exists():
-        for line in path.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-# ---- tables --------------------------------------------------------------------------------------
-
-HEADER = (
-    "network", "work", "batch", "step", "img/s", "compile, again", "memory", "FLOP/s",
-    "PyTorch's best", "speed to it", "memory to it", "speed to plain Flax",
-)  # fmt: skip
-
-
-def rows(results: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
-    """One row of the table for each result."""
-    for result in results:
-        ours = result["contenders"]["ours"]
-        if "error" in ours:
-            yield [result["arch"], result["mode"], str(result["batch_size"]), ours["error"]] + [
-                ""
-            ] * 8
-            continue
-        step = statistics.median(ours["seconds"])
-        name = f"{result['arch']}{result.get('backbone', '')}"
-        best = result["contenders"].get(result["ratios"].get("torch_best"))
-        speed, plain = result["ratios"].get("torch"), result["ratios"].get("stock")
-        flops = ours["flops"] / step
-        yield [
-            name,
-            result["mode"],
-            str(result["batch_size"]),
-            _duration(step),
-            f"{result['batch_size'] / step:.3g}",
-            f"{ours['compile_seconds']:.1f} s, {ours['warm_seconds']:.1f} s",
-            f"{ours['peak_bytes'] / 2**30:.2f} GiB",
-            f"{flops / 1e9:.4g} G ({flops / ours['peak_flops']:.0%} of peak)",
-            f"{result['ratios']['torch_best'][6:]}, {_duration(statistics.median(best['seconds']))}"
-            if best
-            else "",
-            f"{speed:.2f}" if speed else "",
-            f"{ours['peak_bytes'] / best['peak_bytes']:.2f}" if best else "",
-            f"{plain:.1f}" if plain else "",
-        ]
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
-
-
-def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A table; columns that are empty throughout are left out."""
-    used = [i for i in range(len(header)) if any(row[i] for row in body)]
-    lines = [[header[i] for i in used], ["---"] * len(used)]
-    lines += [[row[i] for i in used] for row in body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def speed_table(files: Sequence[Path | str]) -> str:
-    """Markdown of results written with `--out`: a table for each machine and setting."""
-    parts: dict[str, list[dict[str, Any]]] = {}
-    for file in files:
-        data = json.loads(Path(file).read_text())
-        about, settings = data["machine"], data["settings"]
-        device = next((r["contenders"]["ours"].get("device") for r in data["results"]), None)
-        where = f"{about['cpu']}, {about['cores']} cores"
-        if device and device != "cpu":
-            where = f"{device} ({where})"
-        versions = ", ".join(
-            f"{name} {v}" for name, v in about["versions"].items() if name in ("jax", "torch")
-        )
-        size = "x".join(str(n) for n in settings["image_size"])
-        memory = ", huge pages" * about.get("huge_pages", False)
-        memory += ", freed memory kept (--cpu-malloc)" * settings["cpu_malloc"]
-        title = f"{where}; {versions}; {settings['precision']}, {size}{memory}"
-        parts.setdefault(title, []).extend(data["results"])
-    tables = (
-        f"{title}\n\n{markdown(HEADER, list(rows(results)))}\n" for title, results in parts.items()
-    )
-    return "\n".join(tables)
-
-
-# ---- the command ---------------------------------------------------------------------------------
 
 
 def parser() -> arguments.Parser:
@@ -310,7 +109,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def jobs(args: argparse.Namespace, arch: str, mode: str, cache: str) -> dict[str, dict[str, Any]]:
-    """The contenders of one row: name -> what `benchmark_worker` is told."""
+    """The contenders of one row: name -> what `benchmarks.worker` reads."""
     common = {
         "arch": arch,
         "mode": mode,
@@ -342,13 +141,13 @@ def main(argv: list[str] | None = None) -> int:
     if args.epoch:
         return _epochs(args)
     settings = _settings(args)
-    data: dict[str, Any] = {"machine": machine(), "settings": settings, "results": []}
+    data: dict[str, Any] = {"machine": contenders.machine(), "settings": settings, "results": []}
     for arch in args.arch:
         for mode in args.mode:
             data["results"].append(_measure(args, arch, mode))
             if args.out:  # after every row: an interrupted run keeps what it has
                 args.out.write_text(json.dumps(data, indent=1) + "\n")
-    print(markdown(HEADER, list(rows(data["results"]))))
+    print(tables.markdown(tables.HEADER, list(tables.rows(data["results"]))))
     for result in data["results"]:
         for name, contender in result["contenders"].items():
             if "error" in contender:
@@ -364,14 +163,14 @@ def _measure(args: argparse.Namespace, arch: str, mode: str) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as cache:
         work = jobs(args, arch, mode, cache)
-        contenders = compare(work, args.pairs, report)
+        timed = contenders.compare(work, args.pairs, report)
     result = {"arch": arch, "mode": mode, "batch_size": work["ours"]["batch_size"]}
     if MODELS[arch].freezes_pretrained and mode == "train":
         result["backbone"] = ", trained backbone" if args.train_backbone else ", frozen backbone"
     return {
         **result,
-        "contenders": contenders,
-        "ratios": ratios(contenders) if contenders["ours"]["seconds"] else {},
+        "contenders": timed,
+        "ratios": contenders.ratios(timed) if timed["ours"]["seconds"] else {},
     }
 
 
@@ -396,23 +195,10 @@ def _epochs(args: argparse.Namespace) -> int:
         config = flags.apply(flags.experiment("default"), changes)
         found[arch] = epoch.measure(config, dataset, args.cache)
     if args.out:
-        data = {"machine": machine(), "settings": _settings(args), "epochs": found}
+        data = {"machine": contenders.machine(), "settings": _settings(args), "epochs": found}
         args.out.write_text(json.dumps(data, indent=1) + "\n")
-    print(epoch_table(found))
+    print(tables.epoch_table(found))
     return 0
-
-
-def epoch_table(found: dict[str, Any]) -> str:
-    """Markdown: network -> split -> seconds, as `benchmark_epoch.measure` gives them."""
-    header = ("network", "split", "whole", "steps alone", "input alone", "whole to steps")
-    body = [
-        [arch, split]
-        + [_duration(part[name]) for name in ("whole", "compute", "input")]
-        + [f"{part['whole'] / part['compute']:.3f}"]
-        for arch, splits in found.items()
-        for split, part in splits.items()
-    ]
-    return markdown(header, body)
 
 
 def _has_torch() -> bool:

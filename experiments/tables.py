@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments import benchmark
+from experiments.benchmarks import tables as speed_tables
 from experiments.cli import arguments, command
 from fcn_jax.report import tables, text
 from fcn_jax.runtime import files
@@ -171,13 +171,13 @@ def models_table() -> str:
 
 def speed_table() -> str:
     """Every speed-*.json that `experiments.benchmark --out` wrote."""
-    return benchmark.speed_table(sorted(RESULTS.glob("speed-*.json"))).strip()
+    return speed_tables.speed_table(sorted(RESULTS.glob("speed-*.json"))).strip()
 
 
 def epoch_table() -> str:
     """Every epoch-*.json that `experiments.benchmark --epoch --out` wrote."""
     files = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("epoch-*.json"))]
-    return benchmark.epoch_table({k: v for data in files for k, v in data["epochs"].items()})
+    return speed_tables.epoch_table({k: v for data in files for k, v in data["epochs"].items()})
 
 
 TABLES: dict[str, Callable[[], str]] = {

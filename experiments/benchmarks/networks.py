@@ -1,6 +1,6 @@
-"""The four networks as lists of layers, for the benchmark's rivals: PyTorch and plain Flax.
+"""The four networks as lists of layers, for the benchmark's baselines: PyTorch and plain Flax.
 
-Written apart from `fcn_jax.models` so that a rival runs its own framework's layers on the same
+Written apart from `fcn_jax.models` so that a baseline runs its own framework's layers on the same
 network; the tests compare the numbers of parameters.
 """
 

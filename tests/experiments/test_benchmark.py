@@ -1,4 +1,4 @@
-"""The benchmark: its rivals are the same networks, its ratios and tables say what they should."""
+"""The benchmark: its baselines are the same networks; its ratios and tables are right."""
 
 import json
 from functools import partial
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from experiments import benchmark
-from experiments.benchmarks import stock, worker
+from experiments.benchmarks import contenders, stock, tables, worker
 from experiments.benchmarks.networks import NETWORKS, network
 from fcn_jax.models import create_model
 from fcn_jax.types import InputError
@@ -25,7 +25,7 @@ def count(model) -> int:
 
 
 @pytest.mark.parametrize("arch", NETWORKS)
-def test_rivals_run_the_same_network(arch):
+def test_baselines_run_the_same_network(arch):
     torch = pytest.importorskip("torch")
     from experiments.benchmarks import torch_worker
 
@@ -66,7 +66,7 @@ def test_a_frozen_backbone_counts_once():
 
 
 @pytest.mark.slow
-def test_the_rivals_leave_a_frozen_backbone_alone():
+def test_the_baselines_leave_a_frozen_backbone_alone():
     pytest.importorskip("torch")
     from experiments.benchmarks import torch_worker
 
@@ -94,20 +94,20 @@ def contender(*seconds, peak_bytes=2**30):
 
 
 def test_ratios_are_taken_pair_by_pair_to_the_best_mode():
-    contenders = {
+    timed = {
         "ours": contender(1.0, 2.0, 4.0),
         "torch-eager": contender(3.0, 3.0, 3.0),
         "torch-compile": contender(2.0, 2.0, 2.0),
         "stock": contender(10.0, 40.0, 20.0),
         "torch-compile_graphs": {"seconds": [], "error": "no GPU"},
     }
-    assert benchmark.ratios(contenders) == {
+    assert contenders.ratios(timed) == {
         "torch": 1.0,  # of 2, 1 and 0.5
         "torch_best": "torch-compile",
         "stock": 10.0,  # of 10, 20 and 5
         "stock_best": "stock",
     }
-    assert benchmark.ratios({"ours": contender(1.0)}) == {}
+    assert contenders.ratios({"ours": contender(1.0)}) == {}
 
 
 def test_speed_table(tmp_path):
@@ -115,10 +115,10 @@ def test_speed_table(tmp_path):
         **contender(0.4, 0.5, 0.6, peak_bytes=3 * 2**30), "compile_seconds": 9.0,
         "warm_seconds": 1.0, "flops": 50e9, "peak_flops": 200e9, "device": "cpu",
     }  # fmt: skip
-    contenders = {"ours": ours, "torch-compile": contender(1.0, 1.0, 1.0, peak_bytes=2 * 2**30)}
+    timed = {"ours": ours, "torch-compile": contender(1.0, 1.0, 1.0, peak_bytes=2 * 2**30)}
     result = {
         "arch": "fcn", "mode": "train", "batch_size": 8,
-        "contenders": contenders, "ratios": benchmark.ratios(contenders),
+        "contenders": timed, "ratios": contenders.ratios(timed),
     }  # fmt: skip
     failed = {**result, "mode": "eval", "contenders": {"ours": {"error": "out of memory"}}}
     data = {
@@ -128,7 +128,7 @@ def test_speed_table(tmp_path):
     }
     file = tmp_path / "speed.json"
     file.write_text(json.dumps(data))
-    lines = benchmark.speed_table([file]).splitlines()
+    lines = tables.speed_table([file]).splitlines()
     assert lines[0] == "Some CPU, 2 cores; jax 1; f32, 224x224, freed memory kept (--cpu-malloc)"
     assert lines[4] == (
         "| fcn | train | 8 | 500 ms | 16 | 9.0 s, 1.0 s | 3.00 GiB | 100 G (50% of peak) "
@@ -151,7 +151,7 @@ def test_it_runs(tmp_path, capsys, mode):
 
 
 @pytest.mark.parametrize("work", ["train", "eval", "predict"])
-def test_the_rivals_step(work):
+def test_the_baselines_step(work):
     torch = pytest.importorskip("torch")
     from experiments.benchmarks import torch_worker
 

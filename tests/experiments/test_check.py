@@ -1,4 +1,4 @@
-"""The door `check`: what it prints, and its exit code."""
+"""The command `check`: what it prints, and its exit code."""
 
 import pytest
 from PIL import Image

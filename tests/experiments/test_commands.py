@@ -56,7 +56,7 @@ def _enter(main, *argv) -> int:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The folder of a small finished run."""
-    folder = tmp_path_factory.mktemp("doors") / "run"
+    folder = tmp_path_factory.mktemp("commands") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules["fcn_jax.models"].MODELS, "tiny", fakes.TINY)
         patch.setattr(prepare, "load", lambda *_, **__: fakes.dataset())

@@ -1,4 +1,4 @@
-"""What the doors share: jax is set up as the machine wants it."""
+"""What the commands share: jax is set up as the machine wants it."""
 
 import os
 import subprocess

@@ -63,3 +63,23 @@ def expected_environment() -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv(huge_pages.VARIABLE, raising=False)
         return huge_pages.REQUEST if huge_pages.available() else "None"
+
+
+@pytest.mark.skipif(expected_environment() == "None", reason="not given on request here")
+def test_large_arrays_are_in_huge_pages():
+    environment = {k: v for k, v in os.environ.items() if k != huge_pages.VARIABLE}
+    code = """
+from experiments.cli import command
+
+def main(argv):
+    command.tune()
+    import numpy as np
+    array = np.ones(2**26, np.uint8)
+    for line in open("/proc/self/smaps_rollup"):
+        if line.startswith("AnonHugePages"):
+            print(line.split()[1])
+
+command.start(main)
+"""
+    printed = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
+    assert int(printed) > 50_000  # kB, of 65 536

@@ -1,0 +1,93 @@
+"""The benchmark's results as Markdown."""
+
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+HEADER = (
+    "network", "work", "batch", "step", "img/s", "compile, again", "memory", "FLOP/s",
+    "PyTorch's best", "speed to it", "memory to it", "speed to plain Flax",
+)  # fmt: skip
+
+
+def rows(results: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
+    """One row of the table for each result."""
+    for result in results:
+        ours = result["contenders"]["ours"]
+        if "error" in ours:
+            yield [result["arch"], result["mode"], str(result["batch_size"]), ours["error"]] + [
+                ""
+            ] * 8
+            continue
+        step = statistics.median(ours["seconds"])
+        name = f"{result['arch']}{result.get('backbone', '')}"
+        best = result["contenders"].get(result["ratios"].get("torch_best"))
+        speed, plain = result["ratios"].get("torch"), result["ratios"].get("stock")
+        flops = ours["flops"] / step
+        yield [
+            name,
+            result["mode"],
+            str(result["batch_size"]),
+            _duration(step),
+            f"{result['batch_size'] / step:.3g}",
+            f"{ours['compile_seconds']:.1f} s, {ours['warm_seconds']:.1f} s",
+            f"{ours['peak_bytes'] / 2**30:.2f} GiB",
+            f"{flops / 1e9:.4g} G ({flops / ours['peak_flops']:.0%} of peak)",
+            f"{result['ratios']['torch_best'][6:]}, {_duration(statistics.median(best['seconds']))}"
+            if best
+            else "",
+            f"{speed:.2f}" if speed else "",
+            f"{ours['peak_bytes'] / best['peak_bytes']:.2f}" if best else "",
+            f"{plain:.1f}" if plain else "",
+        ]
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+
+
+def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table; columns that are empty throughout are left out."""
+    used = [i for i in range(len(header)) if any(row[i] for row in body)]
+    lines = [[header[i] for i in used], ["---"] * len(used)]
+    lines += [[row[i] for i in used] for row in body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def speed_table(files: Sequence[Path | str]) -> str:
+    """Markdown of results written with `--out`: a table for each machine and setting."""
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for file in files:
+        data = json.loads(Path(file).read_text())
+        about, settings = data["machine"], data["settings"]
+        device = next((r["contenders"]["ours"].get("device") for r in data["results"]), None)
+        where = f"{about['cpu']}, {about['cores']} cores"
+        if device and device != "cpu":
+            where = f"{device} ({where})"
+        versions = ", ".join(
+            f"{name} {v}" for name, v in about["versions"].items() if name in ("jax", "torch")
+        )
+        size = "x".join(str(n) for n in settings["image_size"])
+        memory = ", huge pages" * about.get("huge_pages", False)
+        memory += ", freed memory kept (--cpu-malloc)" * settings["cpu_malloc"]
+        title = f"{where}; {versions}; {settings['precision']}, {size}{memory}"
+        parts.setdefault(title, []).extend(data["results"])
+    tables = (
+        f"{title}\n\n{markdown(HEADER, list(rows(results)))}\n" for title, results in parts.items()
+    )
+    return "\n".join(tables)
+
+
+def epoch_table(found: dict[str, Any]) -> str:
+    """Markdown: network -> split -> seconds, as `benchmarks.epoch.measure` gives them."""
+    header = ("network", "split", "whole", "steps alone", "input alone", "whole to steps")
+    body = [
+        [arch, split]
+        + [_duration(part[name]) for name in ("whole", "compute", "input")]
+        + [f"{part['whole'] / part['compute']:.3f}"]
+        for arch, splits in found.items()
+        for split, part in splits.items()
+    ]
+    return markdown(header, body)
