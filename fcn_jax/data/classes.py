@@ -1,5 +1,6 @@
 """The classes of a data set: VOC's, and those that a text names. Nothing here reads files."""
 
+import colorsys
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fcn_jax.types import VOID, VOID_COLOUR, InputError
+from fcn_jax.types import VOID, VOID_COLOUR, InputError, background_class
 
 Colour = tuple[int, ...]
 """Red, green and blue, each 0..255."""
@@ -58,6 +59,23 @@ def voc_palette(n: int = 256) -> np.ndarray:
     return palette
 
 
+def default_palette(names: Sequence[str]) -> np.ndarray:
+    """Colours for classes that bring none, uint8 [K, 3].
+
+    VOC's for VOC's own classes. Else the background, if a class is named so, is black, and the
+    others have bright colours that lie far apart: hues a golden section of the circle apart, in
+    three degrees of brightness. (VOC's colours begin with dark red, green and olive.)
+    """
+    if tuple(names) == VOC_CLASSES:
+        return voc_palette(len(names))
+    background, palette = background_class(names), np.zeros((len(names), 3), np.uint8)
+    for i, index in enumerate(k for k in range(len(names)) if k != background):
+        saturation, value = ((0.9, 1.0), (0.55, 1.0), (1.0, 0.75))[i // 8 % 3]
+        colour = colorsys.hsv_to_rgb(0.98 + i * 0.618034, saturation, value)
+        palette[index] = np.rint(255 * np.array(colour))
+    return palette
+
+
 @dataclass(frozen=True)
 class Classes:
     """The classes of a data set, and how they are written in masks."""
@@ -75,7 +93,7 @@ class Classes:
 def plain_classes(names: Sequence[str], palette: np.ndarray | None = None) -> Classes:
     """Classes without colours, numbered from 0; `VOID` is void."""
     values = {**{i: i for i in range(len(names))}, VOID: VOID}
-    chosen = voc_palette(len(names)) if palette is None else palette
+    chosen = default_palette(names) if palette is None else palette
     return Classes(tuple(names), chosen, None, values)
 
 
@@ -223,7 +241,7 @@ def _assemble(rows: list[_Row], where: str) -> Classes:
     names = [row.name for row in counted if not is_void(row.name)]
     _check_names(names, numbered, where)
     if not any(row.colour for row in counted if not is_void(row.name)):
-        palette, colours = voc_palette(len(names)), None
+        palette, colours = default_palette(names), None
     else:
         palette, colours = _colour_table(counted, where)
     values, index = {VOID: VOID}, 0

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from fcn_jax import metrics
-from fcn_jax.data.classes import voc_palette
+from fcn_jax.data.classes import default_palette
 from fcn_jax.data.images import to_rgb
 from fcn_jax.types import VOID, Example, InputError
 
@@ -89,7 +89,7 @@ class Dataset:
             splits: "train", "val" and perhaps "test" -> a sequence of (image, mask): uint8
                 [H, W, 3], RGB, and integers [H, W], class ids or 255 for void. Sizes may differ.
             class_names: of the class ids 0..K-1.
-            palette: uint8 [K, 3]; None for VOC's colours.
+            palette: uint8 [K, 3]; None for bright ones.
             name: of the data set.
 
         Raises:
@@ -106,7 +106,7 @@ class Dataset:
                 digest.update(repr((split, example.image.shape)).encode())
                 digest.update(example.image.tobytes())
                 digest.update(example.mask.tobytes())
-        colours = voc_palette(len(class_names)) if palette is None else np.asarray(palette)
+        colours = default_palette(class_names) if palette is None else np.asarray(palette)
         made = Splits(made, "give it")
         return cls(name, tuple(class_names), colours, made, digest.hexdigest()[:12])
 
