@@ -20,10 +20,11 @@ Use a network as any Flax module, with PyTorch's weights:
     variables = fcn_jax.load_torch_weights("fcn_resnet50", "fcn_resnet50_coco.pth")
     logits = model.apply(variables, fcn_jax.normalize(images), train=False)
 
-Data: `load_dataset`, `normalize`, `VOID`. Settings: `Config` and its parts, `Runtime`. Networks:
-`MODELS`, `create_model`, `register_model`, `load_torch_weights`, `to_torch`. Runs: `train`,
-`load_checkpoint`, `predict`. Modules: `losses`, `metrics`, `optim`, `plugins`. Errors about input
-are `InputError`. The same is done from a shell by `fcn-jax run`, `evaluate`, `predict` and others.
+Data: `load_dataset`, `Dataset` (also from arrays), `normalize`, `VOID`. Settings: `Config` and its
+parts, `Runtime`. Networks: `MODELS`, `create_model`, `register_model`, `load_torch_weights`,
+`to_torch`. Runs: `train`, `load_checkpoint`, `predict`. Modules: `losses`, `metrics`,
+`optim`, `plugins`. Errors about input are `InputError`. The same is done from a shell by
+`fcn-jax run`, `evaluate`, `predict` and others.
 
 Names are loaded when they are first used, so that `import fcn_jax` costs nothing and changes
 nothing.
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from fcn_jax.config import ModelConfig as ModelConfig
     from fcn_jax.config import OptimConfig as OptimConfig
     from fcn_jax.data.batches import normalize as normalize
+    from fcn_jax.data.dataset import Dataset as Dataset
     from fcn_jax.data.prepare import load as load_dataset
     from fcn_jax.inference.predict import load_checkpoint as load_checkpoint
     from fcn_jax.inference.predict import predict as predict
@@ -65,6 +67,7 @@ __all__ = [
     "AugmentConfig",
     "Config",
     "DataConfig",
+    "Dataset",
     "InputError",
     "LossConfig",
     "ModelConfig",
@@ -88,6 +91,7 @@ __all__ = [
 _HOMES = {
     "config": ("AugmentConfig", "Config", "DataConfig", "LossConfig", "ModelConfig", "OptimConfig"),
     "data.batches": ("normalize",),
+    "data.dataset": ("Dataset",),
     "data.prepare": ("load_dataset",),
     "inference.predict": ("load_checkpoint", "predict"),
     "models": ("MODELS", "create_model", "register_model"),

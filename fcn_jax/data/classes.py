@@ -161,6 +161,8 @@ def _rows(lines: list[tuple[int, str]], where: str) -> list[_Row]:
     for delimiter in "\t;,":
         if lines and all(delimiter in line for _, line in lines):
             cells = [(n, [c.strip(" \"'") for c in line.split(delimiter)]) for n, line in lines]
+            if re.fullmatch(r"\d+(\s+\d+)+", cells[0][1][0]):
+                break  # `r g b`, a tab, the name
             return _table(cells, where)
     return _lines(lines)
 

@@ -64,7 +64,7 @@ def _resolve(line: str, known: Mapping[str, str]) -> str:
     if line in known:
         return line
     word = line.split()[0]
-    for text in (word, line):
+    for text in (line, word):
         path = PurePosixPath(text.replace("\\", "/"))
         stem = path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES else path
         for start in range(len(stem.parts)):

@@ -1,0 +1,122 @@
+"""Lists of classes in every form: understood or refused, never shifted."""
+
+import json
+
+import pytest
+
+from fcn_jax.data import classes
+from fcn_jax.types import VOID, InputError
+
+NAMES = ("background", "cat", "dog")
+PLAIN = {0: 0, 1: 1, 2: 2, VOID: VOID}
+
+FORMS = {
+    "names": "background\ncat\ndog\n",
+    "header": "names\nbackground\ncat\ndog\n",
+    "numbered": "0 background\n1 cat\n2 dog\n",
+    "numbered, colons": "0: background\n1: cat\n2: dog\n",
+    "numbered, any order": "2 dog\n0 background\n1 cat\n",
+    "yaml": "names:\n  0: background\n  1: cat\n  2: dog\n",
+    "yaml list": "names:\n- background\n- cat\n- dog\n",
+    "roboflow": "Pixel Value, Class\n0, background\n1, cat\n2, dog\n",
+    "table, no header": "0,background\n1,cat\n2,dog\n",
+    "name first": "name;id\nbackground;0\ncat;1\ndog;2\n",
+    "labelme": "__ignore__\nbackground\ncat\ndog\n",
+    "quoted": '"background"\n"cat"\n"dog"\n',
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_without_colours_mean_the_same(form):
+    found = classes.parse_classes(FORMS[form], "classes.txt")
+    assert found.names == NAMES
+    assert found.colours is None
+    assert found.values == PLAIN
+
+
+COLOURED = {
+    "name r g b": "background 0 0 0\ncat 128 0 0\ntall dog 0 128 0\n",
+    "r g b name": "0 0 0\tbackground\n128 0 0\tcat\n0 128 0\ttall dog\n",
+    "r g b name, blanks": "0 0 0 background\n128 0 0 cat\n0 128 0 tall dog\n",
+    "class_dict.csv": "name,r,g,b\nbackground,0,0,0\ncat,128,0,0\ntall dog,0,128,0\n",
+    "csv, no header": "background,0,0,0\ncat,128,0,0\ntall dog,0,128,0\n",
+    "labelmap.txt": "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncat:128,0,0::\n"
+    "tall dog:0,128,0::\n",
+}
+
+
+@pytest.mark.parametrize("form", COLOURED)
+def test_forms_with_colours_mean_the_same(form):
+    found = classes.parse_classes(COLOURED[form], "classes.txt")
+    assert found.names == ("background", "cat", "tall dog")
+    assert found.palette.tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
+    assert found.colours == {
+        (224, 224, 192): VOID, (0, 0, 0): 0, (128, 0, 0): 1, (0, 128, 0): 2,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["void", "Unlabelled", "unlabeled", "ignore", "_void_"])
+@pytest.mark.parametrize("position", [0, 1, 2, 3])
+def test_void_is_no_class_wherever_it_stands(name, position):
+    lines = list(NAMES)
+    lines.insert(position, name)
+    found = classes.parse_classes("\n".join(lines), "classes.txt")
+    assert found.names == NAMES
+    # Its number means void, and the numbers of the others are not shifted.
+    expected = {lines.index(n): i for i, n in enumerate(NAMES)}
+    assert found.values == {**expected, position: VOID, VOID: VOID}
+    colours = "\n".join(f"{line} {9 * i} 0 0" for i, line in enumerate(lines))
+    coloured = classes.parse_classes(colours, "classes.txt")
+    assert coloured.names == NAMES
+    assert coloured.colours is not None
+    assert coloured.colours[(9 * position, 0, 0)] == VOID
+    assert coloured.palette[:, 0].tolist() == [9 * lines.index(n) for n in NAMES]
+
+
+def test_255_can_be_a_class():
+    found = classes.parse_classes("0 background\n255 object\n", "classes.txt")
+    assert found.names == ("background", "object")
+    assert found.values == {0: 0, 255: 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"names": ["a", "b"]}', "line 1 is no list of classes"),
+        ("id,colour\n0,red\n1,blue\n", "names no column `name`"),
+        ("a,b,c\n1,2,x\n2,3,y\n", "is not understood|names no column"),
+        ("0 a\n0 b\n", "numbers two classes 0"),
+        ("name,r,g,b\na,0,0,0\nb,0,0,red\n", "line 3 is not understood"),
+        ("name,r,g,b\na,0,0,0\nb,0,0,999\n", r"line 3: colour \(0, 0, 999\)"),
+    ],
+)
+def test_what_is_not_understood_is_refused(text, words):
+    with pytest.raises(InputError, match=words):
+        classes.parse_classes(text, "classes.txt")
+
+
+def test_names_that_begin_with_digits_are_no_numbers():
+    assert classes.parse_classes("2 wheeler\ncar\n", "c").names == ("2 wheeler", "car")
+
+
+def test_cityscapes_ids_become_the_19_classes():
+    found = classes.cityscapes()
+    assert len(found.names) == 19
+    assert (found.values[7], found.values[33], found.values[0]) == (0, 18, VOID)
+    assert found.names[found.values[26]] == "car"
+    assert classes.cityscapes(train_ids=True).values[18] == 18
+
+
+def test_ade20k_and_mapillary():
+    table = (
+        "Idx\tRatio\tTrain\tVal\tStuff\tName\n1\t0.1\t9\t1\t1\twall\n2\t0.1\t9\t1\t1\tsky, air\n"
+    )
+    found = classes.ade20k(table, "objectInfo150.txt")
+    assert (found.names, found.values) == (("wall", "sky"), {0: VOID, VOID: VOID, 1: 0, 2: 1})
+    labels = [("Bird", (9, 0, 0)), ("Unlabeled", (0, 0, 0)), ("Car", (0, 9, 0))]
+    text = json.dumps({"labels": [{"readable": n, "color": c} for n, c in labels]})
+    found = classes.mapillary(text, "config.json")
+    assert (found.names, found.palette.tolist()) == (("Bird", "Car"), [[9, 0, 0], [0, 9, 0]])
+    assert found.values == {0: 0, 1: VOID, 2: 1, VOID: VOID}
+    with pytest.raises(InputError, match="no list of Mapillary's labels"):
+        classes.mapillary("{}", "config.json")

