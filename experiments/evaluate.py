@@ -93,6 +93,8 @@ def main(argv: list[str] | None = None) -> int:
     base = {"arch": restored.meta["model"]["name"], "dataset": dataset.name, "overfit": overfit}
     shown = run_report.split_result(data, base)
     print(report.result_table(shown, restored.class_names, args.split))
+    if result.other_data is not None:
+        print(f"\nOther data than the run's: {dataset.root or dataset.name}")
     again = stopping.command("evaluate", argv)
     page = run_report.render_evaluation(restored, dataset, path, base, again)
     print(f"\n{result.summary['pixels']} labelled pixels counted; written to {path}, page: {page}")
@@ -115,7 +117,8 @@ def evaluate_split(
     examples = evaluate.split_examples(restored, dataset, args.split)
     images = (examples[i] for i in range(len(examples)))
     with tqdm(total=len(examples), unit="img", disable=not sys.stderr.isatty()) as bar:
-        return evaluate.evaluate_native(restored, images, args.split, args.scale, tta, bar.update)
+        result = evaluate.evaluate_native(restored, images, args.split, args.scale, tta, bar.update)
+    return evaluate.mark_data(result, restored, dataset)
 
 
 def parse_tta(text: str | None) -> tuple[bool, tuple[float, ...]]:

@@ -12,6 +12,7 @@ import math
 import types
 import typing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from fcn_jax.types import MATMUL_PRECISION as MATMUL_PRECISION
@@ -354,6 +355,23 @@ def differences(ours: Config, theirs: Config) -> list[str]:
     """The fields in which two configurations differ, as `optim.lr: 0.001 -> 0.01`."""
     a, b = _flat(to_dict(ours)), _flat(to_dict(theirs))
     return [f"{k}: {a.get(k)!r} -> {b.get(k)!r}" for k in sorted({*a, *b}) if a.get(k) != b.get(k)]
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The configuration with the paths that exist made absolute, so that a run can be found again.
+
+    Two spellings of a path give the same configuration.
+    """
+    changes = {}
+    for name, value in (
+        ("data.dataset", config.data.dataset),
+        ("model.pretrained", config.model.pretrained),
+    ):
+        if value not in (None, "voc2007", "shapes", "imagenet", "imagenet-v2"):
+            path = Path(value).expanduser()
+            if path.exists():
+                changes[name] = str(path.resolve())
+    return replace(config, **changes)
 
 
 def replace(config: Config, **changes: Any) -> Config:

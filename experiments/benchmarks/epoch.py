@@ -53,36 +53,36 @@ def measure(config: Config, dataset: prepare.Dataset, cache: CacheMode) -> dict[
     """
     made = setup.build(config, dataset, None, cache)
     size = config.data.batch_size
-    rows, judged = made.rows(0), batches.eval_rows(len(made.val_ids), size)
+    rows, judged = made.epoch_indices(0), batches.eval_rows(len(made.val.ids), size)
     chunks = [
-        np.resize(rows[i : i + made.chunk], (made.chunk, size))
-        for i in range(0, len(rows), made.chunk)
+        np.resize(rows[i : i + made.programs.chunk], (made.programs.chunk, size))
+        for i in range(0, len(rows), made.programs.chunk)
     ]
-    state, key = made.initial(), made.train_key()
+    state, key = made.initial_state(), made.train_key()
 
     def train(canvases, taken) -> Any:
         nonlocal state
-        state, values = made.train(state, canvases, taken, made.chunk, key)
+        state, values = made.programs.train(state, canvases, taken, made.programs.chunk, key)
         return values
 
     def evaluate(canvases, taken) -> Any:
         variables = {"params": state.params, "batch_stats": state.batch_stats}
-        return made.evaluate(variables, canvases, taken)
+        return made.programs.evaluate(variables, canvases, taken)
 
     result = {
         "train": {
-            "compute": _compute(train, made.train_feed, chunks),
-            "input": _input(made.train_feed, chunks),
+            "compute": _compute(train, made.train.feed, chunks),
+            "input": _input(made.train.feed, chunks),
         },
         "val": {
-            "compute": _compute(evaluate, made.val_feed, judged),
-            "input": _input(made.val_feed, judged),
+            "compute": _compute(evaluate, made.val.feed, judged),
+            "input": _input(made.val.feed, judged),
         },
     }
     row = _last_epoch(config, dataset, cache)
     trained = made.steps_per_epoch * size / row["images_per_second"]
     # The last of the chunks is a short one, and takes as long as its steps.
-    result["train"]["compute"] *= made.steps_per_epoch / (len(chunks) * made.chunk)
+    result["train"]["compute"] *= made.steps_per_epoch / (len(chunks) * made.programs.chunk)
     result["train"]["whole"], result["val"]["whole"] = trained, row["seconds"] - trained
     return result
 

@@ -172,10 +172,10 @@ def ours(job: dict[str, Any]):
     state = steps.init_state(optimizer, initialize.random_init(model, key, size))
     sizes = jnp.tile(jnp.array([size], jnp.int32), (job["batch_size"], 1))
     mesh = distributed.mesh(job["batch_size"], None)
-    shared = distributed.spread(mesh)
+    shared = distributed.batch_sharding(mesh)
 
     def place(state, image, mask):
-        place_state = distributed.place if job["mode"] == "train" else distributed.replicate
+        place_state = distributed.put_state if job["mode"] == "train" else distributed.replicate
         return place_state(state, mesh), *distributed.assemble((image, mask), mesh)
 
     if job["mode"] == "train":

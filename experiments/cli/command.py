@@ -81,6 +81,8 @@ class _Notes(logging.Handler):
         """Print a line, without tearing a progress bar."""
         label = "note" if record.levelno <= logging.INFO else record.levelname.lower()
         text = f"{label}: {record.getMessage()}"
+        if record.name == PROGRESS and record.levelno <= logging.INFO:
+            text = record.getMessage()
         if "tqdm" in sys.modules:
             sys.modules["tqdm"].tqdm.write(text, file=sys.stderr)
         else:
@@ -91,15 +93,20 @@ class _Notes(logging.Handler):
 def notes() -> Iterator[None]:
     """Within it, what the library logs appears on stderr."""
     logger, handler = logging.getLogger("fcn_jax"), _Notes(logging.INFO)
-    level = logger.level
+    level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    logger.propagate = False  # libraries put a handler of their own on the root logger
     try:
         yield
     finally:
         logger.setLevel(level)
+        logger.propagate = propagate
         logger.removeHandler(handler)
 
+
+PROGRESS = "fcn_jax.training.progress"
+"""The logger of a training's own lines, which need no label."""
 
 _DOTTED = re.compile(r"\b(data|model|augment|loss|optim)\.([a-z_]+)\b")
 

@@ -75,7 +75,8 @@ def _is_unfinished(folder: Path, config: Config) -> bool:
         theirs = configs.from_dict(files.read_json(folder / CONFIG))
     except InputError:  # damaged, or of another version
         return False
-    return theirs == config
+    absolute = configs.with_absolute_paths
+    return absolute(theirs) == absolute(config)
 
 
 def default_name(config: Config) -> str:

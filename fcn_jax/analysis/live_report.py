@@ -3,7 +3,6 @@
 import logging
 import threading
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from fcn_jax.analysis import run_report
 from fcn_jax.data import prepare
 from fcn_jax.inference import predict
 from fcn_jax.training import loop, run_dir, setup
+from fcn_jax.training.callbacks import Callback, RunInfo
 from fcn_jax.types import Example, InputError, first_best
 
 PANELS = 4
@@ -25,7 +25,7 @@ SHARE = 0.02
 _logger = logging.getLogger(__name__)
 
 
-class LiveReport:
+class LiveReport(Callback):
     """Writes report.html, curves.png and gallery.png of a run while it is trained.
 
     A page is written at the start, and after an epoch if enough time has passed since the last one
@@ -49,7 +49,7 @@ class LiveReport:
         """Seconds that the last refresh took; without those that compiled a program."""
         self.refreshes = 0
 
-    def on_start(self, run: Any) -> None:
+    def on_start(self, run: RunInfo) -> None:
         """Write a first page, of the data and the settings."""
         self._run = run
         self._environment = loop.environment()
@@ -58,10 +58,7 @@ class LiveReport:
         self._thread = threading.Thread(target=self._guarded, args=(self._prepare,))
         self._thread.start()
 
-    def on_step(self, step: Any) -> None:
-        """Nothing changes within an epoch."""
-
-    def on_epoch(self, row: Mapping[str, Any], best: bool) -> None:
+    def on_epoch(self, row: dict[str, Any], best: bool) -> None:
         """Refresh the page, if it is time."""
         self._new_best |= best
         busy = self._thread is not None and self._thread.is_alive()
@@ -71,7 +68,7 @@ class LiveReport:
         self._thread = threading.Thread(target=self._guarded, args=(self._refresh, fresh))
         self._thread.start()
 
-    def on_end(self, result: Mapping[str, Any] | None) -> None:
+    def on_end(self, result: dict[str, Any] | None) -> None:
         """Write no more; say so on the page of a run that was stopped."""
         with self._writing:
             self._closed = True

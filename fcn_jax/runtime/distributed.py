@@ -1,4 +1,4 @@
-"""Several processes that make one run: who writes, what is agreed, and which rows are whose.
+"""Several processes that make one run: who writes, what is agreed, and which part is whose.
 
 With one process every function here returns what it was given, and no collective is compiled. With
 several, each function that says "all" is collective: all processes call it, in the same order, from
@@ -6,6 +6,7 @@ the main thread. The primary process alone reads and writes the run's folder, ex
 wants to save from all: the folder has to be on a file system that they share.
 """
 
+import logging
 import os
 import pickle
 import socket
@@ -24,6 +25,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from fcn_jax.types import InputError, TrainState
 
 T = TypeVar("T")
+_logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 300
 """How long a process waits for the others at the start."""
@@ -55,17 +57,17 @@ def joined(
     except (ValueError, RuntimeError) as error:
         what = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise InputError(
-            f"--distributed: the processes could not be joined ({what}): "
-            "give --coordinator HOST:PORT --process-id I --process-count N"
+            f"the processes could not be joined ({what}): "
+            "give the coordinator, the number of this process and how many there are"
         ) from error
     try:
         yield
     except InputError as error:
-        _leave(f"error: {error}", 2)
+        _exit(str(error), 2)
     except KeyboardInterrupt:
-        _leave("stopped", 130)
+        _exit("stopped", 130)
     except Exception:
-        _leave(traceback.format_exc(), 1)
+        _exit(traceback.format_exc(), 1)
 
 
 def _await(coordinator: str) -> None:
@@ -79,14 +81,16 @@ def _await(coordinator: str) -> None:
         except (OSError, OverflowError) as error:
             if time.monotonic() > end:
                 raise InputError(
-                    f"--coordinator {coordinator}: no answer in {CONNECT_SECONDS} s ({error}): "
-                    "start process 0 there, and let its port through"
+                    f"no answer in {CONNECT_SECONDS} s ({error}): "
+                    "start process 0 there, and let its port through",
+                    field="coordinator",
+                    value=coordinator,
                 ) from error
         time.sleep(0.2)
 
 
-def _leave(text: str, code: int) -> None:
-    print(text, file=sys.stderr, flush=True)
+def _exit(text: str, code: int) -> None:
+    _logger.error(text)
     sys.stdout.flush()
     os._exit(code)
 
@@ -172,19 +176,23 @@ def mesh(batch_size: int, devices: int | None) -> Mesh:
     owned = [jax.local_devices(process) for process in range(count())]
     fewest = min(len(found) for found in owned)
     if devices is not None and devices > fewest:
-        raise InputError(f"--devices {devices}: this machine has {fewest}: ask for fewer")
+        raise InputError(
+            f"this machine has {fewest}: ask for fewer", field="devices", value=devices
+        )
     limit = devices or fewest
     fitting = [n for n in range(1, limit + 1) if batch_size % (n * count()) == 0]
     if not fitting:
         raise InputError(
-            f"--batch-size {batch_size}: there are {count()} processes: use a multiple of {count()}"
+            f"there are {count()} processes: use a multiple of {count()}",
+            field="data.batch_size",
+            value=batch_size,
         )
     chosen = [device for found in owned for device in found[: max(fitting)]]
     return Mesh(np.asarray(chosen), ("data",))
 
 
-def spread(mesh: Mesh) -> NamedSharding | None:
-    """Where the axis of a batch goes: over the mesh; None where that is one device."""
+def batch_sharding(mesh: Mesh) -> NamedSharding | None:
+    """Sharding of the axis of a batch: over the mesh; None where that is one device."""
     return NamedSharding(mesh, PartitionSpec(*mesh.axis_names)) if mesh.size > 1 else None
 
 
@@ -218,29 +226,31 @@ def shardings(state: TrainState, mesh: Mesh | AbstractMesh) -> TrainState:
     return everywhere._replace(opt_state=jax.tree.map(part, state.opt_state))
 
 
-def place(state: TrainState, mesh: Mesh) -> TrainState:
+def put_state(state: TrainState, mesh: Mesh) -> TrainState:
     """A state of host arrays, the same on all processes -> global arrays, by its `shardings`."""
     return _put(state, shardings(state, mesh))
 
 
-def _put(tree, places):
+def _put(tree, shardings):
     if count() == 1:
-        return jax.device_put(tree, places)
+        return jax.device_put(tree, shardings)
     # device_put would compare the processes' values: a collective, which a thread must not start.
-    return jax.tree.map(lambda x, place: _placed(place, np.asarray(x), np.shape(x)), tree, places)
+    return jax.tree.map(lambda x, s: _assembled(s, np.asarray(x), np.shape(x)), tree, shardings)
 
 
 def assemble(tree, mesh: Mesh):
-    """Each process's share [n / count, ...] of every array -> global arrays [n, ...], spread."""
+    """Each process's part [n / count, ...] of every array -> global arrays [n, ...], sharded."""
     sharding = NamedSharding(mesh, PartitionSpec("data"))
-    return jax.tree.map(lambda x: _placed(sharding, x, (len(x) * count(), *np.shape(x)[1:])), tree)
+    return jax.tree.map(
+        lambda x: _assembled(sharding, x, (len(x) * count(), *np.shape(x)[1:])), tree
+    )
 
 
-def _placed(sharding: NamedSharding, share: np.ndarray, shape: tuple[int, ...]) -> jax.Array:
-    return jax.make_array_from_process_local_data(sharding, share, shape)
+def _assembled(sharding: NamedSharding, part: np.ndarray, shape: tuple[int, ...]) -> jax.Array:
+    return jax.make_array_from_process_local_data(sharding, part, shape)
 
 
-def own_part(length: int) -> slice:
-    """The part of this process of an axis that is spread over the mesh; `length` divides evenly."""
+def process_slice(length: int) -> slice:
+    """What this process has of an axis that is sharded over the mesh; `length` divides evenly."""
     part = length // count()
     return slice(jax.process_index() * part, (jax.process_index() + 1) * part)

@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import re
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -46,7 +48,11 @@ class Evaluation(NamedTuple):
     trivial_name: str = "all-background"
     """What the constant prediction is called, see `metrics.Trivial`."""
     method: dict[str, Any] | None = None
-    """How it was judged, where that was not as in training: resolution, scale, views."""
+    """How it was evaluated, where that was not as in training: resolution, scale, views."""
+    other_data: dict[str, str] | None = None
+    """`identity` of the data set, where it is not the one that the network was trained with."""
+    other_split: bool = False
+    """Whether it is the data set's val split, and the run validated on a part of train instead."""
 
 
 def make_program(
@@ -102,7 +108,7 @@ def evaluate(
     counts = sums.counts.astype(np.int64)
     weight = sums.weight.astype(np.float64).sum()
     loss = float(sums.loss.astype(np.float64).sum() / weight) if weight > 0 else None
-    return _judged(counts, ids, class_names, split, trivial or metrics.Trivial(), loss)
+    return _from_counts(counts, ids, class_names, split, trivial or metrics.Trivial(), loss)
 
 
 def void_class(config: configs.Config, trivial: metrics.Trivial) -> int | None:
@@ -127,7 +133,7 @@ def _trivial(restored: predict.Checkpoint) -> metrics.Trivial:
     return metrics.Trivial(*restored.meta.get("trivial", ()))
 
 
-def _judged(counts, ids, class_names, split, trivial, loss=None, method=None) -> Evaluation:
+def _from_counts(counts, ids, class_names, split, trivial, loss=None, method=None) -> Evaluation:
     """Everything that follows from the counts."""
     background = trivial.background
     summarize = partial(metrics.summary, class_names=class_names, background=background)
@@ -174,7 +180,7 @@ def evaluate_native(
     method = {"resolution": "native", "scale": scale, "flip": tta.flip}
     method["factors"] = list(tta.factors)
     names, trivial = restored.class_names, _trivial(restored)
-    return _judged(np.stack(counts), ids, names, split, trivial, None, method)
+    return _from_counts(np.stack(counts), ids, names, split, trivial, None, method)
 
 
 def is_collapsed(counts: np.ndarray, label: int = 0) -> bool:
@@ -196,18 +202,54 @@ def image_scores(counts: np.ndarray) -> list[float | None]:
     return [float(s / n) if n else None for s, n in zip(iou.sum(1), present, strict=True)]
 
 
+def identity(dataset: prepare.Dataset) -> dict[str, str]:
+    """Which data set it is: {"name", "root": absolute path, "digest": of the content}."""
+    return {"name": dataset.name, "root": dataset.root, "digest": dataset.digest}
+
+
+def mark_data(
+    result: Evaluation, restored: predict.Checkpoint, dataset: prepare.Dataset
+) -> Evaluation:
+    """Mark an evaluation on other images than those that the network was validated on in training.
+
+    The content of a data set decides, wherever it lies; its path does where there is no digest.
+    """
+    found, stored = identity(dataset), restored.meta.get("data")
+    if stored is None:  # written by an older version
+        config = configs.from_dict(restored.meta["config"], "checkpoint")
+        path = configs.with_absolute_paths(config).data.dataset
+        own = not found["root"] or path in (found["root"], found["name"])
+    else:
+        key = "digest" if stored["digest"] and found["digest"] else "root"
+        own = stored[key] == found[key]
+    split_train = restored.meta["config"]["data"].get("split_train")
+    return result._replace(
+        other_data=None if own else found,
+        other_split=result.split == "val" and split_train is not None,
+    )
+
+
 def save(evaluation: Evaluation, folder: Path) -> Path:
     """Write eval-<split>.json, and eval-<split>.npz with the counts of each image.
 
-    What was judged in another way than in training goes to eval-<split>-native instead.
+    Other files are written for an evaluation in another way than in training, eval-<split>-native,
+    for one on other data than the run's, eval-<split>-on-<name>-<digest>, and for the val split of
+    a run that validated on a part of train, eval-val-real.
     The JSON holds the summary rows, the confusion matrix [K, K] and each image's miou.
     """
-    suffix = "-native" if evaluation.method else ""
+    suffix = "-real" if evaluation.other_split else ""
+    suffix += "-native" if evaluation.method else ""
+    if evaluation.other_data is not None:
+        other = evaluation.other_data
+        name = re.sub(r"[^A-Za-z0-9_]+", "-", other["name"]).strip("-") or "data"
+        key = f"{zlib.crc32(repr(sorted(other.items())).encode()):08x}"
+        suffix += f"-on-{name}-{key}"
     path = folder / f"eval-{evaluation.split}{suffix}.json"
     scores = image_scores(evaluation.counts)
     data = {
         "split": evaluation.split,
         "method": evaluation.method,
+        "other_data": evaluation.other_data,
         "summary": evaluation.summary,
         "trivial": evaluation.trivial,
         "trivial_name": evaluation.trivial_name,
@@ -248,32 +290,33 @@ def evaluate_checkpoint(
     examples = split_examples(restored, dataset, split)
     batch_size = batch_size or config.data.batch_size
     mesh = distributed.mesh(batch_size, None)
-    place = partial(distributed.replicate, mesh=mesh)
-    judged = loader.open_split(examples, restored.image_size, len(restored.class_names), place)
+    replicate = partial(distributed.replicate, mesh=mesh)
+    opened = loader.open_split(examples, restored.image_size, len(restored.class_names), replicate)
     program = make_program(
         restored.model,
         len(restored.class_names),
         restored.meta["class_weights"],
         void_class(config, _trivial(restored)),
-        distributed.spread(mesh),
+        distributed.batch_sharding(mesh),
     )
     with jax.default_matmul_precision(MATMUL_PRECISION[config.precision]):
-        return evaluate(
+        result = evaluate(
             program,
-            place(restored.variables),
-            judged.feed,
-            judged.ids,
+            replicate(restored.variables),
+            opened.feed,
+            opened.ids,
             restored.class_names,
             batch_size,
             split,
             trivial=_trivial(restored),
         )
+    return mark_data(result, restored, dataset)
 
 
 def split_examples(
     restored: predict.Checkpoint, dataset: prepare.Dataset, split: str
 ) -> Sequence[Example]:
-    """The examples a network is judged on.
+    """The examples a network is evaluated on.
 
     Raises:
       InputError: if the data set has other classes than the network, or no such split.

@@ -1,61 +1,100 @@
-"""What a person sees while a run goes on: a live bar on a terminal, a line an epoch elsewhere."""
+"""What a person sees of a training: a bar for the steps, and a line that stays for each epoch.
 
+The lines are logged; a command or a notebook decides where they appear. The bar is drawn on a
+terminal and in a notebook only, because a log file would fill with half-drawn bars.
+"""
+
+import logging
 import sys
+import time
 from typing import Any
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
+
+from fcn_jax.training.callbacks import Callback, RunInfo, StepInfo
+
+_logger = logging.getLogger(__name__)
 
 
-class Progress:
-    """Progress of a training run, in images: loss, validation miou, images/s, time left."""
+class ProgressBar(Callback):
+    """A bar of the images trained on: loss, validation mIoU, images/s, time left."""
 
-    def __init__(self, epochs: int, images_per_epoch: int, done_images: int, show: bool = True):
-        """Start at `done_images` of epochs * images_per_epoch; `show=False` says nothing at all."""
-        self._epochs, self._show = epochs, show
+    def on_start(self, run: RunInfo) -> None:
+        """Draw it."""
+        self._epochs, self._images = run.config.epochs, run.config.data.batch_size
         self._values: dict[str, str] = {}
         self._bar = tqdm(
-            total=epochs * images_per_epoch,
-            initial=done_images,
+            total=self._epochs * run.steps_per_epoch * self._images,
+            initial=run.step * self._images,
             unit="img",
             dynamic_ncols=True,
             smoothing=0.1,
+            leave=False,
             file=sys.stderr,
-            # A log file would fill with half-drawn bars.
-            disable=not (show and sys.stderr.isatty()),
+            disable=not (sys.stderr.isatty() or "ipykernel" in sys.modules),
         )
 
-    def note(self, text: str) -> None:
-        """Print a line without tearing the bar."""
-        if self._show:
-            tqdm.write(text, file=sys.stderr)
+    def on_step(self, step: StepInfo) -> None:
+        """Move it."""
+        self._bar.set_description(f"epoch {step.epoch}/{self._epochs}", refresh=False)
+        self._values["loss"] = f"{step.mean_loss:.3f}"
+        self._bar.set_postfix(self._values, refresh=False)
+        self._bar.update(self._images)
 
-    def stepped(self, images: int, epoch: int, loss: float | None) -> None:
-        """Some training images later, in epoch `epoch` (from 1)."""
-        self._bar.set_description(f"epoch {epoch}/{self._epochs}", refresh=False)
-        if loss is not None:
-            self._values["loss"] = f"{loss:.3f}"
-            self._bar.set_postfix(self._values, refresh=False)
-        self._bar.update(images)
-
-    def validated(self, row: dict[str, Any], best: bool) -> None:
-        """An epoch is over; `row` is its line of metrics.jsonl."""
-        text, loss = (_number(row["val"][name]) for name in ("miou", "loss"))
-        self._values["miou"] = text + ("*" if best else "")
+    def on_epoch(self, row: dict[str, Any], best: bool) -> None:
+        """Show the score."""
+        self._values["mIoU"] = _number(row["val"]["miou"]) + ("*" if best else "")
         self._bar.set_postfix(self._values)
-        if self._show and self._bar.disable:
-            print(
-                f"epoch {row['epoch']}/{self._epochs}  loss {row['train']['loss']:.4f}  "
-                f"val loss {loss}  val miou {text}{' (best)' if best else ''}  "
-                f"{row['images_per_second']:.1f} img/s",
-                file=sys.stderr,
-                flush=True,
-            )
 
-    def close(self) -> None:
+    def on_end(self, result: dict[str, Any] | None) -> None:
         """Leave the terminal as it was."""
         self._bar.close()
 
 
+class EpochLog(Callback):
+    """Logs how long compiling took, and one line for each epoch."""
+
+    def on_start(self, run: RunInfo) -> None:
+        """Announce the compilation."""
+        self._epochs, self._best = run.config.epochs, "-"
+        self._seconds: list[float] = []
+        self._start, self._compiling = time.monotonic(), True
+        _logger.info("compiling the training step ...")
+
+    def on_step(self, step: StepInfo) -> None:
+        """Say when the first step is done."""
+        if self._compiling:
+            self._compiling = False
+            _logger.info("first step after %.1f s", time.monotonic() - self._start)
+
+    def on_epoch(self, row: dict[str, Any], best: bool) -> None:
+        """Log the epoch's line."""
+        miou = _number(row["val"]["miou"])
+        self._best = f"{miou} (epoch {row['epoch']})" if best else self._best
+        self._seconds.append(row["seconds"])
+        usual = sorted(self._seconds)[(len(self._seconds) - 1) // 2]  # without the compilation
+        left = usual * (self._epochs - row["epoch"])
+        _logger.info(
+            "epoch %d/%d  loss %s  val loss %s  mIoU %s  best %s  %.1f img/s  %s left",
+            row["epoch"], self._epochs, _number(row["train"]["loss"]), _number(row["val"]["loss"]),
+            miou, self._best, row["images_per_second"], duration(left),
+        )  # fmt: skip
+
+
+def duration(seconds: float) -> str:
+    """`9 s`, `3 min 20 s`, `2 h 5 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 1:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def count(number: int, noun: str) -> str:
+    """`1 image`, `1,200 images`, `3 classes`."""
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{ending}"
+
+
 def _number(value: float | None) -> str:
-    """Four digits; a dash where no pixel was labelled, so that there is no value."""
     return "-" if value is None else f"{value:.4f}"

@@ -1,7 +1,7 @@
-"""A configuration made concrete: the data on the devices, the network, the compiled programs."""
+"""A configuration made concrete: the data on the devices, the network, the programs."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -27,37 +27,51 @@ CHUNK = 16
 enough, and the progress bar still moves. On a CPU it is 1."""
 
 
+class Programs(NamedTuple):
+    """The compiled programs of a run; each compiles when it is first called."""
+
+    train: steps.TrainProgram
+    evaluate: evaluation.EvalProgram
+    statistics: precise_bn.Program
+    chunk: int
+    """Steps that one call of `train` makes at most."""
+
+
+class Placement(NamedTuple):
+    """How arrays go to the devices."""
+
+    replicate: loader.Put
+    """A tree of host arrays -> the same, whole on every device."""
+    put_state: Callable[[TrainState], TrainState]
+    """A state of host arrays -> the same on the devices, as `Programs.train` wants it."""
+    batch_sharding: NamedSharding | None
+    """Of the axis of a batch; None where there is one device."""
+    share: loader.Share | None
+    """This process's part of a batch; None where there is one process."""
+
+
 @dataclass(frozen=True)
-class Session:
-    """Everything a training loop calls; built once by `build`."""
+class Setup:
+    """What a training loop needs of a configuration; made by `build`."""
 
     config: Config
-    schedule: optim.Schedule
-    steps_per_epoch: int
-    chunk: int
-    train_feed: loader.Feed
-    val_feed: loader.Feed
-    train_ids: tuple[str, ...]
-    val_ids: tuple[str, ...]
     class_names: tuple[str, ...]
     trivial: metrics.Trivial
-    train: Any
-    """`steps.jit_train_steps`'s program."""
-    statistics: precise_bn.Program
-    evaluate: evaluation.EvalProgram
-    initial: Any
-    """() -> TrainState on the devices."""
-    place: Any
-    """A TrainState of host arrays -> the same on the devices, as `train` wants it."""
-    replicate: Any
-    """A tree of host arrays -> the same, whole on every device."""
+    schedule: optim.Schedule
+    steps_per_epoch: int
+    train: loader.Split
+    val: loader.Split
+    programs: Programs
+    placement: Placement
+    initial_state: Callable[[], TrainState]
+    """The state before the first step, on the devices."""
     meta: dict[str, Any]
-    """What a checkpoint carries so that it can be used without this session."""
+    """What a checkpoint carries so that it can be used without this object."""
 
-    def rows(self, epoch: int) -> np.ndarray:
-        """Rows of every step of one epoch (from 0), int32 [steps, batch size]."""
+    def epoch_indices(self, epoch: int) -> np.ndarray:
+        """Indices of the images of every step of one epoch (from 0), int32 [steps, batch size]."""
         key = _key(self.config, "rows")
-        count = len(self.train_ids)
+        count = len(self.train.ids)
         return batches.epoch_rows(key, epoch, count, self.config.data.batch_size)
 
     def train_key(self) -> jax.Array:
@@ -67,14 +81,14 @@ class Session:
 
 def build(
     config: Config, dataset: prepare.Dataset, devices: int | None = None, cache: str = "auto"
-) -> Session:
-    """Make a session.
+) -> Setup:
+    """Open the data, make the network and the programs of a run.
 
     Args:
       config: the run.
       dataset: what its `data.dataset` names, loaded.
       devices: how many of each process's devices to use; None for as many as divide the batch.
-      cache: where the canvases are kept, one of `feed.MODES`; the batches are the same.
+      cache: where images are kept, one of `loader.MODES`; the batches are the same.
 
     Raises:
       InputError: for a split that is missing or smaller than a batch, or bad pretrained weights.
@@ -83,14 +97,14 @@ def build(
     train, val = examples(config, dataset)
     num_classes, size = len(dataset.class_names), config.data.image_size
     # Each part of a batch is divided among the devices.
-    placed = _placement(config.data.batch_size // config.optim.accumulate, devices)
-    open_split = partial(_open_split, num_classes=num_classes, cache=cache, placed=placed)
-    # Augmentation cuts from the pictures as they are; it makes the size itself.
-    trained = open_split(train, None if _augmentation(config) else size)
-    judged = open_split(val, size)
-    trivial = metrics.find_trivial(dataset.class_names, trained.counts)
+    placement = _placement(config.data.batch_size // config.optim.accumulate, devices)
+    open_split = partial(_open_split, num_classes=num_classes, cache=cache, placement=placement)
+    # Augmentation cuts from the images as they are; it makes the size itself.
+    train_split = open_split(train, None if _augmentation(config) else size)
+    val_split = open_split(val, size)
+    trivial = metrics.find_trivial(dataset.class_names, train_split.counts)
     void_class = evaluation.void_class(config, trivial)
-    weights = _class_weights(config, trained.counts, void_class)
+    weights = _class_weights(config, train_split.counts, void_class)
     model_spec = _model_spec(config, num_classes)
     model = model_of(model_spec)
     if plugins.is_plugin(config.model.arch):
@@ -104,62 +118,66 @@ def build(
         backbone=network.backbone_path,
         frozen=registry.frozen_parameters(network, config.model.freeze_stages),
     )
-    return Session(
-        config=config,
-        schedule=optim.make_schedule(config.optim, total_steps),
-        steps_per_epoch=steps_per_epoch,
+    sharding = placement.batch_sharding
+    programs = Programs(
+        _train_program(config, model, optimizer, weights, void_class, sharding),
+        evaluation.make_program(model, num_classes, weights, void_class, sharding),
+        precise_bn.make_program(model, size, sharding),
         chunk=1 if jax.default_backend() == "cpu" else CHUNK,
-        train_feed=trained.feed,
-        val_feed=judged.feed,
-        train_ids=trained.ids,
-        val_ids=judged.ids,
+    )
+    return Setup(
+        config=config,
         class_names=dataset.class_names,
         trivial=trivial,
-        train=_train_program(config, model, optimizer, weights, void_class, placed.spread),
-        statistics=precise_bn.make_program(model, size, placed.spread),
-        evaluate=evaluation.make_program(model, num_classes, weights, void_class, placed.spread),
-        initial=partial(_initial, config, model, optimizer, placed.place),
-        place=placed.place,
-        replicate=placed.replicate,
+        schedule=optim.make_schedule(config.optim, total_steps),
+        steps_per_epoch=steps_per_epoch,
+        train=train_split,
+        val=val_split,
+        programs=programs,
+        placement=placement,
+        initial_state=partial(_initial, config, model, optimizer, placement.put_state),
         meta={**_meta(config, dataset, model_spec, weights), "trivial": list(trivial)},
     )
 
 
-class _Placement(NamedTuple):
-    """Where arrays go."""
+def forward_flops(meta: dict[str, Any]) -> float | None:
+    """Floating-point operations of one image's forward pass; None where XLA does not say.
 
-    replicate: loader.Put
-    """A tree of host arrays -> the same, whole on every device."""
-    place: Any
-    """The same of a TrainState: see `hosts.shardings`."""
-    spread: NamedSharding | None
-    """Of an axis over the devices; None where there is one."""
-    share: loader.Share | None
-    """Of this process; None where there is one."""
+    Args:
+      meta: a setup's or a checkpoint's; the network is traced and not compiled.
+    """
+    model = model_of(meta["model"])
+    image = jax.ShapeDtypeStruct((1, *meta["image_size"], 3), jnp.float32)
+    apply = partial(model.apply, train=False)
+    variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
+    cost = jax.jit(apply).lower(variables, image).cost_analysis()
+    return (cost or {}).get("flops")
 
 
-def _placement(batch_size: int, devices: int | None) -> _Placement:
+def _placement(batch_size: int, devices: int | None) -> Placement:
     mesh = distributed.mesh(batch_size, devices)
     share = None
     if distributed.count() > 1:
-        share = loader.Share(distributed.own_part, partial(distributed.assemble, mesh=mesh))
-    replicate, place = (
-        partial(put, mesh=mesh) for put in (distributed.replicate, distributed.place)
+        share = loader.Share(distributed.process_slice, partial(distributed.assemble, mesh=mesh))
+    return Placement(
+        partial(distributed.replicate, mesh=mesh),
+        partial(distributed.put_state, mesh=mesh),
+        distributed.batch_sharding(mesh),
+        share,
     )
-    return _Placement(replicate, place, distributed.spread(mesh), share)
 
 
 def _open_split(
     examples: Sequence[Example],
-    canvas: tuple[int, int] | None,
+    size: tuple[int, int] | None,
     num_classes: int,
     cache: str,
-    placed: _Placement,
+    placement: Placement,
 ) -> loader.Split:
-    # All must come to the same mode, so the smallest machine decides.
+    # All processes must choose the same mode, so the smallest machine decides.
     limits = loader.Budget(*distributed.smallest(dataclasses.astuple(loader.budget())))
     return loader.open_split(
-        examples, canvas, num_classes, placed.replicate, cache, limits, placed.share
+        examples, size, num_classes, placement.replicate, cache, limits, placement.share
     )
 
 
@@ -168,7 +186,7 @@ def _augmentation(config: Config) -> AugmentConfig | None:
     return config.augment if config.augment != AugmentConfig() else None
 
 
-def _train_program(config: Config, model, optimizer, weights, void_class: int | None, spread):
+def _train_program(config: Config, model, optimizer, weights, void_class: int | None, sharding):
     step = steps.make_train_step(
         model,
         optimizer,
@@ -179,19 +197,19 @@ def _train_program(config: Config, model, optimizer, weights, void_class: int | 
         void_class=void_class,
         ema=config.optim.ema,
         accumulate=config.optim.accumulate,
-        sharding=spread,
+        sharding=sharding,
     )
-    return steps.jit_train_steps(step, spread)
+    return steps.jit_train_steps(step, sharding)
 
 
-def _initial(config: Config, model, optimizer, place) -> TrainState:
+def _initial(config: Config, model, optimizer, put_state) -> TrainState:
     """The state before the first step, on the devices."""
     key, spec = _key(config, "init"), config.model
     size = config.data.image_size
     variables = initialize.variables(spec.arch, model, key, size, spec.pretrained)
     begin = jax.jit(partial(steps.init_state, optimizer, ema=config.optim.ema > 0))  # one program
     state = begin(variables)
-    return place(distributed.from_primary(lambda: state))
+    return put_state(distributed.from_primary(lambda: state))
 
 
 def _meta(
@@ -206,6 +224,7 @@ def _meta(
         "class_names": list(dataset.class_names),
         "palette": np.asarray(dataset.palette).tolist(),
         "class_weights": weights,
+        "data": evaluation.identity(dataset),
     }
 
 

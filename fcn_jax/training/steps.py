@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -23,6 +24,11 @@ from fcn_jax.runtime import distributed, xla_options
 from fcn_jax.types import VOID, Batch, TrainState
 
 TrainStep = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
+
+TrainProgram = Callable[
+    [TrainState, Batch, np.ndarray, int, jax.Array], tuple[TrainState, dict[str, jax.Array]]
+]
+"""`jit_train_steps`' program: (state, images, indices [S, B], count, key)."""
 
 
 class EvalSums(NamedTuple):

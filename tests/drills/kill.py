@@ -29,7 +29,7 @@ from experiments.cli import command as door
 from experiments.cli import flags
 from fcn_jax.data import prepare
 from fcn_jax.runtime import files
-from fcn_jax.training import loop, run_dir
+from fcn_jax.training import loop, run_dir, trainer
 from fcn_jax.weights import checkpoint
 from tests import fakes
 
@@ -72,19 +72,19 @@ def steps_with_saves(data: Path, run: Path) -> list[float]:
     The training itself writes while the next step runs, so its own rate leaves one of them out.
     """
     seconds: list[float] = []
-    train_chunk = loop._Run.train_chunk
+    train_chunk = trainer.Trainer.train_chunk
 
-    def timed(run: loop._Run, *args) -> None:
+    def timed(run: trainer.Trainer, *args) -> None:
         began = time.monotonic()
         train_chunk(run, *args)
-        run.checkpoints.wait()
+        run.saver.wait()
         seconds.append(time.monotonic() - began)
 
     args = experiments.run.parser().parse_args(["--dataset", str(data), *FLAGS])
     config = flags.to_config(args)
     dataset = prepare.load(config.data.dataset, data_dir=data.parent / "prepared", progress=False)
     runtime = loop.Runtime(save_steps=args.save_steps, show=False)
-    with mock.patch.object(loop._Run, "train_chunk", timed):
+    with mock.patch.object(trainer.Trainer, "train_chunk", timed):
         loop.train(config, dataset, run, runtime)
     shutil.rmtree(run)
     return seconds[1:]

@@ -12,7 +12,7 @@ from experiments.cli import command
 from fcn_jax import optim, plugins
 from fcn_jax.config import OptimConfig
 from fcn_jax.data import prepare
-from fcn_jax.training import loop
+from fcn_jax.training import loop, trainer
 from fcn_jax.types import InputError
 from tests import fakes, plugin_example
 
@@ -40,7 +40,8 @@ def trained(tmp_path_factory):
         patch.setattr(prepare, "load", lambda *_, **__: fakes.dataset())
         patch.setattr(command, "setup_jax", lambda **_: None)
         patch.setattr(plugins, "_allowed", set())
-        patch.setattr(loop._Run, "train_epoch", stop_in_the_second_epoch(loop._Run.train_epoch))
+        train_epoch = stop_in_the_second_epoch(trainer.Trainer.train_epoch)
+        patch.setattr(trainer.Trainer, "train_epoch", train_epoch)
         assert run.main(flags) == 0
         assert not (folder / "result.json").exists()
         patch.undo()
@@ -53,8 +54,8 @@ def trained(tmp_path_factory):
 
 def stop_in_the_second_epoch(train_epoch):
     def stopping(self):
-        if self.done.epoch == 1:
-            self.checkpoints.wait()
+        if self.progress.epoch == 1:
+            self.saver.wait()
             raise loop.Interrupted("stopped after epoch 1")
         train_epoch(self)
 

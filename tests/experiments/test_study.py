@@ -9,7 +9,7 @@ from experiments.cli import command, sweep
 from experiments.cli import flags as options
 from fcn_jax import config as configs
 from fcn_jax.data import prepare
-from fcn_jax.training import loop
+from fcn_jax.training import trainer
 from fcn_jax.types import InputError
 from tests import fakes
 
@@ -47,7 +47,7 @@ def test_an_ablation_compares_every_change_with_the_base(tmp_path, capsys, monke
         "scale-jitter-0-5-to-2-seed1",
     } <= folders
     assert "augment.scale_jitter: None -&gt; [0.5, 2.0]" in (tmp_path / "report.html").read_text()
-    monkeypatch.setattr(loop._Run, "train_epoch", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(trainer.Trainer, "train_epoch", lambda *_: pytest.fail("trained again"))
     assert study.main(argv) == 0
 
 

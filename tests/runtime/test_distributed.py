@@ -16,7 +16,7 @@ import pytest
 
 from fcn_jax.data import batches, loader
 from fcn_jax.runtime import distributed, files
-from fcn_jax.training import loop, progress, run_dir
+from fcn_jax.training import loop, run_dir, trainer
 from fcn_jax.types import Batch, InputError
 from fcn_jax.weights import checkpoint
 from tests import fakes
@@ -31,14 +31,15 @@ PROGRAM = """
     from pathlib import Path
     from fcn_jax import models
     from fcn_jax.runtime import distributed as hosts
-    from fcn_jax.training import loop, progress
+    from fcn_jax.training import loop, trainer
     from fcn_jax.types import InputError
     from tests import fakes
 
     process, port, cache, stop, *folders = sys.argv[1:]
     models.MODELS["tiny"] = fakes.TINY
     if stop == "stop" and process == "1":  # only this one hears of it; both have to stop
-        progress.Progress.stepped = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+        step = trainer.Trainer.train_chunk
+        trainer.Trainer.train_chunk = lambda *a: (os.kill(os.getpid(), signal.SIGTERM), step(*a))
     runtime = loop.Runtime(show=False, cache=cache)
     with hosts.joined(f"localhost:{port}", int(process), 2):
         for folder in folders:
@@ -53,6 +54,12 @@ PROGRAM = """
         except InputError as error:
             print("refused", "holds another run" in str(error))
 """
+
+
+def _stop_at_the_first_step(patch) -> None:
+    step = trainer.Trainer.train_chunk
+    stopping = lambda *a: (os.kill(os.getpid(), signal.SIGTERM), step(*a))
+    patch.setattr(trainer.Trainer, "train_chunk", stopping)
 
 
 def _pair(cache: str, stop: str, *folders: Path) -> list[str]:
@@ -116,7 +123,7 @@ def test_two_processes_agree_with_one(tmp_path, monkeypatch):
     shutil.copytree(pair, mixed)
     # One is stopped.
     with monkeypatch.context() as patch:
-        patch.setattr(progress.Progress, "stepped", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        _stop_at_the_first_step(patch)
         with pytest.raises(loop.Interrupted, match="after step 1;"):
             _single(handed)
     # Two go on with their own and with the one's, one with the two's.
@@ -133,7 +140,7 @@ EIGHT = """
     from pathlib import Path
     import jax
     from fcn_jax import models
-    from fcn_jax.training import loop, progress
+    from fcn_jax.training import loop, trainer
     from tests import fakes
 
     models.MODELS["tiny"] = fakes.TINY
@@ -146,7 +153,8 @@ EIGHT = """
 
     for folder in others:
         print("devices", run(folder)["environment"]["devices"])
-    progress.Progress.stepped = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+    step = trainer.Trainer.train_chunk
+    trainer.Trainer.train_chunk = lambda *a: (os.kill(os.getpid(), signal.SIGTERM), step(*a))
     try:
         run(stopped)
     except loop.Interrupted as told:
@@ -167,7 +175,7 @@ def test_a_run_moves_between_one_device_and_eight(tmp_path, monkeypatch):
 
     train(stay)
     with monkeypatch.context() as patch:
-        patch.setattr(progress.Progress, "stepped", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        _stop_at_the_first_step(patch)
         with pytest.raises(loop.Interrupted, match="after step 1;"):
             train(to_eight)
     code = textwrap.dedent(EIGHT).replace("{CHANGES}", repr(changes))

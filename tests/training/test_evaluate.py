@@ -1,5 +1,8 @@
 """Judging: exact counts, floor and ceiling, the prediction's own code path, views."""
 
+import dataclasses
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +12,10 @@ from experiments import evaluate as door
 from fcn_jax import metrics
 from fcn_jax.data import batches, loader
 from fcn_jax.inference import predict
-from fcn_jax.training import evaluate
+from fcn_jax.runtime import files
+from fcn_jax.training import evaluate, loop
+from fcn_jax.training.callbacks import Callback
+from fcn_jax.training.options import Runtime
 from fcn_jax.types import VOID, Example, InputError
 from tests import fakes
 
@@ -104,3 +110,66 @@ def test_an_images_score_is_taken_over_the_classes_of_its_truth():
     assert scores[0] == pytest.approx(0.97)
     assert scores[1] == pytest.approx((6 / 9 + 1 / 5) / 2)
     assert scores[2] is None
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("native", [False, True])
+def test_results_on_other_data_never_replace_the_runs_own(tmp_path, native):
+    """The content decides: a moved data set is the run's own, another one at its path is not."""
+    quiet = Runtime(show=False)
+    known = dataclasses.replace(fakes.dataset(), digest="1", root="/data")
+    loop.train(fakes.config(epochs=1), known, tmp_path, quiet)
+    restored = predict.load_checkpoint(tmp_path)
+    before = (tmp_path / "eval-val.json").read_bytes()
+
+    def evaluated(**changes):
+        dataset = dataclasses.replace(known, **changes)
+        if native:
+            images = evaluate.split_examples(restored, dataset, "val")
+            result = evaluate.mark_data(
+                evaluate.evaluate_native(restored, images), restored, dataset
+            )
+        else:
+            result = evaluate.evaluate_checkpoint(restored, dataset)
+        return evaluate.save(result, tmp_path)
+
+    suffix = "-native" if native else ""
+    moved = evaluated(root="/elsewhere")
+    assert moved.name == f"eval-val{suffix}.json"
+    assert files.read_json(moved)["other_data"] is None
+    edited = evaluated(digest="2")
+    renamed = evaluated(digest="3", root="/b", name="my data")
+    assert re.fullmatch(rf"eval-val{suffix}-on-fake-[0-9a-f]{{8}}\.json", edited.name)
+    assert re.fullmatch(rf"eval-val{suffix}-on-my-data-[0-9a-f]{{8}}\.json", renamed.name)
+    assert files.read_json(renamed)["other_data"] == {
+        "name": "my data", "root": "/b", "digest": "3",
+    }  # fmt: skip
+    assert (tmp_path / "eval-val.json").read_bytes() == before
+    assert evaluated(digest="", root="/b").name.startswith(f"eval-val{suffix}-on-fake-")
+    assert evaluated(digest="").name == f"eval-val{suffix}.json"
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_real_val_split_of_a_run_that_divided_train_has_a_file_of_its_own(tmp_path):
+    config = fakes.config(**{"data.split_train": 0.5, "epochs": 1})
+    loop.train(config, fakes.dataset(), tmp_path, Runtime(show=False))
+    result = evaluate.evaluate_checkpoint(predict.load_checkpoint(tmp_path), fakes.dataset())
+    assert result.ids == tuple(e.id for e in fakes.dataset().splits["val"])
+    assert evaluate.save(result, tmp_path).name == "eval-val-real.json"
+
+
+@pytest.mark.usefixtures("tiny")
+def test_edited_data_are_noticed_when_a_run_is_resumed(tmp_path):
+    config, quiet = fakes.config(), Runtime(show=False)
+    known = dataclasses.replace(fakes.dataset(), digest="1", root="/data")
+
+    class Stop(Callback):
+        def on_epoch(self, row, best):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(config, known, tmp_path, quiet, [Stop()])
+    with pytest.raises(InputError, match="images or masks in /data have changed"):
+        loop.train(config, dataclasses.replace(known, digest="2"), tmp_path, quiet)
+    moved = dataclasses.replace(known, root="/elsewhere")
+    assert loop.train(config, moved, tmp_path, quiet)["epochs_run"] == 3

@@ -16,7 +16,8 @@ from fcn_jax.data import batches
 from fcn_jax.inference import predict
 from fcn_jax.runtime import files
 from fcn_jax.training import evaluate as evaluation
-from fcn_jax.training import loop, progress, run_dir, setup
+from fcn_jax.training import loop, run_dir, saving, setup, trainer
+from fcn_jax.training.callbacks import Callback
 from fcn_jax.types import VOID, InputError
 from fcn_jax.weights import checkpoint
 from tests import fakes
@@ -83,30 +84,23 @@ def test_predictions_have_the_images_own_size(straight):
     assert (mask == example.mask)[known].mean() > 0.6
 
 
-class _Stop:
-    """Send a signal to ourselves once the bar has moved `after` times."""
+class _Stop(Callback):
+    """Send a signal to ourselves after so many steps."""
 
     def __init__(self, after):
         self.left = after
 
-    def __call__(self, original):
-        def stepped(bar, *args):
-            self.left -= 1
-            if self.left == 0:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return original(bar, *args)
-
-        return stepped
+    def on_step(self, step):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize("after", [[1], [2], [3, 2, 1]])
-def test_interrupted_runs_end_with_the_same_bits(straight, tmp_path, monkeypatch, caplog, after):
-    original = progress.Progress.stepped
+@pytest.mark.parametrize("after", [[1], [2], [1, 1]])
+def test_interrupted_runs_end_with_the_same_bits(straight, tmp_path, caplog, after):
     for count in after:
-        monkeypatch.setattr(progress.Progress, "stepped", _Stop(count)(original))
         with pytest.raises(loop.Interrupted, match="saved in"):
-            loop.train(fakes.config(), fakes.dataset(), tmp_path / "run", QUIET)
-    monkeypatch.setattr(progress.Progress, "stepped", original)
+            loop.train(fakes.config(), fakes.dataset(), tmp_path / "run", QUIET, [_Stop(count)])
     loop.train(fakes.config(), fakes.dataset(), tmp_path / "run", QUIET)
     ours, theirs = _outcome(tmp_path / "run"), _outcome(straight)
     chex.assert_trees_all_equal(ours[0], theirs[0])
@@ -147,9 +141,8 @@ def test_a_signal_in_a_validation_stops_it(straight, tmp_path, monkeypatch, bn_b
 @pytest.mark.parametrize(
     ("owner", "name", "words"),
     [
-        (setup, "build", "before it trained"),
+        (setup, "build", "before the first step"),
         (loop, "_finish", "after step 6; saved in"),
-        (evaluation, "save", "after its last step; the result is in"),
     ],
 )
 def test_a_signal_before_and_after_the_training(
@@ -172,6 +165,10 @@ def test_a_signal_before_and_after_the_training(
 STEP = ["train_chunk", "save"]
 
 
+def _owner(method):
+    return saving.Saver if method == "save" else trainer.Trainer
+
+
 @pytest.mark.parametrize(
     ("save_steps", "name", "call", "expected"),
     [
@@ -189,7 +186,7 @@ def test_what_a_signal_is_followed_by(
     runtime, calls = loop.Runtime(save_steps=save_steps, show=False), []
 
     def watched(name, number):
-        original, left = getattr(loop._Run, name), [number]
+        original, left = getattr(_owner(name), name), [number]
 
         def method(*args):
             calls.append(name)
@@ -202,7 +199,7 @@ def test_what_a_signal_is_followed_by(
 
     with monkeypatch.context() as patch:
         for other in ("train_chunk", "save", "validate", "settle"):
-            patch.setattr(loop._Run, other, watched(other, call if other == name else 0))
+            patch.setattr(_owner(other), other, watched(other, call if other == name else 0))
         with pytest.raises(loop.Interrupted, match="; saved in"):
             loop.train(fakes.config(), fakes.dataset(), tmp_path, runtime)
     assert [made for made in calls if made != "settle"] == expected
@@ -223,7 +220,9 @@ def test_an_epoch_without_a_score_is_never_the_best(tmp_path, monkeypatch, nothi
 
     monkeypatch.setattr(evaluation, "evaluate", fake)
     # JSON has no NaN; the summaries are None there.
-    monkeypatch.setattr(loop._Run, "write_metrics", lambda run: saved.append(run.done.best_epoch))
+    monkeypatch.setattr(
+        saving.Saver, "write_metrics", lambda _, progress: saved.append(progress.best_epoch)
+    )
     result = loop.train(fakes.config(), fakes.dataset(), tmp_path, QUIET)
     assert saved == [0, 0, 2, 2]
     assert result["best_epoch"] == 2
@@ -231,17 +230,17 @@ def test_an_epoch_without_a_score_is_never_the_best(tmp_path, monkeypatch, nothi
 
 def test_a_finished_run_is_not_trained_again(straight, monkeypatch):
     before = _outcome(straight)
-    monkeypatch.setattr(loop._Run, "train_epoch", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(trainer.Trainer, "train_epoch", lambda *_: pytest.fail("trained again"))
     loop.train(fakes.config(), fakes.dataset(), straight, QUIET)
     assert json.dumps(_outcome(straight)[1:]) == json.dumps(before[1:])
 
 
 def test_patience_counts_from_the_best_epoch():
     config = fakes.config(epochs=9, patience=2)
-    assert not loop.Progress(epoch=4, best_epoch=3).finished(config)
-    assert loop.Progress(epoch=5, best_epoch=3).finished(config)
-    assert loop.Progress(epoch=9, best_epoch=9).finished(config)
-    assert not loop.Progress(epoch=8).finished(fakes.config(epochs=9, patience=0))
+    assert not saving.Progress(epoch=4, best_epoch=3).finished(config)
+    assert saving.Progress(epoch=5, best_epoch=3).finished(config)
+    assert saving.Progress(epoch=9, best_epoch=9).finished(config)
+    assert not saving.Progress(epoch=8).finished(fakes.config(epochs=9, patience=0))
 
 
 def test_patience_stops_early_and_the_best_checkpoint_is_the_result(tmp_path, monkeypatch):
@@ -261,7 +260,7 @@ def test_patience_stops_early_and_the_best_checkpoint_is_the_result(tmp_path, mo
 
 def test_a_run_that_diverges_keeps_its_last_good_checkpoint(tmp_path):
     config = fakes.config(**{"optim.lr": 1e30, "optim.schedule": "constant", "epochs": 6})
-    with pytest.raises(loop.DivergedError, match=r"not finite at step \d+ .* try a lower --lr"):
+    with pytest.raises(loop.DivergedError, match=r"not finite at step \d+ .* try a lower optim.lr"):
         loop.train(config, fakes.dataset(), tmp_path, QUIET)
     record = files.read_json(tmp_path / "diverged.json")
     assert len(record["ids"]) == 3
@@ -270,7 +269,7 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint(tmp_path):
     # All that a replay needs: the rows are those of the step, and so is the key.
     made = setup.build(config, fakes.dataset())
     epoch, step = divmod(record["step"], made.steps_per_epoch)
-    assert record["rows"] == made.rows(epoch)[step].tolist()
+    assert record["rows"] == made.epoch_indices(epoch)[step].tolist()
     assert record["key"] == jax.random.key_data(made.train_key()).tolist()
 
 
@@ -289,10 +288,10 @@ def test_a_divided_train_split_validates_on_the_rest_of_it(tmp_path):
     train = tuple(e.id for e in fakes.dataset().splits["train"])
     made = setup.build(config, fakes.dataset())
     other = setup.build(fakes.config(**{"data.split_train": 0.75, "seed": 7}), fakes.dataset())
-    assert (made.train_ids, made.val_ids) == (other.train_ids, other.val_ids)
-    assert sorted(made.train_ids + made.val_ids) == list(train)
-    assert evaluation.load(tmp_path)[2] == made.val_ids
-    assert (len(made.val_ids), result["split_train"]) == (2, 0.75)
+    assert (made.train.ids, made.val.ids) == (other.train.ids, other.val.ids)
+    assert sorted(made.train.ids + made.val.ids) == list(train)
+    assert evaluation.load(tmp_path)[2] == made.val.ids
+    assert (len(made.val.ids), result["split_train"]) == (2, 0.75)
     # Afterwards it is evaluated on the real split, as every run.
     restored = predict.load_checkpoint(tmp_path)
     assert restored.meta["config"]["data"]["split_train"] == 0.75
@@ -334,7 +333,7 @@ def test_without_a_background_the_majority_class_is_the_trivial_row(tmp_path):
 def test_class_weights_come_from_the_part_that_is_trained_on():
     config = fakes.config(**{"data.split_train": 0.5, "loss.class_weights": "inverse"})
     made = setup.build(config, fakes.dataset())
-    trained = [e for e in fakes.dataset().splits["train"] if e.id in made.train_ids]
+    trained = [e for e in fakes.dataset().splits["train"] if e.id in made.train.ids]
     counts = batches.class_counts(trained, 3)[:-1]
     expected = losses.class_weights(counts, "inverse", None)
     np.testing.assert_allclose(made.meta["class_weights"], expected)

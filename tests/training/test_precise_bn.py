@@ -15,7 +15,8 @@ from fcn_jax import models
 from fcn_jax.data import batches
 from fcn_jax.inference import predict
 from fcn_jax.models import layers
-from fcn_jax.training import loop, precise_bn, progress, setup
+from fcn_jax.training import loop, precise_bn, setup
+from fcn_jax.training.callbacks import Callback
 from fcn_jax.weights import checkpoint, initialize
 from tests import fakes
 
@@ -80,30 +81,26 @@ def test_a_network_without_batch_norm_is_left_alone():
 
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_a_run_is_judged_with_them_and_resumes_to_the_same_bits(tmp_path, monkeypatch, ema):
+def test_a_run_is_judged_with_them_and_resumes_to_the_same_bits(tmp_path, ema):
     config = fakes.config(**{"bn_batches": 2, "optim.ema": ema})
     data = fakes.dataset()
     result = loop.train(config, data, tmp_path / "straight", QUIET)
     saved, meta = checkpoint.load(tmp_path / "straight" / "checkpoints")
     epoch = meta["progress"]["epoch"]
-    rows = setup.build(config, data).rows(epoch - 1)
+    rows = setup.build(config, data).epoch_indices(epoch - 1)
     train = batches.resized(list(data.splits["train"]), SIZE)
     expected = _by_hand(saved, [train.image[part] for part in rows[:2]])
     chex.assert_trees_all_close(saved["batch_stats"], expected, rtol=2e-5, atol=2e-6)
     again = predict.load_checkpoint(tmp_path / "straight")
     assert loop.evaluate.evaluate_checkpoint(again, data).summary == result["val"]
 
-    stepped, left = progress.Progress.stepped, [5]  # the first step of the third epoch
+    class Stop(Callback):
+        def on_step(self, step):
+            if step.step == 5:  # the first step of the third epoch
+                os.kill(os.getpid(), signal.SIGTERM)
 
-    def interrupted(bar, *args):
-        left[0] -= 1
-        if not left[0]:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return stepped(bar, *args)
-
-    monkeypatch.setattr(progress.Progress, "stepped", interrupted)
     with pytest.raises(loop.Interrupted):
-        loop.train(config, data, tmp_path / "stopped", QUIET)
+        loop.train(config, data, tmp_path / "stopped", QUIET, [Stop()])
     resumed = loop.train(config, data, tmp_path / "stopped", QUIET)
     assert resumed["val"] == result["val"]
     last = [

@@ -4,27 +4,100 @@ import json
 
 import pytest
 
+from fcn_jax.config import with_absolute_paths
 from fcn_jax.runtime import files
 from fcn_jax.training import run_dir
 from fcn_jax.types import InputError
 from tests import fakes
 
+DATA = {"train": ["a"], "val": ["b"], "classes": ["x"], "name": "d", "root": "/d", "digest": "1"}
 
-def test_a_claimed_folder_says_what_it_holds(tmp_path):
-    with run_dir.claim(tmp_path / "run", fakes.config()):
-        stored = json.loads((tmp_path / "run/config.json").read_text())
-        assert stored["schema"] == 2
-        assert stored["model"]["arch"] == "tiny"
+
+def _finish_a_step(folder, config=None, data=DATA):
+    """What a run leaves once it has saved a step."""
+    config = config or fakes.config()
+    with run_dir.claim(folder, config):
+        run_dir.begin(folder, config, data)
+        (folder / "checkpoints/1").mkdir(parents=True)
+
+
+def test_a_run_that_has_saved_a_step_says_what_it_is(tmp_path):
+    _finish_a_step(tmp_path / "run")
+    stored = json.loads((tmp_path / "run/config.json").read_text())
+    assert (stored["schema"], stored["model"]["arch"]) == (2, "tiny")
 
 
 def test_another_run_in_the_folder_is_refused_with_the_fields(tmp_path):
-    with run_dir.claim(tmp_path, fakes.config()):
-        pass
+    _finish_a_step(tmp_path)
     with (
         pytest.raises(InputError, match=r"holds another run \(optim.lr: 0.03 -> 1.0\)"),
         run_dir.claim(tmp_path, fakes.config(**{"optim.lr": 1.0})),
     ):
         pass
+    with run_dir.claim(tmp_path, fakes.config()):
+        pass
+
+
+def test_a_start_that_saves_no_step_leaves_nothing(tmp_path):
+    folder = tmp_path / "run"
+    with run_dir.claim(folder, fakes.config()):
+        run_dir.begin(folder, fakes.config(), DATA)
+        (folder / "checkpoints").mkdir()
+    assert not folder.exists()
+    folder.mkdir()
+    with run_dir.claim(folder, fakes.config()):
+        run_dir.begin(folder, fakes.config(), DATA)
+    assert {p.name for p in folder.iterdir()} <= {".lock"}
+
+
+def test_a_killed_start_does_not_hold_the_folder(tmp_path):
+    """Nothing is tidied then; the next run takes the folder over."""
+    files.write_json(tmp_path / "config.json", {"of": "another version"})
+    files.write_json(tmp_path / "data.json", {"train": []})
+    (tmp_path / "checkpoints/1.orbax-checkpoint-tmp").mkdir(parents=True)
+    other = fakes.config(**{"optim.lr": 1.0})
+    _finish_a_step(tmp_path, other)
+    assert files.read_json(tmp_path / "config.json")["optim"]["lr"] == 1.0
+    assert files.read_json(tmp_path / "data.json") == DATA
+
+
+def test_the_same_run_by_another_spelling_of_its_paths(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data2").mkdir()
+    monkeypatch.chdir(tmp_path)
+    configs = [
+        fakes.config(**{"data.dataset": name})
+        for name in ("data", "data/", "./data", str(tmp_path / "data"), "data2")
+    ]
+    _finish_a_step(tmp_path / "run", with_absolute_paths(configs[0]))
+    monkeypatch.chdir(tmp_path / "data2")
+    with run_dir.claim(tmp_path / "run", configs[3]):
+        pass
+    monkeypatch.chdir(tmp_path)
+    for config in configs[:4]:
+        with run_dir.claim(tmp_path / "run", config):
+            pass
+    with (
+        pytest.raises(InputError, match="another run"),
+        run_dir.claim(tmp_path / "run", configs[4]),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"train": ["a", "c"]}, "began with 1 train entries, the data set now has 2"),
+        ({"classes": ["y"]}, "began with 1 classes entries, the data set now has 1 or other ones"),
+        ({"digest": "2"}, "images or masks in /d have changed since the run began"),
+    ],
+)
+def test_changed_data_is_refused(tmp_path, change, words):
+    _finish_a_step(tmp_path)
+    with pytest.raises(InputError, match=words):
+        run_dir.check_data(tmp_path, {**DATA, **change})
+    run_dir.check_data(tmp_path, {**DATA, "root": "/elsewhere"})
+    run_dir.check_data(tmp_path, {**DATA, "digest": ""})
 
 
 def test_a_second_process_is_told_so(tmp_path):

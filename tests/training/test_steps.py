@@ -289,7 +289,7 @@ def test_eight_devices_share_the_optimizers_state():
         for devices in (1, 8):
             run, state, data = made(fakes.TinyNet(), devices)
             if devices > 1:
-                state = hosts.place(state, where)
+                state = hosts.put_state(state, where)
                 placed = jax.tree.map(lambda x: x.sharding, state)
             for _ in range(3):
                 state, _ = run(state, data, rows, 1, key)

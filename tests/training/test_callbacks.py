@@ -1,0 +1,157 @@
+"""Callbacks: they are told every step and epoch, once and in order, with the run's own numbers."""
+
+import logging
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from fcn_jax.training import callbacks, loop, progress, run_dir
+from fcn_jax.training.options import Runtime
+from fcn_jax.types import InputError
+from tests import fakes
+
+pytestmark = pytest.mark.usefixtures("tiny")
+
+
+class Recorder(callbacks.Callback):
+    """Remembers all calls."""
+
+    def __init__(self):
+        self.starts, self.steps, self.epochs, self.ends = [], [], [], []
+
+    def on_start(self, run):
+        self.starts.append(run)
+
+    def on_step(self, step):
+        self.steps.append(step)
+
+    def on_epoch(self, row, best):
+        self.epochs.append((row, best))
+
+    def on_end(self, result):
+        self.ends.append(result)
+
+
+def test_what_they_are_told(tmp_path):
+    seen = Recorder()
+    config = fakes.config(epochs=2)
+    result = loop.train(
+        config, fakes.dataset(), tmp_path, Runtime(show=False), [seen, callbacks.Callback()]
+    )
+    (start,) = seen.starts
+    assert (start.folder, start.steps_per_epoch, start.step) == (tmp_path, 2, 0)
+    assert start.parameters == 267  # 3 x 3 x 3 x 8 + 8, 8 + 8, 8 x 3 + 3
+    assert [(s.step, s.epoch) for s in seen.steps] == [(1, 1), (2, 1), (3, 2), (4, 2)]
+    assert [row for row, _ in seen.epochs] == run_dir.read_metrics(tmp_path)
+    for epoch, (row, _) in enumerate(seen.epochs):
+        first, second = seen.steps[2 * epoch : 2 * epoch + 2]
+        assert (first.loss + second.loss) / 2 == row["train"]["loss"]
+        assert first.mean_loss == first.loss
+        assert second.mean_loss == row["train"]["loss"]
+        assert second.grad_norm > 0
+    assert [best for _, best in seen.epochs].index(True) == 0
+    assert seen.ends == [result]
+
+
+def test_an_error_ends_the_training_and_every_callback(tmp_path):
+    class Failing(callbacks.Callback):
+        def on_epoch(self, row, best):
+            raise RuntimeError("the logger is down")
+
+    seen = Recorder()
+    with pytest.raises(RuntimeError, match="the logger is down"):
+        loop.train(
+            fakes.config(), fakes.dataset(), tmp_path, Runtime(show=False), [seen, Failing()]
+        )
+    assert seen.ends == [None]
+    assert loop.train(fakes.config(), fakes.dataset(), tmp_path, Runtime(show=False))
+
+
+def test_what_is_logged(tmp_path, caplog):
+    """What is trained on what, and a line an epoch; nothing of the paper's own metrics."""
+    with caplog.at_level(logging.INFO, "fcn_jax"):
+        loop.train(fakes.config(epochs=2), fakes.dataset(), tmp_path / "run")
+    lines = [r.getMessage() for r in caplog.records if r.name == progress.__name__]
+    # A 3x3 convolution of 3 to 8 channels and a 1x1 one of 8 to 3: over 32 x 32 x (27 x 8 + 24)
+    # multiply-adds at 32 x 32, less what the padding saves.
+    assert lines[0].endswith(" x cpu, f32")
+    assert lines[1].startswith("data: fake, 8 images to train on and 5 to validate on, 3 classes, ")
+    assert lines[1].endswith(" % void")
+    assert lines[2].startswith("network: tiny, 267 parameters, 0.00 GFLOPs an image, at 32x32")
+    assert lines[3] == f"run: {tmp_path / 'run'} (new), 2 epochs of 2 steps, batches of 3"
+    assert lines[4] == "compiling the training step ..."
+    assert lines[5].startswith("first step after ")
+    assert lines[6].startswith("epoch 1/2  loss ")
+    assert "best " in lines[7]
+    assert lines[7].endswith("0 s left")
+    assert len(lines) == 8
+    assert "paper" not in caplog.text
+
+
+def test_a_split_without_labels_is_logged(caplog):
+    log = progress.EpochLog()
+    log._epochs, log._best, log._seconds = 2, "-", []
+    row = {
+        "epoch": 1, "train": {"loss": 1.0}, "val": {"loss": None, "miou": None}, "seconds": 1.0,
+        "images_per_second": 3.0,
+    }  # fmt: skip
+    with caplog.at_level(logging.INFO, "fcn_jax"):
+        log.on_epoch(row, False)
+    assert caplog.messages == [
+        "epoch 1/2  loss 1.0000  val loss -  mIoU -  best -  3.0 img/s  1 s left"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (3600, "1 h 0 min"), (7500, "2 h 5 min")],
+)
+def test_durations(seconds, text):
+    assert progress.duration(seconds) == text
+
+
+def test_counts_have_their_plural():
+    words = [progress.count(1, "image"), progress.count(1200, "image"), progress.count(2, "class")]
+    assert words == ["1 image", "1,200 images", "2 classes"]
+
+
+def test_tensorboard_gets_losses_scores_and_the_configuration(tmp_path, monkeypatch):
+    written, closed = [], []
+
+    class Writer:
+        def __init__(self, folder):
+            written.append(("folder", folder, 0))
+
+        def add_text(self, name, text, step):
+            written.append((name, "tiny" in text, step))
+
+        def add_scalar(self, name, value, step):
+            written.append((name, value, step))
+
+        def flush(self):
+            pass
+
+        def close(self):
+            closed.append(True)
+
+    monkeypatch.setitem(sys.modules, "tensorboardX", SimpleNamespace(SummaryWriter=Writer))
+    config, quiet = fakes.config(epochs=1), Runtime(show=False)
+    result = loop.train(config, fakes.dataset(), tmp_path, quiet, [callbacks.TensorBoard()])
+    assert written[:2] == [("folder", str(tmp_path / "tensorboard"), 0), ("config", True, 0)]
+    names = {name: (value, step) for name, value, step in written}
+    assert names["val/miou"] == (result["val"]["miou"], 2)
+    assert names["iou/left"] == (result["val"]["iou"]["left"], 2)
+    losses = [value for name, value, _ in written if name == "train/loss"]
+    assert sum(losses) / 2 == names["train/epoch_loss"][0]
+    assert closed == [True]
+
+
+def test_tensorboard_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(InputError, match="tensorboardX is not installed"):
+        loop.train(
+            fakes.config(), fakes.dataset(), tmp_path / "run", Runtime(show=False),
+            [callbacks.TensorBoard()],
+        )  # fmt: skip
+    assert not (tmp_path / "run").exists()
