@@ -77,9 +77,9 @@ KEPT: dict[str, dict[str, object]] = {
     "fcn": {},
     "simplified_unet": {},
     "unet": {},
-    "resnet50_fcn": {},
-    "unet_resnet50": {},
-    "deeplabv3_resnet50": {},
+    "resnet50_fcn": {"optim.backbone_scale": 0.0},
+    "unet_resnet50": {"data.image_size": (320, 320)},
+    "deeplabv3_resnet50": {"data.image_size": (320, 320)},
 }
 """Network -> the changes to its base that the study was in favour of."""
 
