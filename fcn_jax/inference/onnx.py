@@ -6,13 +6,13 @@ in ONNX's order from the input to the output, so that only those two are transpo
 that is not known is named in an error; nothing is approximated.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax import Array
-from jax.core import eval_jaxpr
 
 from fcn_jax.types import InputError
 
@@ -127,13 +127,8 @@ class _Graph:
         if inner is not None and name in CALLS:
             closed = hasattr(inner, "consts")
             body, consts = (inner.jaxpr, inner.consts) if closed else (inner, ())
-            pool = _as_max_pool(body, consts, inputs) if name.startswith("custom") else None
-            if pool is not None:
-                x, (size, stride, pads) = inputs[0], pool
-                kinds = {"kernel_shape": [size] * 2, "strides": [stride] * 2, "pads": pads}
-                node = self.node("MaxPool", [x.name], **kinds)
-                return [Value(node, tuple(eqn.outvars[0].aval.shape))]
-            return self.run(body, consts, inputs)
+            known = self.named(str(params.get("name")), inputs, eqn.outvars[0].aval.shape)
+            return self.run(body, consts, inputs) if known is None else [known]
         if not any(isinstance(value, Value) for value in inputs):
             return self.fold(eqn, inputs)
         shape = tuple(eqn.outvars[0].aval.shape)
@@ -146,6 +141,42 @@ class _Graph:
                 "export it as stablehlo"
             )
         return [Value(method(eqn, *inputs), shape)]
+
+    def named(self, name: str, inputs: list, shape: Sequence[int]) -> Value | None:
+        """The one node of a function that ONNX has too; None for any other function."""
+        shape, (x, *rest) = tuple(shape), inputs or [None]
+        if not isinstance(x, Value) or rest:
+            return None
+        if name == "resize_bilinear":
+            return Value(self.resize(x, shape, "linear", "half_pixel"), shape)
+        if name == "double_nearest":
+            node = self.resize(x, shape, "nearest", "asymmetric", nearest_mode="floor")
+            return Value(node, shape)
+        pool = re.fullmatch(r"max_pool_(\d+)_(\d+)_(\d+)", name)
+        return None if pool is None else self.max_pool(x, shape, *map(int, pool.groups()))
+
+    def resize(self, x: Value, shape: tuple, mode: str, coordinates: str, **kwargs: Any) -> str:
+        """To the height and width of `shape`; the batch stays free."""
+        first = self.node("Shape", [x.name], start=0, end=2)
+        target = self.constant(np.array(shape[1:3], np.int64))
+        sizes = self.node("Concat", [first, target], axis=0)
+        inputs = [x.name, "", "", sizes]
+        return self.node(
+            "Resize", inputs, mode=mode, coordinate_transformation_mode=coordinates, **kwargs
+        )
+
+    def max_pool(self, x: Value, shape: tuple, size: int, stride: int, low: int) -> Value:
+        """Padded below and to the right so far that no row or column is lost."""
+        high = [
+            stride * (after - 1) + size - before - low
+            for before, after in zip(x.shape[1:3], shape[1:3], strict=True)
+        ]
+        # Where the last window begins early enough, what is padded would be negative.
+        pads = [low, low, *(max(n, 0) for n in high)]
+        node = self.node(
+            "MaxPool", [x.name], kernel_shape=[size] * 2, strides=[stride] * 2, pads=pads
+        )
+        return Value(node, shape)
 
     def fold(self, eqn, inputs: list) -> list:
         """Compute now what no image decides."""
@@ -177,7 +208,23 @@ class _Graph:
             raise InputError("the network reshapes its activations, which the ONNX export cannot")
         return x.name
 
-    do_broadcast_in_dim = do_reshape
+    def do_reduce_sum(self, eqn, x: Value) -> str:
+        if tuple(eqn.params["axes"]) != (1, 2) or len(x.shape) != 4:
+            raise InputError("a sum is not over rows and columns: the ONNX export cannot")
+        axes = self.constant(np.array([2, 3], np.int64))
+        return self.node("ReduceSum", [x.name, axes], keepdims=0)
+
+    def do_broadcast_in_dim(self, eqn, x: Value) -> str:
+        shape, dims = tuple(eqn.params["shape"]), tuple(eqn.params["broadcast_dimensions"])
+        if shape == x.shape:
+            return x.name
+        if len(x.shape) == 2 and dims == (0, 3) and shape == (x.shape[0], 1, 1, x.shape[1]):
+            axes = self.constant(np.array([2, 3], np.int64))
+            return self.node("Unsqueeze", [x.name, axes])
+        if dims == (0, 1, 2, 3) and x.shape[1:3] == (1, 1) and shape[::3] == x.shape[::3]:
+            whole = self.constant(np.array([1, 1, *shape[1:3]], np.int64))
+            return self.node("Expand", [x.name, whole])
+        raise InputError("the network repeats its activations, which the ONNX export cannot")
 
     def do_conv_general_dilated(self, eqn, x: Value, kernel) -> str:
         p = eqn.params
@@ -284,29 +331,6 @@ class _Graph:
             inputs.append(value.name if isinstance(value, Value) else self.constant(value))
         out = "".join(result[k] for k in TO_ONNX) if len(result) == 4 else "".join(result)
         return self.node("Einsum", inputs, equation=f"{','.join(terms)}->{out}")
-
-
-def _as_max_pool(body, consts, inputs: list):
-    """(size, stride, pads) if this call is one of our max-pools, else None.
-
-    Our max-pool is a function with a gradient of its own, written in whatever way is fast; what it
-    computes is recognised by its result on random numbers.
-    """
-    if len(inputs) != 1 or not isinstance(inputs[0], Value) or len(body.outvars) != 1:
-        return None
-    (n, h, w, c), out = inputs[0].shape, tuple(body.outvars[0].aval.shape)
-    if out != (n, -(-h // 2), -(-w // 2), c):
-        return None
-    probe = np.random.default_rng(0).normal(size=inputs[0].shape).astype(np.float32)
-    [result] = eval_jaxpr(body, consts, probe)
-    for size, low in ((2, 0), (3, 1)):
-        high = [2 * (after - 1) + size - n - low for n, after in zip((h, w), out[1:3], strict=True)]
-        padding = ((0, 0), (low, high[0]), (low, high[1]), (0, 0))
-        dims = ((1, size, size, 1), (1, 2, 2, 1))
-        pooled = jax.lax.reduce_window(probe, -np.inf, jax.lax.max, *dims, padding)
-        if np.array_equal(pooled, result):
-            return size, 2, [low, low, *high]
-    return None
 
 
 CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "remat", "checkpoint")

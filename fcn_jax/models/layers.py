@@ -286,11 +286,13 @@ def centre_crop(x: Array, size: Sequence[int]) -> Array:
     return x[:, top : top + size[0], left : left + size[1]]
 
 
-def resize_bilinear(x: Array, size: Sequence[int]) -> Array:
+@partial(jax.jit, static_argnums=1)
+def resize_bilinear(x: Array, size: tuple[int, ...]) -> Array:
     """[N, H, W, C] -> float32 [N, *size, C]: bilinear, half-pixel centres, no antialiasing.
 
     `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`, an axis at a time: a
-    matrix product, but for a doubling, where each result has two neighbours and fixed weights.
+    matrix product, but for a doubling, where each result has two neighbours and fixed weights. It
+    is a function of its own in a trace, so that an export knows it by its name.
     """
     x = x.astype(jnp.float32)
     for axis in (2, 1):  # columns first: rows are then copied whole

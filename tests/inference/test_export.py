@@ -10,17 +10,21 @@ import pytest
 from experiments import export as door
 from fcn_jax.inference import export, predict
 from fcn_jax.inference import onnx as onnx_graph
-from fcn_jax.models import create_model
+from fcn_jax.models import MODELS, create_model, resnet
 from fcn_jax.types import InputError
 from tests import fakes
 
-SMALL = {
-    "fcn": {"width": 4},
-    "simplified_unet": {"width": 4},
-    "unet": {"width": 4},
-    "resnet50_fcn": {"width": 4, "backbone": "resnet18"},
-    "fcn_resnet50": {"width": 4, "backbone": "resnet18"},
-}
+FAMILIES = (
+    "fcn", "simplified_unet", "unet", "resnet50_fcn", "fcn_resnet50", "deeplabv3_resnet50",
+    "unet_resnet50",
+)  # fmt: skip
+"""One network of each class."""
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    """A backbone of one bottleneck a stage."""
+    monkeypatch.setitem(resnet.DEPTHS, "tiny", resnet.Depth((1, 1, 1, 1), True))
 
 
 def images(number, height, width):
@@ -30,9 +34,10 @@ def images(number, height, width):
     return [predict.batches.resize_image(image, (height, width)) for image in small]
 
 
-def checkpoint(name, dtype=jnp.float32):
+def checkpoint(name, dtype=jnp.float32, backbone="tiny"):
     """Random weights; statistics that are not those of a fresh network, so that folding shows."""
-    model = create_model(name, 4, dtype=dtype, **SMALL[name])
+    options = {"backbone": backbone} if MODELS[name].backbone else {}
+    model = create_model(name, 4, dtype=dtype, width=4, **options)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     rng = np.random.default_rng(0)
 
@@ -55,24 +60,42 @@ def report_of(restored, exported, size, pixels="uint8"):
     return export.parity(restored, exported, named, pixels)
 
 
+def test_every_networks_class_is_exported_here():
+    assert {MODELS[name].load() for name in FAMILIES} == {n.load() for n in MODELS.values()}
+
+
+EVEN, ODD, RECTANGULAR = (96, 96), (65, 97), (64, 160)
+QUICK = {
+    ("simplified_unet", ODD), ("resnet50_fcn", EVEN), ("deeplabv3_resnet50", ODD),
+    ("unet_resnet50", RECTANGULAR), ("fcn", EVEN),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "name",
+    ("name", "size"),
     [
-        "fcn",
-        "simplified_unet",
-        pytest.param("unet", marks=pytest.mark.slow),
-        pytest.param("resnet50_fcn", marks=pytest.mark.slow),
-        pytest.param("fcn_resnet50", marks=pytest.mark.slow),
+        pytest.param(name, size, marks=[] if (name, size) in QUICK else pytest.mark.slow)
+        for name in FAMILIES
+        for size in (EVEN, ODD, RECTANGULAR)
     ],
 )
-def test_onnx_agrees_for_every_network(name):
+def test_onnx_agrees_for_every_network(name, size):
     pytest.importorskip("onnxruntime")
     restored = checkpoint(name)
-    exported = export.to_onnx(restored, (70, 93))  # odd sizes: pooling pads, and logits are cropped
+    exported = export.to_onnx(restored, size)
     report = report_of(restored, exported, (80, 80))
     assert export.agrees(report), report
     assert report["argmax_agreement"] == 1
-    assert exported.run(np.stack(images(3, 70, 93))).shape == (3, 70, 93, 4)
+    assert exported.run(np.stack(images(3, *size))).shape == (3, *size, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, entry in MODELS.items() if entry.backbone])
+def test_onnx_agrees_with_the_whole_backbone(name):
+    pytest.importorskip("onnxruntime")
+    restored = checkpoint(name, backbone=MODELS[name].backbone)
+    report = report_of(restored, export.to_onnx(restored, (64, 64)), (64, 64))
+    assert export.agrees(report), report
 
 
 @pytest.mark.parametrize("name", ["simplified_unet"])
@@ -91,6 +114,8 @@ def test_onnx_runs_batches_as_single_images(name):
         ("fcn", export.ANY),
         pytest.param("resnet50_fcn", (48, 80), marks=pytest.mark.slow),
         pytest.param("unet", export.ANY, marks=pytest.mark.slow),
+        pytest.param("unet_resnet50", export.ANY, marks=pytest.mark.slow),
+        pytest.param("deeplabv3_resnet50", (50, 81), marks=pytest.mark.slow),
     ],
 )
 def test_stablehlo_agrees(name, size):
@@ -131,6 +156,16 @@ def test_an_unknown_primitive_is_named():
     pytest.importorskip("onnx")
     with pytest.raises(InputError, match="the network uses sort, which the ONNX export"):
         onnx_graph.convert(lambda x: jnp.sort(x.astype(jnp.float32), -1), (8, 8))
+
+
+def test_pooling_and_resizing_are_one_node_each():
+    pytest.importorskip("onnx")
+    for name, expected in (("resnet50_fcn", "Resize"), ("unet_resnet50", "Resize")):
+        model = onnx_graph.convert(export.forward(checkpoint(name)), EVEN)
+        kinds = [node.op_type for node in model.graph.node]
+        assert kinds.count("MaxPool") == 1
+        assert kinds.count(expected) == (1 if name == "resnet50_fcn" else 5)
+        assert not {"Max", "Slice", "Einsum"} & set(kinds)
 
 
 def test_disagreement_is_not_called_agreement():
