@@ -2,13 +2,15 @@
 
 A `.pth` file holds a pickle, and unpickling runs whatever the file's author likes. So nothing is
 unpickled here: `_interpret` is a little machine for the few operations that a state dict needs. It
-knows strings, numbers, containers and tensors, calls nothing, and refuses the rest.
+knows strings, numbers, containers and tensors, calls nothing, and refuses the rest. What training
+scripts save beside the weights (arguments, paths, NumPy numbers) is stepped over unread.
 
 No declared size is believed: a tensor is a view into bytes that the file really holds.
 """
 
 import mmap
 import pickletools
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -64,7 +66,8 @@ _DAMAGE = (
 def read_state_dict(path: Path | str) -> dict[str, np.ndarray]:
     """The named tensors of a file, in the file's own types; read-only views of its bytes.
 
-    A checkpoint that keeps its state dict under `model` or `state_dict` is opened there.
+    A checkpoint that keeps its state dict under one of `WRAPPERS` is opened there, and a prefix of
+    all names, such as `module.`, is taken off: see `without_prefix`.
 
     Raises:
         InputError: no such file, another format, cut short, or holding anything but tensors,
@@ -98,16 +101,41 @@ def _read(file: BinaryIO, path: Path) -> Any:
     raise _RefusedError("neither PyTorch's .pth nor .safetensors (is it cut short, or a web page?)")
 
 
+WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "net", "network", "weights")
+"""Keys under which training scripts keep the state dict."""
+
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+"""What DataParallel, torch.compile, Lightning and wrapper modules put before every name."""
+
+
+def without_prefix(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The state dict without the `PREFIXES` that all of its names have.
+
+    >>> without_prefix({"module.model.conv1.weight": w})
+    {"conv1.weight": w}
+    """
+    names = list(state)
+    while names:
+        prefix = next((p for p in PREFIXES if all(n.startswith(p) for n in names)), None)
+        if prefix is None:
+            break
+        names = [name.removeprefix(prefix) for name in names]
+    return dict(zip(names, state.values(), strict=True))
+
+
 def _tensors(content: Any, path: Path) -> dict[str, np.ndarray]:
-    for key in ("model", "state_dict", "model_state_dict"):
+    for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
+    if isinstance(content, _Skipped):
+        raise InputError(f"{path} holds a {content.name}: save the model's state_dict() alone")
     if not isinstance(content, Mapping) or not content:
         raise InputError(f"{path} holds no state dict: save the model's state_dict() alone")
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, np.ndarray):
-            raise InputError(f"{path} holds {name!r}, which is no tensor: save a state dict alone")
-    return dict(content)
+            what = f"a {value.name}" if isinstance(value, _Skipped) else "which is no tensor"
+            raise InputError(f"{path} holds {name!r}, {what}: save a state dict alone")
+    return without_prefix(content)
 
 
 # ---- the containers ------------------------------------------------------------------------------
@@ -253,6 +281,24 @@ class _Name(NamedTuple):
     name: str
 
 
+class _Skipped(NamedTuple):
+    """A class of `_SKIPPED` or an object of one; what it is made of is not kept."""
+
+    name: str
+
+
+_SKIPPED = re.compile(
+    r"argparse\.Namespace|_codecs\.encode|datetime\.\w+|pathlib(\._local)?\.\w*Path"
+    r"|numpy\.(dtype|ndarray|bool_?|u?int\d+|float\d+)"
+    r"|numpy\.(_core|core)\.multiarray\.(scalar|_reconstruct)"
+    r"|(builtins|__builtin__)\.(set|frozenset|complex|slice|range|bytearray|bytes|list|dict|tuple)"
+    r"|(builtins|__builtin__)\.(bool|int|long|float|str|unicode)"
+    r"|collections\.(defaultdict|Counter|deque)|torch\.(device|Size|float32|float16|bfloat16)"
+    r"|omegaconf\.[\w.]+|(pytorch_)?lightning[\w.]*\.AttributeDict"
+)
+"""Names of what is harmless beside the weights: it is neither imported nor made."""
+
+
 def _interpret(file: Any) -> Any:
     """The value of the next pickle in `file` (BytesIO or mmap); see the module's docstring."""
     stack: list[Any] = []
@@ -293,17 +339,26 @@ def _step(opcode: str, argument: Any, stack: list[Any], memo: dict[int, Any]) ->
         stack.append(tuple(_to_mark(stack)))
     elif opcode in ("SETITEM", "SETITEMS"):
         items = _to_mark(stack) if opcode == "SETITEMS" else [stack.pop(-2), stack.pop()]
+        if isinstance(stack[-1], _Skipped):
+            return
         if not isinstance(stack[-1], dict) or len(items) % 2:
             raise TypeError("items set on what is no dict")
         stack[-1].update(zip(items[::2], items[1::2], strict=True))
     elif opcode in ("APPEND", "APPENDS"):
         items = _to_mark(stack) if opcode == "APPENDS" else [stack.pop()]
+        if isinstance(stack[-1], _Skipped):
+            return
         if not isinstance(stack[-1], list):
             raise TypeError("values appended to what is no list")
         stack[-1].extend(items)
+    elif opcode in ("EMPTY_SET", "FROZENSET", "ADDITEMS"):
+        if opcode != "EMPTY_SET":
+            _to_mark(stack)
+        if opcode != "ADDITEMS":
+            stack.append(_Skipped("builtins.set"))
     elif opcode == "BINPERSID":
         stack.append(_storage(stack.pop()))
-    elif opcode == "REDUCE":
+    elif opcode in ("REDUCE", "NEWOBJ"):
         arguments, function = stack.pop(), stack.pop()
         stack.append(_build(function, arguments))
     elif opcode == "BUILD":
@@ -323,6 +378,7 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
 }
 _LITERALS = {
     "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE",
+    "BINBYTES", "SHORT_BINBYTES",
 }  # fmt: skip
 
 
@@ -338,7 +394,9 @@ def _to_mark(stack: list[Any]) -> list[Any]:
     return items
 
 
-def _known(name: str) -> _Name:
+def _known(name: str) -> _Name | _Skipped:
+    if _SKIPPED.fullmatch(name):
+        return _Skipped(name)
     known = {"collections.OrderedDict", *_REBUILDERS, *_STORAGES}
     if name not in known:
         raise _RefusedError(f"its pickle asks for {name}, which is no tensor; nothing was run")
@@ -361,6 +419,8 @@ _REBUILDERS = {
 
 def _build(function: Any, arguments: Any) -> Any:
     """What PyTorch's own function of that name would make of the arguments."""
+    if isinstance(function, _Skipped):
+        return function
     if not isinstance(function, _Name) or not isinstance(arguments, tuple):
         raise TypeError("a call of what is no function")
     if function.name == "collections.OrderedDict" and not arguments:

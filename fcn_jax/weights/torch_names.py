@@ -24,7 +24,7 @@ import numpy as np
 from fcn_jax.models import MODELS, create_model, registry
 from fcn_jax.models.resnet import DEPTHS, ResNet
 from fcn_jax.types import InputError
-from fcn_jax.weights.torch_files import read_state_dict
+from fcn_jax.weights.torch_files import read_state_dict, without_prefix
 
 Tree = dict[str, Any]
 Source = Mapping[str, Any] | Path | str
@@ -255,7 +255,8 @@ def _state(source: Source) -> tuple[str, dict[str, np.ndarray]]:
     """(what to call it, its arrays)."""
     if not isinstance(source, Mapping):
         return str(source), read_state_dict(source)
-    return "the state dict", {name: _array(value) for name, value in source.items()}
+    arrays = {name: _array(value) for name, value in source.items()}
+    return "the state dict", without_prefix(arrays)
 
 
 def _array(value: Any) -> np.ndarray:

@@ -1,11 +1,14 @@
 """Files of tensors as PyTorch writes them, and files that nobody should open."""
 
+import argparse
+import datetime
 import io
 import os
+import pathlib
 import pickle
 import struct
 import zipfile
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fcn_jax.types import InputError
+from fcn_jax.weights import torch_files
 from fcn_jax.weights.torch_files import read_state_dict
 
 FORMATS = ("zip", "legacy", "safetensors")
@@ -235,3 +239,81 @@ def test_a_training_checkpoint_is_opened_at_its_model(tmp_path):
     torch = pytest.importorskip("torch")
     torch.save({"epoch": 3, "model": {"w": torch.ones(2)}}, tmp_path / "run.pth")
     np.testing.assert_array_equal(read_state_dict(tmp_path / "run.pth")["w"], [1, 1])
+
+
+WEIGHTS = ("conv1.weight", "conv1.bias", "bn.running_mean")
+
+
+def wrapped(kind, state):
+    """What training scripts put around a state dict, or before its names."""
+
+    def prefixed(*prefixes):
+        return {"".join(prefixes) + name: value for name, value in state.items()}
+
+    return {
+        "DataParallel": lambda: prefixed("module."),
+        "compiled": lambda: prefixed("_orig_mod."),
+        "compiled DataParallel": lambda: prefixed("module.", "_orig_mod."),
+        "net": lambda: {"net": state, "epoch": 3},
+        "model_state": lambda: {"model_state": prefixed("net.")},
+        "Lightning": lambda: {
+            "epoch": 1,
+            "pytorch-lightning_version": "2.4.0",
+            "state_dict": prefixed("model."),
+            "loops": {"fit_loop": {"state_dict": {}}},
+            "hyper_parameters": {"lr": 1e-3},
+        },
+        "torchvision": lambda: {
+            "model": state,
+            "args": argparse.Namespace(lr=0.1, output=pathlib.PurePosixPath("/a")),
+            "epoch": 3,
+        },
+        "numbers": lambda: {
+            "model": state,
+            "best": np.float64(0.5),
+            "all": [np.float32(1), np.int64(2)],
+            "curve": np.arange(3.0),
+            "frozen": {1, 2},
+            "counts": defaultdict(int, a=1),
+            "at": datetime.datetime(2026, 1, 2),
+            "size": complex(1, 2),
+        },
+    }[kind]()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    "kind",
+    ["DataParallel", "compiled", "compiled DataParallel", "net", "model_state", "Lightning",
+     "torchvision", "numbers"],
+)  # fmt: skip
+def test_the_usual_wrappers_and_prefixes_come_off(tmp_path, kind, zipped):
+    torch = pytest.importorskip("torch")
+    state = {name: torch.full((2,), float(i)) for i, name in enumerate(WEIGHTS)}
+    path = tmp_path / "weights.pth"
+    torch.save(wrapped(kind, state), path, _use_new_zipfile_serialization=zipped)
+    found = read_state_dict(path)
+    assert tuple(found) == WEIGHTS
+    for i, name in enumerate(WEIGHTS):
+        np.testing.assert_array_equal(found[name], [i, i])
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_numbers_beside_the_weights_are_stepped_over_in_every_protocol(tmp_path, protocol):
+    content = {"model": {}, "best": np.float64(0.5), "frozen": frozenset({1}), "set": {2}}
+    write_zip(tmp_path / "odd.pth", pickle.dumps(content, protocol))
+    with pytest.raises(InputError, match="holds no state dict"):  # and not: its pickle asks for
+        read_state_dict(tmp_path / "odd.pth")
+
+
+def test_a_prefix_that_not_all_names_have_stays():
+    state = {"module.a": np.ones(1), "b": np.ones(1)}
+    assert torch_files.without_prefix(state).keys() == state.keys()
+    assert torch_files.without_prefix({}) == {}
+
+
+def test_a_whole_module_is_named(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "whole.pth")
+    with pytest.raises(InputError, match=r"whole\.pth.*torch\.nn\.modules\.linear\.Linear"):
+        read_state_dict(tmp_path / "whole.pth")
