@@ -12,6 +12,7 @@ COMMANDS = (
     "predict",
     "check",
     "reproduce",
+    "explain",
     "study",
     "compare",
     "export",
