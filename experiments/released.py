@@ -1,7 +1,8 @@
 """The paper's experiments as its released SCRIPTS ran them, where these differ from its text.
 
-`python -m experiments.reproduce --released` trains them; `experiments.paper` has what the text
-says. What the scripts did differently:
+`python -m experiments.reproduce --released` trains them, `python -m experiments.evaluate RUN
+--plugin experiments.released` evaluates one again; `experiments.paper` has what the text says. What
+the scripts did differently:
 
 - every label of the augmented images was lost: the masks were divided by 255 and cast to integers,
   which leaves 0 (background), or 1 where the border's 255 had not been removed before;

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from experiments import explain, paper
 from experiments.benchmarks import tables as speed_tables
 from experiments.cli import arguments, command
 from fcn_jax.report import tables, text
@@ -73,24 +74,40 @@ def study_table(name: str) -> str:
 
 
 def paper_table(name: str) -> str:
-    """The table.json of `experiments.reproduce`: the paper's numbers, ours, floor and ceiling."""
-    data = json.loads((RESULTS / f"{name}.json").read_text())
-    shown = ("paper_iou", "paper_iou_batch16", "miou", "paper_pixel_accuracy")
-    scores = _scores(data, *shown)
+    """The table.json of `experiments.reproduce`: the paper's numbers, ours, floor and ceiling.
+
+    Before there is such a file, the paper's numbers alone.
+    """
     lines = [
-        "| | paper's IoU | ours, per image | ours, per 16 | our mIoU | paper's accuracy | ours |",
-        "|---|--:|--:|--:|--:|--:|--:|",
+        "| | paper's IoU | ours, per 16 | ours, per image | our mIoU | paper's accuracy | ours "
+        "| seeds | epochs |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for rows in zip(*scores, strict=True):
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        for row, (iou, accuracy) in paper.PAPER.items():
+            lines.append(_row(row, text.number(iou), "", "", "", text.number(accuracy), *[""] * 3))
+        return "\n".join([*lines, "", "Not run yet."])
+    data = json.loads(path.read_text())
+    scores = _scores(data, "paper_iou", "paper_iou_batch16", "miou", "paper_pixel_accuracy")
+    for rows, facts in zip(zip(*scores, strict=True), data["runs"], strict=True):
         image, batch, miou, accuracy = (tables.mean_std_text(row) for row in rows)
         printed = [text.number(rows[0]["paper"]), text.number(rows[3]["paper"])]
         mark = " (collapsed)" if rows[0]["collapsed"] else ""
-        cells = [printed[0], image, batch, miou, printed[1], accuracy]
-        lines.append(_row(rows[0]["name"] + mark, *cells))
+        cells = [printed[0], batch, image, miou, printed[1], accuracy]
+        lines.append(_row(rows[0]["name"] + mark, *cells, facts["seeds"], facts["epochs"]))
     for title, key in (("all-background", "trivial"), ("perfect", "perfect")):
         image, batch, miou, accuracy = (text.number(rows[0][key]) for rows in scores)
-        lines.append(_row(title, "", image, batch, miou, "", accuracy))
+        lines.append(_row(title, "", batch, image, miou, "", accuracy, "", ""))
     return "\n".join([*lines, "", _made(data)])
+
+
+def explained_table() -> str:
+    """The explained.json of `experiments.explain --out`."""
+    data = json.loads((RESULTS / "explained.json").read_text())
+    masks = ", ".join(f"{split} {count}" for split, count in data["masks"].items())
+    made = f"From the masks of VOC-2007 ({masks}):\n\n```bash\n{data['command']}\n```"
+    return "\n".join([explain.table(data["numbers"]), "", made])
 
 
 def _scores(data: dict[str, Any], *names: str) -> list[list[dict[str, Any]]]:
@@ -183,6 +200,9 @@ def epoch_table() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "shapes": lambda: result_table("shapes"),
     "models": models_table,
+    "paper-voc2007": lambda: paper_table("paper-voc2007"),
+    "released-voc2007": lambda: paper_table("released-voc2007"),
+    "explained": explained_table,
     "camvid": lambda: study_table("camvid"),
     "ablation": lambda: study_table("ablation-camvid"),
     "speed": speed_table,

@@ -55,7 +55,7 @@ def _several(tmp_path, monkeypatch):
         "command": "python -m it --epochs 3",
         "metrics": metrics,
         "pairs": [{"a": "b", "b": "a", "difference": 0.25, "low": -0.001, "high": 0.41, "p": 0.1}],
-        "runs": [{"epochs": "3", "time": "1 min", "rate": "9.0"}] * 2,
+        "runs": [{"seeds": "4", "epochs": "3", "time": "1 min", "rate": "9.0"}] * 2,
         "results": {
             "a": [{"dataset": "towns", "seed": 4, "environment": about, "seconds": 60.0}],
             "b": [{"dataset": "towns", "seed": 5, "environment": about, "seconds": 65.0}],
@@ -81,8 +81,24 @@ def test_a_study_by_hand(tmp_path, monkeypatch):
 def test_the_papers_table_by_hand(tmp_path, monkeypatch):
     _several(tmp_path, monkeypatch)
     lines = tables.paper_table("x").splitlines()
-    assert lines[2] == "| a (collapsed) | 0.0500 | 0.2500 | 0.2500 | 0.2500 | 0.7000 | 0.2500 |"
+    assert lines[2] == (
+        "| a (collapsed) | 0.0500 | 0.2500 | 0.2500 | 0.2500 | 0.7000 | 0.2500 | 4 | 3 |"
+    )
     assert lines[3].startswith(f"| b | {DASH} | 0.5000 ± 0.0100 |")
     assert "| 0.7000 |" in lines[3]
-    assert lines[4] == "| all-background |  | 0.0300 | 0.0300 | 0.0300 |  | 0.0300 |"
-    assert lines[5] == "| perfect |  | 1.0000 | 1.0000 | 1.0000 |  | 1.0000 |"
+    assert lines[4] == "| all-background |  | 0.0300 | 0.0300 | 0.0300 |  | 0.0300 |  |  |"
+    assert lines[5] == "| perfect |  | 1.0000 | 1.0000 | 1.0000 |  | 1.0000 |  |  |"
+
+
+def test_before_there_are_runs_the_papers_table_has_its_numbers_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    lines = tables.paper_table("x").splitlines()
+    assert lines[2] == "| baseline | 0.0550 |  |  |  | 0.7040 |  |  |  |"
+    assert (len(lines), lines[-1]) == (11, "Not run yet.")
+
+
+def test_result_files_name_no_folder_of_a_machine():
+    for path in tables.RESULTS.glob("*.json"):
+        data = json.loads(path.read_text())
+        made = data.get("command", "") if isinstance(data, dict) else ""
+        assert not [word for word in made.split() if Path(word).is_absolute()], path
