@@ -215,14 +215,19 @@ def rendered(page: str) -> str:
     return MARKED.sub(lambda m: f"{m[1]}{TABLES[m[2]]()}\n{m[3]}", page)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Rewrite the pages, or with --check only say whether they are up to date."""
+def parser() -> arguments.Parser:
+    """The flags of this command."""
     parser = arguments.Parser("tables", __doc__)
     parser.add_argument("--check", action="store_true", help="only say (exit 1) what is stale")
     parser.add_argument(
         "--models", action="store_true", help="first count parameters and FLOPs of every network"
     )
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Rewrite the pages, or with --check only say whether they are up to date."""
+    args = parser().parse_args(argv)
     if args.models:
         files.write_json(RESULTS / "models.json", counted_models())
     stale = 0

@@ -4,7 +4,7 @@ Two runs with equal `Config` on the same data are the same run. Where a run happ
 devices, how often it saves) is not part of it: see `training.options.Runtime`.
 
 Every field is documented, given its default and checked here and nowhere else; the command line, a
-sweep and Python share it. This module imports nothing heavy, so that `--help` is quick.
+sweep and Python share it. This module imports nothing heavy, so that a command answers at once.
 """
 
 import dataclasses

@@ -104,7 +104,7 @@ def open_split(
       share: of this process; None for all.
     """
     if mode not in MODES:
-        raise InputError(f"--cache {mode}: choose one of {', '.join(MODES)}")
+        raise InputError(f"choose one of {', '.join(MODES)}", field="cache", value=mode)
     limits = limits or budget()
     ids, shapes, counts, held = [], [], np.zeros(256, np.int64), 0
     kept: list[Example] | None = None if mode == "none" else []

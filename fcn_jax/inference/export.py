@@ -78,7 +78,7 @@ def to_stablehlo(
             raise
         raise InputError(
             f"{checkpoint.meta.get('model', {}).get('name', 'the network')} needs to know its "
-            f"size ({type(error).__name__}): give --size HEIGHTxWIDTH"
+            f"size ({type(error).__name__}): give its height and width"
         ) from error
     data = bytes(program.serialize())
     run = jax.jit(export.deserialize(bytearray(data)).call)
@@ -94,7 +94,9 @@ def to_onnx(
       InputError: for `ANY`, if a primitive of the network is not known, or onnx is not installed.
     """
     if size == ANY:
-        raise InputError("--size any: ONNX is exported for one size: give HEIGHTxWIDTH")
+        raise InputError(
+            "ONNX is exported for one size: give height and width", field="size", value=size
+        )
     size = _pair(size)
     model = onnx.convert(forward(checkpoint), size, np.dtype(pixels))
     for key, value in description(checkpoint).items():
@@ -164,7 +166,7 @@ def parity(
             }
         )
     if not rows:
-        raise InputError("there is no image to compare on: name some with --images")
+        raise InputError("there is no image to compare on: name some")
     return {
         "images": len(rows),
         "max_abs_difference": max(r["max_abs_difference"] for r in rows),

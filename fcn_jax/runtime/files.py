@@ -3,9 +3,9 @@
 import contextlib
 import errno
 import json
+import logging
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 import filelock
 
 from fcn_jax.types import InputError
+
+_logger = logging.getLogger(__name__)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _AGAIN = "then repeat the command"
@@ -84,7 +86,7 @@ def alone(lock: Path, doing: str) -> Iterator[None]:
         try:
             held.acquire(timeout=0)
         except filelock.Timeout:
-            print(f"note: another process is {doing}: waiting for it", file=sys.stderr, flush=True)
+            _logger.info("another process is %s: waiting for it", doing)
             held.acquire()
     except OSError as error:
         raise refused(lock, error) from error

@@ -63,4 +63,4 @@ def pretrained(
     try:
         return download.fetch(filename, [URL + filename], None, digits[1], folder, progress)
     except InputError as error:
-        raise InputError(f"{error}, or give the file itself: --pretrained PATH") from None
+        raise InputError(f"{error}, or give the path of the file instead") from None

@@ -1,6 +1,7 @@
 """Files whole or not at all, one writer at a time, and what is said where there is no room."""
 
 import errno
+import logging
 import os
 import threading
 
@@ -99,7 +100,8 @@ def test_a_full_disk_is_recognised_behind_other_errors():
     assert not files.is_full(ValueError("shapes differ"))
 
 
-def test_the_second_waits_and_is_told_why(tmp_path, capsys):
+def test_the_second_waits_and_says_why(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     order = []
 
     def second():
@@ -114,7 +116,7 @@ def test_the_second_waits_and_is_told_why(tmp_path, capsys):
         order.append("first")
     thread.join()
     assert order == ["first", "second"]
-    assert capsys.readouterr().err == "note: another process is preparing x: waiting for it\n"
+    assert caplog.messages == ["another process is preparing x: waiting for it"]
 
 
 def test_a_lock_that_cannot_be_made(tmp_path, monkeypatch):

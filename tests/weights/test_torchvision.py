@@ -66,7 +66,7 @@ def test_offline_the_line_says_what_to_get_and_where_to_put_it(published, tmp_pa
         torchvision.pretrained("tiny", tmp_path, progress=False)
     line = str(error.value)
     assert "\n" not in line
-    for word in (f"http://127.0.0.1:9/{name}", str(tmp_path), name[5:13], "--pretrained PATH"):
+    for word in (f"http://127.0.0.1:9/{name}", str(tmp_path), name[5:13], "path of the file"):
         assert word in line
     assert ("checksum is wrong" in line) == present
 
