@@ -2,8 +2,7 @@
 
 Renders plain dicts and arrays; knows no network and no training.
 
-Names are loaded when they are first used, so that a command that only writes masks imports no
-matplotlib.
+Names are loaded when they are first used, so that a command imports only what it renders with.
 """
 
 import importlib
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from fcn_jax.report.tables import table_json as table_json
     from fcn_jax.report.tables import table_markdown as table_markdown
 
-_HOMES = ("masks", "tables", "gallery", "figures", "pages")
+_HOMES = ("masks", "tables", "pages", "gallery", "figures")
 """The modules that define the names above, the lightest first."""
 
 
