@@ -50,6 +50,8 @@ class Sweep(NamedTuple):
     origin: dict[str, str]
     """How the data was found, see `Runtime`."""
     save_every: int
+    train: bool
+    """Whether to make the runs that are missing, or to leave them out."""
     command: str
     """That resumes the sweep, for whoever interrupts it."""
 
@@ -72,6 +74,11 @@ def add_flags(parser: argparse.ArgumentParser, workdir: str) -> None:
         metavar="N",
         default=1,
         help="epochs between saves (default: 1)",
+    )
+    parser.add_argument(
+        "--finished",
+        action="store_true",
+        help="train nothing: write the page from the runs that are finished",
     )
     parser.add_argument(
         "--cpu-malloc", action="store_true", help="keep freed memory, see experiments.run"
@@ -98,7 +105,8 @@ def open_sweep(args: argparse.Namespace, name: str, argv: list[str] | None) -> S
     )
     again = stopping.command(name, argv)
     origin = flags.origin(args)
-    return Sweep(dataset, args.workdir, args.seeds, origin, args.save_every, again)
+    train = not args.finished
+    return Sweep(dataset, args.workdir, args.seeds, origin, args.save_every, train, again)
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -142,6 +150,8 @@ def _entry(spec: RunSpec, sweep: Sweep) -> compare.Entry:
     for seed in sweep.seeds:
         folder = sweep.folder / f"{run_folders.folder_name(spec.name)}-seed{seed}"
         if not (folder / run_dir.RESULT).exists():
+            if not sweep.train:
+                continue
             print(f"\n== {spec.name}, seed {seed} ==", file=sys.stderr, flush=True)
         config = configs.replace(spec.config, seed=seed)
         try:
@@ -150,7 +160,9 @@ def _entry(spec: RunSpec, sweep: Sweep) -> compare.Entry:
         except loop.Interrupted as stopped:
             stopping.stopped(str(stopped), sweep.command)
             raise SystemExit(0) from None
-        if not (folder / "report.html").exists():
+        if sweep.train and not (folder / "report.html").exists():
             run_report.render(folder, sweep.dataset, sweep.command)
         folders.append(folder)
+    if not folders:
+        raise InputError("no finished run")
     return compare.Entry(spec.name, folders, spec.paper, spec.note)

@@ -146,15 +146,20 @@ def shown_ids(folder: Path, count: int = 6) -> list[str]:
 def _run(entry: Entry, dataset: prepare.Dataset, ids: Sequence[str]) -> report.Run:
     first = entry.folders[0]
     data, _, all_ids = evaluate.load(first)
-    restored = predict.load_checkpoint(first)
-    find = run_report.find_example(dataset, restored.meta["config"], "val", all_ids)
+    panels = []
+    if (
+        first / run_dir.CHECKPOINTS
+    ).is_dir():  # a run that was archived without them has its numbers
+        restored = predict.load_checkpoint(first)
+        find = run_report.find_example(dataset, restored.meta["config"], "val", all_ids)
+        panels = run_report.panels_of(restored, [find(i) for i in ids])
     run: report.Run = {
         "name": entry.name,
         "result": [files.read_json(folder / run_dir.RESULT) for folder in entry.folders],
         "config": files.read_json(first / run_dir.CONFIG),
         "history": run_dir.read_metrics(first),
         "confusion": np.asarray(data["confusion"]),
-        "panels": run_report.panels_of(restored, [find(i) for i in ids]),
+        "panels": panels,
         "note": entry.note,
     }
     if entry.paper:
@@ -167,10 +172,16 @@ def pairs(
     compared: Sequence[tuple[str, str]] | None = None,
     samples: int = 10_000,
 ) -> list[dict[str, Any]]:
-    """Paired bootstrap over images of the entries named, or of all with all; first seeds."""
-    counts = {e.name: evaluate.load(e.folders[0])[1] for e in entries}
-    compared = list(itertools.combinations(counts, 2)) if compared is None else compared
-    return [
-        {"a": a, "b": b, **bootstrap.paired_bootstrap(counts[a], counts[b], samples)._asdict()}
-        for a, b in compared
-    ]
+    """Paired bootstrap over images of the entries named, or of all with all.
+
+    The counts of as many seeds as both entries have are added, so that all of them count for an
+    image.
+    """
+    folders = {entry.name: entry.folders for entry in entries}
+    compared = list(itertools.combinations(folders, 2)) if compared is None else compared
+    found = []
+    for a, b in compared:
+        both = zip(folders[a], folders[b], strict=False)
+        counts = [sum(evaluate.load(f)[1] for f in side) for side in zip(*both, strict=True)]
+        found.append({"a": a, "b": b, **bootstrap.paired_bootstrap(*counts, samples)._asdict()})
+    return found

@@ -1,6 +1,7 @@
 """The studies of the recipes: which runs they make, what they compare, what they write."""
 
 import json
+import shutil
 
 import pytest
 
@@ -49,6 +50,14 @@ def test_an_ablation_compares_every_change_with_the_base(tmp_path, capsys, monke
     assert "augment.scale_jitter: None -&gt; [0.5, 2.0]" in (tmp_path / "report.html").read_text()
     monkeypatch.setattr(trainer.Trainer, "train_epoch", lambda *_: pytest.fail("trained again"))
     assert study.main(argv) == 0
+    # What is archived without its checkpoints still has its numbers; what is missing is left out.
+    for folder in tmp_path.glob("*/checkpoints"):
+        shutil.rmtree(folder)
+    (tmp_path / "base-seed1" / "result.json").unlink()
+    assert study.main([*argv, "--finished"]) == 0
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert [row["n"] for row in table["metrics"]["miou"]] == [1, 2]
+    assert [(p["a"], p["b"]) for p in table["pairs"]] == [("scale jitter 0.5 to 2", study.BASE)]
 
 
 def test_variants_that_change_nothing_are_left_out(monkeypatch):
