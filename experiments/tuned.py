@@ -1,9 +1,9 @@
 """Recipes of our own; `default` is what `experiments.run` uses when no experiment is named.
 
 `base` is a plain recipe for any network; a `tuned_*` recipe is the base with some changes (`KEPT`).
-`experiments.study ablation` takes ingredients out of the base and puts others in, one at a time; with
-`--split-train` it does so on an inner split of the training images. experiments/docs/paper.md says
-what has been measured.
+`experiments.study ablation` takes ingredients out of the base and puts others in, one at a time;
+with `--split-train` it does so on an inner split of the training images. experiments/docs/paper.md
+says what has been measured.
 """
 
 from collections.abc import Callable
