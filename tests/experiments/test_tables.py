@@ -86,8 +86,9 @@ def test_the_papers_table_by_hand(tmp_path, monkeypatch):
     )
     assert lines[3].startswith(f"| b | {DASH} | 0.5000 ± 0.0100 |")
     assert "| 0.7000 |" in lines[3]
-    assert lines[4] == "| all-background |  | 0.0300 | 0.0300 | 0.0300 |  | 0.0300 |  |  |"
-    assert lines[5] == "| perfect |  | 1.0000 | 1.0000 | 1.0000 |  | 1.0000 |  |  |"
+    assert lines[4] == "| baseline (not run) | 0.0550 |  |  |  | 0.7040 |  |  |  |"
+    assert lines[11] == "| all-background |  | 0.0300 | 0.0300 | 0.0300 |  | 0.0300 |  |  |"
+    assert lines[12] == "| perfect |  | 1.0000 | 1.0000 | 1.0000 |  | 1.0000 |  |  |"
 
 
 def test_before_there_are_runs_the_papers_table_has_its_numbers_alone(tmp_path, monkeypatch):
