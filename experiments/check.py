@@ -29,6 +29,11 @@ def parser() -> arguments.Parser:
     )
     parser.add_argument("dataset", help="voc2007, shapes, or a folder in VOC's layout")
     parser.add_argument("--out", type=Path, metavar="PNG", help="write a contact sheet")
+    parser.add_argument(
+        "--clear-cache",
+        action="store_true",
+        help="first remove the resized images that runs have kept on disk, of every data set",
+    )
     flags.add_data_flags(parser)
     return parser
 
@@ -42,9 +47,12 @@ def main(argv: list[str] | None = None) -> int:
 
     from tqdm import tqdm
 
-    from fcn_jax.data import prepare, survey
+    from fcn_jax.data import prepare, resize_cache, survey
     from fcn_jax.report import contact_sheet
 
+    if args.clear_cache:
+        removed = resize_cache.clear(args.data_dir or prepare.default_data_dir())
+        print(f"resized images removed: {removed / 1e6:.1f} MB")
     try:
         source = prepare.open_source(args.dataset, archives=args.archives, data_dir=args.data_dir)
     except InputError as error:

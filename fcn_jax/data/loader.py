@@ -23,7 +23,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fcn_jax.data import batches
+from fcn_jax.data import batches, resize_cache
+from fcn_jax.data.dataset import Records, Subset, facts_of
+from fcn_jax.data.progress import progress
 from fcn_jax.types import VOID, Batch, Example, InputError
 
 MODES = ("auto", "device", "host", "none")
@@ -92,11 +94,14 @@ def open_split(
     limits: Budget | None = None,
     share: Share | None = None,
 ) -> Split:
-    """Read a split once, and keep what the mode and the memory allow.
+    """Open a split, and keep what the mode and the memory allow.
+
+    What is kept is decoded by all cores, straight into the padded batch; resized images of prepared
+    data are kept on disk too, so that the next start decodes nothing, see `resize_cache`.
 
     Args:
       examples: decoded on access.
-      size: of the canvases, to which pictures are squeezed; None for full resolution.
+      size: of the padded batch, to which images are resized; None for full resolution.
       num_classes: K.
       put: to the devices.
       mode: one of `MODES`; `auto` takes the first of device, host, none that fits `limits`.
@@ -105,44 +110,74 @@ def open_split(
     """
     if mode not in MODES:
         raise InputError(f"choose one of {', '.join(MODES)}", field="cache", value=mode)
-    limits = limits or budget()
-    ids, shapes, counts, held = [], [], np.zeros(256, np.int64), 0
-    kept: list[Example] | None = None if mode == "none" else []
-    for i in range(len(examples)):
-        example = examples[i]
-        ids.append(example.id)
-        counts += np.bincount(example.mask.ravel(), minlength=256)
-        small = _sized(example, size)
-        shapes.append(small.mask.shape)
-        held += 4 * small.mask.size
-        if kept is not None:
-            kept.append(small)
-            if mode == "auto" and held > limits.host:
-                kept = None
-    height, width = np.asarray(shapes).max(0).tolist()
-    total = len(ids) * height * width * 4
+    facts = facts_of(examples)
+    height, width = size or tuple(facts.shapes.max(0).tolist())
     if mode == "auto":
-        mode = "device" if total <= limits.device else "host" if total <= limits.host else "none"
-    mode = "none" if kept is None else mode
+        limits, total = limits or budget(), len(examples) * height * width * 4
+        mode = "none" if total > limits.host else "device" if total <= limits.device else "host"
+    if mode == "none":
 
-    def read(rows: np.ndarray) -> Batch:
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            found = list(pool.map(lambda row: _sized(examples[int(row)], size), rows))
-        return batches.full_resolution(found, (height, width))
+        def read(rows: np.ndarray) -> Batch:
+            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+                found = list(pool.map(lambda row: _sized(examples[int(row)], size), rows))
+            return batches.full_resolution(found, (height, width))
 
-    feed = streamed(read, len(ids), put, share)
-    if mode != "none" and kept is not None:
-        canvases = batches.full_resolution(kept)
+        feed = streamed(read, len(examples), put, share)
+    else:
+        canvases = _resident(examples, size, (height, width))
         feed = cached(put(canvases)) if mode == "device" else hosted(canvases, put, share)
-    numbers = np.append(counts[:num_classes], counts[VOID])
-    return Split(tuple(ids), numbers, mode, feed)
+    pixels = facts.pixels.sum(0)
+    return Split(facts.ids, np.append(pixels[:num_classes], pixels[VOID]), mode, feed)
+
+
+def _resident(
+    examples: Sequence[Example], size: tuple[int, int] | None, shape: tuple[int, int]
+) -> Batch:
+    """All examples as one padded batch in memory, or mapped from the disk."""
+    records, indices = examples, None
+    if isinstance(examples, Subset):
+        records, indices = examples.source
+    with progress("decoding images", len(examples)) as tick:
+        # For a small part of a split it is not worth to write all of it.
+        if size is not None and isinstance(records, Records) and 2 * len(examples) > len(records):
+            mapped = resize_cache.open_resized(records, size, tick)
+            if mapped is not None:
+                if indices is None:
+                    return mapped
+                return Batch(*(part[np.asarray(indices)] for part in mapped))
+        return _decoded(examples, size, shape, tick)
+
+
+def _decoded(
+    examples: Sequence[Example],
+    size: tuple[int, int] | None,
+    shape: tuple[int, int],
+    tick: Callable[[], object],
+) -> Batch:
+    """All examples decoded by all cores, each at the top left, black and void around it."""
+    count = len(examples)
+    batch = Batch(
+        np.zeros((count, *shape, 3), np.uint8),
+        np.full((count, *shape), VOID, np.uint8),
+        np.zeros((count, 2), np.int32),
+    )
+
+    def fill(index: int) -> None:
+        example = _sized(examples[index], size)
+        rows, columns = example.mask.shape
+        batch.image[index, :rows, :columns] = example.image
+        batch.mask[index, :rows, :columns] = example.mask
+        batch.size[index] = rows, columns
+        tick()
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for _ in pool.map(fill, range(count)):
+            pass
+    return batch
 
 
 def _sized(example: Example, size: tuple[int, int] | None) -> Example:
-    if size is None:
-        return example
-    image = batches.resize_image(example.image, size)
-    return Example(example.id, image, batches.resize_mask(example.mask, size))
+    return example if size is None else resize_cache.resize(example, size)
 
 
 def cached(canvases: Batch) -> Feed:

@@ -90,7 +90,7 @@ def test_an_error_in_the_thread_reaches_the_loop():
 
 
 def test_an_unknown_mode():
-    with pytest.raises(InputError, match="--cache disk: choose one of auto, device, host, none"):
+    with pytest.raises(InputError, match="cache=disk: choose one of auto, device, host, none"):
         opened("disk")
 
 

@@ -51,6 +51,15 @@ def test_a_split_without_any_sound_pair(root, capsys):
     assert "val: no valid image" in capsys.readouterr().out
 
 
+def test_the_cache_is_cleared_on_request(root, tmp_path, capsys):
+    kept = tmp_path / "data/resized/abc-train-32x32-v1"
+    kept.mkdir(parents=True)
+    (kept / "image.npy").write_bytes(b"0" * 1_500_000)
+    assert check.main([str(root), "--data-dir", str(tmp_path / "data"), "--clear-cache"]) == 0
+    assert "resized images removed: 1.5 MB" in capsys.readouterr().out
+    assert not kept.exists()
+
+
 def test_the_sheet_must_be_a_png(root):
     with pytest.raises(InputError, match=r"sheet.jpg: the contact sheet is a PNG"):
         check.main([str(root), "--out", "sheet.jpg"])
