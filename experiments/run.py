@@ -115,6 +115,7 @@ def _train(args: argparse.Namespace, config: Config, runtime: Runtime, again: st
     from fcn_jax.runtime import distributed
     from fcn_jax.training import loop
 
+    distributed.require_backend()
     primary = distributed.is_primary()
     runtime = dataclasses.replace(runtime, show=runtime.show and primary)
     dataset = prepare.load(

@@ -1,7 +1,8 @@
 """A fault drill: kill small trainings at random, resume them, compare with an uninterrupted one.
 
-`python -m tests.drills.kill --kills 60 --terms 20` runs as many trainings as said. A training is
-killed with SIGKILL (every second one while a checkpoint is being written) or stopped with SIGTERM
+`python -m tests.drills.kill --kills 60 --terms 20 --doubles 20` runs as many trainings as said. A
+training is killed with SIGKILL (every second one while a checkpoint is being written), or stopped
+with SIGTERM, or with SIGTERM and SIGINT within a second, as GNU `timeout` and `srun` send them,
 again and again, each time at a random moment, until it gets to its end. Its parameters,
 metrics.jsonl and result.json must then equal, bit for bit but for the clocks, those of a run left
 alone. Not part of the test suite: it takes minutes.
@@ -125,31 +126,48 @@ class Tally:
     kills: int = 0
     kills_in_saves: int = 0
     late: int = 0
-    """SIGTERMs to a process that had done everything, and was taking itself apart."""
+    """Requests to a process that had trained, and was drawing or ending."""
+    early: int = 0
+    """Signals to a process that was not training yet, and ended as any other program does."""
     answers: list[float] = field(default_factory=list)
-    """Seconds from each other SIGTERM to the end of the process."""
+    """Seconds from each other request to the end of the process."""
     wrong: list[str] = field(default_factory=list)
 
     def interruptions(self) -> int:
         """All of them."""
-        return self.kills + len(self.answers)
+        return self.kills + self.early + len(self.answers)
 
     def met(self) -> bool:
         """Whether anything happened."""
         return bool(self.interruptions() or self.wrong)
 
 
-def interrupt(process: subprocess.Popen, run: Path, kind: str, tally: Tally) -> None:
-    """Send the signal, and note how it was answered."""
-    began, done = time.monotonic(), (run / "report.html").exists()
-    process.send_signal(signal.SIGTERM if kind == "term" else signal.SIGKILL)
+GENTLE = ("term", "double")
+"""Kinds that ask the training to stop."""
+
+UNHANDLED = (-signal.SIGTERM, 130)
+"""Exit codes of a process that was asked to stop while it did not train."""
+
+
+def interrupt(
+    process: subprocess.Popen, run: Path, kind: str, tally: Tally, rng: random.Random
+) -> None:
+    """Send the signal or signals, and note how they were answered."""
+    began, done = time.monotonic(), (run / "result.json").exists()
+    process.send_signal(signal.SIGTERM if kind in GENTLE else signal.SIGKILL)
+    if kind == "double":
+        time.sleep(rng.choice([0.0, rng.uniform(0, 0.6)]))
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
     process.wait(300)
     took, code = time.monotonic() - began, process.returncode
-    if kind == "term" and done:
+    if kind in GENTLE and done:
         tally.late += 1
-    elif kind == "term" and code == 0:
+    elif kind in GENTLE and code == 0:
         tally.answers.append(took)
-    elif kind != "term" and code == -signal.SIGKILL:
+    elif kind in GENTLE and code in UNHANDLED:
+        tally.early += 1
+    elif kind not in GENTLE and code == -signal.SIGKILL:
         tally.kills += 1
         tally.kills_in_saves += in_a_save(run)
 
@@ -171,10 +189,11 @@ def torture(data: Path, run: Path, kind: str, whole: float, rng: random.Random) 
             process.wait()
         sent = process.poll() is None
         if sent:
-            interrupt(process, run, kind, tally)
+            interrupt(process, run, kind, tally, rng)
         _, err = process.communicate(timeout=300)
         code = process.returncode
-        if code not in (0, *[-signal.SIGKILL] * (sent and kind != "term")):
+        expected = UNHANDLED if kind in GENTLE else (-signal.SIGKILL,)
+        if code not in (0, *expected * sent):
             tally.wrong.append(f"{run.name}: exit code {code}: {err.strip()[-300:]}")
             return tally
         if code == 0 and (run / "result.json").exists() and (run / "report.html").exists():
@@ -186,9 +205,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.drills.kill", description=__doc__)
     parser.add_argument("--kills", type=int, default=60, help="trainings to kill with SIGKILL")
     parser.add_argument("--terms", type=int, default=20, help="trainings to stop with SIGTERM")
+    parser.add_argument(
+        "--doubles", type=int, default=20, help="trainings to stop with two signals"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    kinds = ["save" if i % 2 else "kill" for i in range(args.kills)] + ["term"] * args.terms
+    kinds = ["save" if i % 2 else "kill" for i in range(args.kills)]
+    kinds += ["term"] * args.terms + ["double"] * args.doubles
     rng, tallies = random.Random(args.seed), []
     door.setup_jax()
     with tempfile.TemporaryDirectory(prefix="drill-") as folder:
@@ -232,7 +255,8 @@ def summary(tallies: list[Tally], allowed: list[float]) -> str:
         f"{sum(bool(t.wrong) for t in tallies)} failures, all others with the same bits",
         f"SIGKILL: {sum(t.kills for t in tallies)}, "
         f"{sum(t.kills_in_saves for t in tallies)} of them in the middle of a save",
-        f"SIGTERM: {late} when all was done; {len(answers)} answered with exit code 0",
+        f"asked to stop: {late} when all was done, {sum(t.early for t in tallies)} before the "
+        f"training; {len(answers)} answered with exit code 0",
     ]
     if answers:
         middle = answers[len(answers) // 2]
