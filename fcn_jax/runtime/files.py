@@ -1,4 +1,4 @@
-"""The disk: files in one piece, one process at a time, and a clear word where there is no room."""
+"""Files: written whole or not at all, locks, and clear errors where the disk is full."""
 
 import contextlib
 import errno
@@ -18,6 +18,7 @@ _logger = logging.getLogger(__name__)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _AGAIN = "then repeat the command"
+_logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager

@@ -62,7 +62,7 @@ def make_program(
     void_class: int | None,
     sharding: NamedSharding | None = None,
 ) -> EvalProgram:
-    """Build the jitted `(variables, canvases, rows [B]) -> EvalSums` of one batch."""
+    """Build the jitted `(variables, images, indices [B]) -> EvalSums` of one batch."""
     weights = None if class_weights is None else jnp.asarray(class_weights, jnp.float32)
     eval_step = steps.make_eval_step(
         model,
@@ -77,7 +77,7 @@ def make_program(
 def evaluate(
     program: EvalProgram,
     variables: dict,
-    canvases: loader.Feed,
+    feed: loader.Feed,
     ids: Sequence[str],
     class_names: Sequence[str],
     batch_size: int,
@@ -85,10 +85,12 @@ def evaluate(
     tick: Callable[[], object] = lambda: None,
     trivial: metrics.Trivial | None = None,
 ) -> Evaluation:
-    """Evaluate on all images that `canvases` feeds.
+    """Evaluate on all images of a split.
+
+    `feed` loads them, as padded batches with the indices of each step.
 
     Results are fetched some batches late, so that the device never waits; `tick` is called before
-    each is. Filler rows of the last batch are dropped; what remains counts each pixel exactly once.
+    each is. The filler of the last batch is dropped; what remains counts each pixel exactly once.
     """
     n = len(ids)
     running: deque[steps.EvalSums] = deque()
@@ -99,9 +101,9 @@ def evaluate(
             tick()
             parts.append(jax.tree.map(np.asarray, running.popleft()))
 
-    with contextlib.closing(canvases(batches.eval_rows(n, batch_size))) as fed:
-        for part, rows in fed:
-            running.append(program(variables, part, rows))
+    with contextlib.closing(feed(batches.eval_rows(n, batch_size))) as loaded:
+        for images, indices in loaded:
+            running.append(program(variables, images, indices))
             fetch(IN_FLIGHT)
     fetch(0)
     sums = jax.tree.map(lambda *p: np.concatenate(p)[:n], *parts)

@@ -1,9 +1,9 @@
-"""Batch norm's statistics taken anew for the parameters that are about to be judged.
+"""Batch norm's statistics, re-estimated for the parameters that are about to be evaluated.
 
 The running statistics belong to parameters that have moved on since, and after a few steps they
 still hold some of their start; a moving average of the parameters never had statistics at all.
 Here they become the plain average of what some training batches give under the very parameters
-that are judged, without augmentation, as validation sees its images: "precise" batch norm (Wu and
+that are evaluated, without augmentation, as validation sees its images: "precise" batch norm (Wu and
 Johnson 2021, arXiv:2105.07576, section 3), PyTorch's `swa_utils.update_bn`.
 """
 
@@ -20,7 +20,7 @@ from fcn_jax.training import steps
 from fcn_jax.types import Batch
 
 Program = Callable[[tuple[dict, int], Batch, np.ndarray], Any]
-"""((variables, batches seen), canvases, rows [B]) -> statistics that also know this batch."""
+"""((variables, batches seen), images, indices [B]) -> statistics that also know this batch."""
 
 
 def make_program(
@@ -30,7 +30,7 @@ def make_program(
 
     Args:
       model: whose `BatchNorm` layers are meant; frozen ones keep their statistics, bit for bit.
-      image_size: height and width that pictures are stretched to, whatever the canvas.
+      image_size: height and width that images are resized to, whatever the padded batch's.
       sharding: spreads the batch over devices; the statistics are those of the whole batch.
     """
 
@@ -43,26 +43,26 @@ def make_program(
         )
         # The layer went `momentum` of the way to the batch's statistics, the average of n batches
         # has to go 1 / n of it; the first goes the whole way, so that nothing old is left.
-        share = 1.0 / (BatchNorm.momentum * (seen + 1))
+        fraction = 1.0 / (BatchNorm.momentum * (seen + 1))
         old = variables["batch_stats"]
-        return jax.tree.map(lambda a, b: a + share * (b - a), old, moved["batch_stats"])
+        return jax.tree.map(lambda a, b: a + fraction * (b - a), old, moved["batch_stats"])
 
     return steps.jit_eval_step(step, sharding)
 
 
-def estimate(program: Program, params, stats, fed: Iterable[tuple[Batch, np.ndarray]]):
-    """The statistics of `params` over the batches that are fed, averaged.
+def estimate(program: Program, params, stats, loaded: Iterable[tuple[Batch, np.ndarray]]):
+    """The statistics of `params` over the batches that are loaded, averaged.
 
     Args:
       program: `make_program`'s.
       params: to take them for.
       stats: of the same network, as they were.
-      fed: (canvases, rows) of at least one batch, as a `feed.Feed` gives them.
+      loaded: (images, indices) of at least one batch, as a `loader.Feed` gives them.
 
     A network without batch norm has none, and gets none.
     """
     if not stats:
         return stats
-    for seen, (canvases, rows) in enumerate(fed):
-        stats = program(({"params": params, "batch_stats": stats}, seen), canvases, rows)
+    for seen, (images, indices) in enumerate(loaded):
+        stats = program(({"params": params, "batch_stats": stats}, seen), images, indices)
     return stats

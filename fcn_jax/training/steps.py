@@ -87,7 +87,7 @@ def make_train_step(
     """Build `(state, batch, key) -> (state, metrics)`, a pure function to be jitted.
 
     The randomness of a step is `fold_in(key, state.step)` and nothing else. Without augmentation
-    the batch must already be of `image_size`; with it, canvases of any size. `void_class` is the
+    the batch must already be of `image_size`; with it, padded batches of any size. `void_class` is the
     class that void pixels count as; None: the loss ignores them. `sharding` is that of
     the batch; losses, statistics and gradients are those of the whole of it.
 
@@ -270,26 +270,26 @@ def make_eval_step(
 
     if sharding is None:
         return eval_step
-    # Each device the program of its share, as in training.
+    # Each device runs the program of its shard, as in training.
     specs = (PartitionSpec(), sharding.spec)
     return jax.shard_map(
         eval_step, mesh=sharding.mesh, in_specs=specs, out_specs=sharding.spec, check_vma=False
     )
 
 
-def jit_train_steps(train_step: TrainStep, sharding: NamedSharding | None = None):
-    """Several steps as one jitted program: `(state, canvases, rows [S, B], count, key)`.
+def jit_train_steps(train_step: TrainStep, sharding: NamedSharding | None = None) -> TrainProgram:
+    """Several steps as one jitted program: `(state, images, indices [S, B], count, key)`.
 
-    The first `count` of the S rows are taken; as count is an argument, chunks of any length share
+    The first `count` of the S steps are made; as count is an argument, chunks of any length share
     one compiled program. The state is donated: its buffers are reused, so the caller must not touch
-    the old one. `sharding` spreads the batch axis over devices; statistics and gradients stay those
-    of the global batch, because the program is written for the whole of it.
+    the old one. `sharding` is that of the batch axis; statistics and gradients stay those of the
+    global batch, because the program is written for the whole of it.
 
     Returns the state after `count` steps and the metrics of each step, [S], zero past `count`.
     """
 
-    def one(state, canvases, rows, key):
-        return train_step(state, _batch(canvases, rows, sharding), key)
+    def one(state, images, indices, key):
+        return train_step(state, _batch(images, indices, sharding), key)
 
     @partial(
         jax.jit,
@@ -297,30 +297,30 @@ def jit_train_steps(train_step: TrainStep, sharding: NamedSharding | None = None
         out_shardings=(None, _whole(sharding)),  # the state's are the step's
         compiler_options=xla_options.options(),
     )
-    def run(state, canvases, rows, count, key):
-        if rows.shape[0] == 1:  # a loop would cost a copy of the state on CPU
-            state, values = one(state, canvases, rows[0], key)
+    def run(state, images, indices, count, key):
+        if indices.shape[0] == 1:  # a loop would cost a copy of the state on CPU
+            state, values = one(state, images, indices[0], key)
             return state, jax.tree.map(lambda v: v[None], values)
 
         def body(i, carry):
             state, table = carry
-            state, values = one(state, canvases, rows[i], key)
+            state, values = one(state, images, indices[i], key)
             return state, jax.tree.map(lambda t, v: t.at[i].set(v), table, values)
 
-        shapes = jax.eval_shape(one, state, canvases, rows[0], key)[1]
-        table = jax.tree.map(lambda s: jnp.zeros((rows.shape[0], *s.shape), s.dtype), shapes)
+        shapes = jax.eval_shape(one, state, images, indices[0], key)[1]
+        table = jax.tree.map(lambda s: jnp.zeros((indices.shape[0], *s.shape), s.dtype), shapes)
         return jax.lax.fori_loop(0, count, body, (state, table))
 
     return run
 
 
 def jit_eval_step(eval_step, sharding: NamedSharding | None = None):
-    """One evaluation step on rows of canvases, jitted: `(variables, canvases, rows [B])`.
+    """One evaluation step on indices of images, jitted: `(variables, images, indices [B])`.
 
-    Rows past the end are filler and count nothing.
+    Indices past the end are filler and count nothing.
     """
     return jax.jit(
-        lambda variables, canvases, rows: eval_step(variables, _batch(canvases, rows, sharding)),
+        lambda variables, images, indices: eval_step(variables, _batch(images, indices, sharding)),
         out_shardings=_whole(sharding),
         compiler_options=xla_options.options(),
     )
@@ -331,8 +331,8 @@ def _whole(sharding: NamedSharding | None) -> NamedSharding | None:
     return None if sharding is None else NamedSharding(sharding.mesh, PartitionSpec())
 
 
-def _batch(canvases: Batch, rows: jax.Array, sharding) -> Batch:
-    batch = batches.take(canvases, rows)
+def _batch(images: Batch, indices: jax.Array, sharding) -> Batch:
+    batch = batches.take(images, indices)
     if sharding is not None:
         batch = jax.lax.with_sharding_constraint(batch, sharding)
     return batch
