@@ -87,7 +87,7 @@ def alone(lock: Path, doing: str) -> Iterator[None]:
         try:
             held.acquire(timeout=0)
         except filelock.Timeout:
-            _logger.info("another process is %s: waiting for it", doing)
+            _logger.warning("another process is %s: waiting for it", doing)
             held.acquire()
     except OSError as error:
         raise refused(lock, error) from error

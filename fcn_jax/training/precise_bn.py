@@ -3,8 +3,8 @@
 The running statistics belong to parameters that have moved on since, and after a few steps they
 still hold some of their start; a moving average of the parameters never had statistics at all.
 Here they become the plain average of what some training batches give under the very parameters
-that are evaluated, without augmentation, as validation sees its images: "precise" batch norm (Wu and
-Johnson 2021, arXiv:2105.07576, section 3), PyTorch's `swa_utils.update_bn`.
+that are evaluated, without augmentation, as validation sees its images: "precise" batch norm (Wu
+and Johnson 2021, arXiv:2105.07576, section 3), PyTorch's `swa_utils.update_bn`.
 """
 
 from collections.abc import Callable, Iterable

@@ -87,8 +87,8 @@ def make_train_step(
     """Build `(state, batch, key) -> (state, metrics)`, a pure function to be jitted.
 
     The randomness of a step is `fold_in(key, state.step)` and nothing else. Without augmentation
-    the batch must already be of `image_size`; with it, padded batches of any size. `void_class` is the
-    class that void pixels count as; None: the loss ignores them. `sharding` is that of
+    the batch must already be of `image_size`; with it, padded batches of any size. `void_class` is
+    the class that void pixels count as; None: the loss ignores them. `sharding` is that of
     the batch; losses, statistics and gradients are those of the whole of it.
 
     With `accumulate` the gradient is computed in so many parts of the batch, one after another, in
