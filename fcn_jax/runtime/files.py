@@ -18,7 +18,6 @@ _logger = logging.getLogger(__name__)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _AGAIN = "then repeat the command"
-_logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
