@@ -182,6 +182,10 @@ def pairs(
     found = []
     for a, b in compared:
         both = zip(folders[a], folders[b], strict=False)
-        counts = [sum(evaluate.load(f)[1] for f in side) for side in zip(*both, strict=True)]
-        found.append({"a": a, "b": b, **bootstrap.paired_bootstrap(*counts, samples)._asdict()})
+        ours, theirs = (
+            np.sum([evaluate.load(f)[1] for f in side], axis=0) for side in zip(*both, strict=True)
+        )
+        found.append(
+            {"a": a, "b": b, **bootstrap.paired_bootstrap(ours, theirs, samples)._asdict()}
+        )
     return found

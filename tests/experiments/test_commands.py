@@ -126,7 +126,7 @@ def test_compare_groups_seeds_and_writes_its_page(trained, tmp_path, capsys):
 BAD_FLAGS = [
     (["--arch", "vgg"], "--arch vgg: choose one of fcn"),
     (["--arch", "fnc"], "did you mean fcn?"),
-    (["--experiment", "best"], "--experiment best: choose one of default"),
+    (["--experiment", "bset"], "--experiment bset: choose one of default"),
     (["--dataset", "nowhere"], "'nowhere'"),
     (["--image-size", "8"], "--image-size 8x8: must be height and width"),
     (["--image-size", "axb"], "--image-size axb: give one side"),

@@ -144,11 +144,16 @@ def test_one_run_and_then_the_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(paper.EXPERIMENTS, "weighted", fakes.config)
     script = released.EXPERIMENTS["weighted"]._replace(changes={}, note="labels were lost")
     monkeypatch.setattr(released, "EXPERIMENTS", {"weighted": script})
-    argv = ["--released", "--only", "weighted", "--epochs", "1", "--workdir", str(tmp_path)]
+    argv = ["--released", "--only", "weighted", "--epochs", "2", "--workdir", str(tmp_path)]
     assert reproduce.main(argv) == 0
     written = json.loads((tmp_path / "weighted-seed0" / "config.json").read_text())
     assert written["experiment"] == "released_weighted"
     table = json.loads((tmp_path / "table.json").read_text())
     assert table["metrics"]["paper_iou"][0]["paper"] == 0.0274
+    lines = (tmp_path / "weighted-seed0" / "metrics.jsonl").read_text().splitlines()
+    for name in ("paper_iou", "paper_pixel_accuracy"):
+        values = [json.loads(line)["val"][name] for line in lines]
+        assert len(set(values)) == 2
+        assert table["best_of_epochs"]["weighted"][name] == [max(values)]
     assert "labels were lost" in (tmp_path / "report.html").read_text()
     assert "weighted" in capsys.readouterr().out

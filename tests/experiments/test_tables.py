@@ -53,6 +53,7 @@ def _several(tmp_path, monkeypatch):
     metrics["paper_iou"][0] |= {"collapsed": 1, "paper": 0.05}
     data = {
         "command": "python -m it --epochs 3",
+        "best_of_epochs": {"a": {"paper_iou_batch16": [0.3, 0.5], "paper_pixel_accuracy": [0.8]}},
         "metrics": metrics,
         "pairs": [{"a": "b", "b": "a", "difference": 0.25, "low": -0.001, "high": 0.41, "p": 0.1}],
         "runs": [{"seeds": "4", "epochs": "3", "time": "1 min", "rate": "9.0"}] * 2,
@@ -82,13 +83,14 @@ def test_the_papers_table_by_hand(tmp_path, monkeypatch):
     _several(tmp_path, monkeypatch)
     lines = tables.paper_table("x").splitlines()
     assert lines[2] == (
-        "| a (collapsed) | 0.0500 | 0.2500 | 0.2500 | 0.2500 | 0.7000 | 0.2500 | 4 | 3 |"
+        "| a (collapsed) | 0.0500 | 0.2500 | 0.4000 | 0.2500 | 0.2500 "
+        "| 0.7000 | 0.2500 | 0.8000 | 4 | 3 |"
     )
-    assert lines[3].startswith(f"| b | {DASH} | 0.5000 ± 0.0100 |")
+    assert lines[3].startswith(f"| b | {DASH} | 0.5000 ± 0.0100 |  |")
     assert "| 0.7000 |" in lines[3]
-    assert lines[4] == "| baseline (not run) | 0.0550 |  |  |  | 0.7040 |  |  |  |"
-    assert lines[11] == "| all-background |  | 0.0300 | 0.0300 | 0.0300 |  | 0.0300 |  |  |"
-    assert lines[12] == "| perfect |  | 1.0000 | 1.0000 | 1.0000 |  | 1.0000 |  |  |"
+    assert lines[4] == "| baseline (not run) | 0.0550 |  |  |  |  | 0.7040 |  |  |  |  |"
+    assert lines[11] == "| all-background |  | 0.0300 |  | 0.0300 | 0.0300 |  | 0.0300 |  |  |  |"
+    assert lines[12] == "| perfect |  | 1.0000 |  | 1.0000 | 1.0000 |  | 1.0000 |  |  |  |"
 
 
 def test_before_there_are_runs_the_papers_table_has_its_numbers_alone(tmp_path, monkeypatch):
