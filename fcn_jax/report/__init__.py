@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fcn_jax.report.figures import confusion as confusion
     from fcn_jax.report.figures import curves as curves
+    from fcn_jax.report.figures import images_figure as images_figure
     from fcn_jax.report.figures import write_curves as write_curves
     from fcn_jax.report.gallery import with_legend as with_legend
     from fcn_jax.report.gallery import write_gallery as write_gallery

@@ -1,0 +1,158 @@
+"""Training and segmenting from Python: results that show themselves in a notebook."""
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from fcn_jax import report
+from fcn_jax.analysis import run_report
+from fcn_jax.analysis.live_report import LiveReport
+from fcn_jax.config import Config
+from fcn_jax.data import prepare
+from fcn_jax.inference import predict
+from fcn_jax.report import gallery, tables
+from fcn_jax.report.text import number
+from fcn_jax.runtime import distributed, files
+from fcn_jax.training import loop, run_dir
+from fcn_jax.training.callbacks import Callback
+from fcn_jax.training.options import Runtime
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class RunResult(dict[str, Any]):
+    """What result.json holds, as a dict; in a notebook it shows scores and curves.
+
+    Attributes:
+      folder: of the run.
+    """
+
+    def __init__(self, values: Mapping[str, Any], folder: Path) -> None:
+        """Hold the values of a run's result.json."""
+        super().__init__(values)
+        self.folder = folder
+
+    def curves(self) -> "Figure":
+        """Loss, validation mIoU and learning rate over the epochs."""
+        return report.curves(
+            run_dir.read_metrics(self.folder),
+            trivial_miou=self["trivial"]["miou"],
+            trivial_name=tables.trivial_name(self),
+        )
+
+    def confusion(self) -> "Figure":
+        """The confusion matrix of the validation."""
+        data = files.read_json(self.folder / "eval-val.json")
+        return report.confusion(np.asarray(data["confusion"]), list(self["val"]["iou"]))
+
+    def gallery(self) -> Image.Image:
+        """The best, median and worst images beside truth, prediction and errors."""
+        with Image.open(self.folder / "gallery.png") as image:
+            return image.convert("RGB")
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th>{name}</th>{''.join(f'<td>{number(value)}</td>' for value in values)}</tr>"
+            for name, *values in tables.score_rows(self)
+        )
+        head = (
+            f"<th></th><th>model</th><th>{escape(tables.trivial_name(self))}</th><th>perfect</th>"
+        )
+        curves = b64encode((self.folder / "curves.png").read_bytes()).decode()
+        title = f"{self.get('arch')} on {self.get('dataset')}, page: {self.folder}/report.html"
+        return (
+            f"<p>{escape(title)}</p><table><tr>{head}</tr>{rows}</table>"
+            f'<img src="data:image/png;base64,{curves}" style="max-width:100%">'
+        )
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """One image and its mask; in a notebook it shows both, with a legend."""
+
+    image: np.ndarray
+    """uint8 [H, W, 3]."""
+    mask: np.ndarray
+    """uint8 [H, W], class ids."""
+    class_names: tuple[str, ...]
+    palette: np.ndarray
+    """uint8 [K, 3]."""
+
+    def areas(self) -> dict[str, float]:
+        """Fraction of the image for each class that occurs, largest first."""
+        counts = np.bincount(self.mask.ravel(), minlength=len(self.class_names))
+        order = np.argsort(-counts, kind="stable")
+        return {self.class_names[i]: float(counts[i] / counts.sum()) for i in order if counts[i]}
+
+    def overlay(self) -> np.ndarray:
+        """The image tinted by the mask: uint8 [H, W, 3]."""
+        return report.overlay(self.image, self.mask, self.palette)
+
+    def figure(self) -> "Figure":
+        """The image beside the overlay, as a matplotlib figure."""
+        return report.images_figure({"image": self.image, "prediction": self.overlay()})
+
+    def _repr_png_(self) -> bytes:
+        both = np.concatenate([self.image, self.overlay()], axis=1)
+        strip = report.with_legend(both, [self.mask], self.class_names, self.palette)
+        return gallery.png(strip)
+
+
+def train(
+    config: Config,
+    dataset: prepare.Dataset,
+    folder: Path | str,
+    runtime: Runtime | None = None,
+    callbacks: Sequence[Callback] = (),
+    command: str = "",
+) -> RunResult:
+    """Train, or resume, the run of `folder`, with the pages that the command writes.
+
+    report.html, curves.png and gallery.png are refreshed while the run goes on, see
+    `live_report.LiveReport`; everything else is as in `loop.train`.
+
+    Args:
+      config: the run.
+      dataset: what `config.data.dataset` names, loaded.
+      folder: made if new; one that holds the same run is resumed.
+      runtime: where and how.
+      callbacks: called at the start, after steps and epochs, and at the end.
+      command: how to repeat the run, shown on its page.
+
+    Returns:
+      What result.json holds, as a dict that shows itself in a notebook.
+
+    Raises:
+      InputError: for input that cannot be trained on, or a folder that holds another run.
+      Interrupted: after SIGINT or SIGTERM, once the state is saved.
+    """
+    folder = Path(folder)
+    live = LiveReport(dataset, command)
+    result = loop.train(config, dataset, folder, runtime, [live, *callbacks])
+    if distributed.is_primary():
+        run_report.render(folder, dataset, command)
+    return RunResult(result, folder)
+
+
+def segment(
+    checkpoint: predict.Checkpoint,
+    image: np.ndarray,
+    scale: str = "fit",
+    tta: predict.TTA | None = None,
+) -> Segmentation:
+    """Segment an image, to be looked at; arguments are those of `predict`.
+
+    >>> import fcn_jax, numpy
+    >>> made = fcn_jax.segment(network, numpy.zeros((40, 60, 3), numpy.uint8))  # doctest: +SKIP
+    >>> made.areas()  # doctest: +SKIP
+    {'background': 1.0}
+    """
+    mask = predict.predict(checkpoint, image, scale, tta)
+    return Segmentation(image, mask, checkpoint.class_names, checkpoint.palette)
