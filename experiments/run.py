@@ -110,7 +110,7 @@ def _train(args: argparse.Namespace, config: Config, runtime: Runtime, again: st
     import dataclasses
 
     from fcn_jax import report
-    from fcn_jax.analysis import run_report
+    from fcn_jax.analysis import notebook
     from fcn_jax.data import prepare
     from fcn_jax.runtime import distributed
     from fcn_jax.training import loop
@@ -128,13 +128,12 @@ def _train(args: argparse.Namespace, config: Config, runtime: Runtime, again: st
         lambda: run_folders.choose(Path("runs"), config, args.resume)
     )
     try:
-        result = loop.train(config, dataset, folder, runtime)
+        result = notebook.train(config, dataset, folder, runtime, command=again)
     except loop.Interrupted as stopped:
         if primary:
             stopping.stopped(str(stopped), again)
         return 0
     if primary:
-        run_report.render(folder, dataset, again)
         print(report.result_table(result, dataset.class_names))
         print(f"\nresult, images and page: {folder}/report.html", flush=True)
     return 0

@@ -22,7 +22,7 @@ Use a network as any Flax module, with PyTorch's weights:
 
 Data: `load_dataset`, `Dataset` (also from arrays), `normalize`, `VOID`. Settings: `Config` and its
 parts, `Runtime`. Networks: `MODELS`, `create_model`, `register_model`, `load_torch_weights`,
-`to_torch`. Runs: `train`, `load_checkpoint`, `predict`. Modules: `losses`, `metrics`,
+`to_torch`. Runs: `train`, `load_checkpoint`, `predict`, `segment`. Modules: `losses`, `metrics`,
 `optim`, `plugins`. Errors about input are `InputError`. The same is done from a shell by
 `fcn-jax run`, `evaluate`, `predict` and others.
 
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from fcn_jax import metrics as metrics
     from fcn_jax import optim as optim
     from fcn_jax import plugins as plugins
+    from fcn_jax.analysis.notebook import segment as segment
+    from fcn_jax.analysis.notebook import train as train
     from fcn_jax.config import AugmentConfig as AugmentConfig
     from fcn_jax.config import Config as Config
     from fcn_jax.config import DataConfig as DataConfig
@@ -52,7 +54,6 @@ if TYPE_CHECKING:
     from fcn_jax.models import MODELS as MODELS
     from fcn_jax.models import create_model as create_model
     from fcn_jax.models import register_model as register_model
-    from fcn_jax.training.loop import train as train
     from fcn_jax.training.options import Runtime as Runtime
     from fcn_jax.types import VOID as VOID
     from fcn_jax.types import InputError as InputError
@@ -84,18 +85,19 @@ __all__ = [
     "plugins",
     "predict",
     "register_model",
+    "segment",
     "to_torch",
     "train",
 ]
 
 _HOMES = {
+    "analysis.notebook": ("segment", "train"),
     "config": ("AugmentConfig", "Config", "DataConfig", "LossConfig", "ModelConfig", "OptimConfig"),
     "data.batches": ("normalize",),
     "data.dataset": ("Dataset",),
     "data.prepare": ("load_dataset",),
     "inference.predict": ("load_checkpoint", "predict"),
     "models": ("MODELS", "create_model", "register_model"),
-    "training.loop": ("train",),
     "training.options": ("Runtime",),
     "types": ("InputError", "VOID"),
     "weights.torch_names": ("load_torch_weights", "to_torch"),

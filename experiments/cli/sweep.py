@@ -142,7 +142,7 @@ def run(specs: Sequence[RunSpec], sweep: Sweep) -> list[compare.Entry]:
 
 
 def _entry(spec: RunSpec, sweep: Sweep) -> compare.Entry:
-    from fcn_jax.analysis import compare, run_report
+    from fcn_jax.analysis import compare, notebook
     from fcn_jax.training import loop, run_dir
 
     folders = []
@@ -156,12 +156,13 @@ def _entry(spec: RunSpec, sweep: Sweep) -> compare.Entry:
         config = configs.replace(spec.config, seed=seed)
         try:
             runtime = Runtime(save_every=sweep.save_every, origin=sweep.origin)
-            loop.train(config, dataset, folder, runtime)
+            if sweep.train:
+                notebook.train(config, dataset, folder, runtime, command=sweep.command)
+            else:  # checks that the folder holds this run
+                loop.train(config, dataset, folder, runtime)
         except loop.Interrupted as stopped:
             stopping.stopped(str(stopped), sweep.command)
             raise SystemExit(0) from None
-        if sweep.train and not (folder / "report.html").exists():
-            run_report.render(folder, sweep.dataset, sweep.command)
         folders.append(folder)
     if not folders:
         raise InputError("no finished run")

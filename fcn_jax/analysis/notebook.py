@@ -136,9 +136,16 @@ def train(
     folder = Path(folder)
     live = LiveReport(dataset, command)
     result = loop.train(config, dataset, folder, runtime, [live, *callbacks])
-    if distributed.is_primary():
+    if distributed.is_primary() and not _is_rendered(folder):
         run_report.render(folder, dataset, command)
     return RunResult(result, folder)
+
+
+def _is_rendered(folder: Path) -> bool:
+    """Whether the pages of a finished run were written after its result."""
+    pages = [folder / name for name in ("report.html", "curves.png", "gallery.png")]
+    result = (folder / run_dir.RESULT).stat().st_mtime_ns
+    return all(page.exists() and page.stat().st_mtime_ns > result for page in pages)
 
 
 def segment(

@@ -51,24 +51,26 @@ def find_example(
     Args:
       dataset: that has them.
       config: of the run, as JSON. An overfit run, and one that holds a part of the train split
-        out, were validated on images of the train split.
+        out, were validated on images of the train split; these are looked through then.
       split: that was evaluated.
       ids: of the evaluation, in its order, which is the split's: so only what is asked for has to
         be decoded.
     """
-    data = config["data"]
+    data, names = config["data"], [split]
     if split == "val" and (data["overfit"] or data.get("split_train")):
-        split = "train"
-    examples = dataset.splits[split]
+        names.append("train")
+    pools = [dataset.splits[name] for name in names]
     positions = {example_id: i for i, example_id in enumerate(ids)}
 
     def find(example_id: str) -> Example:
         position = positions[example_id]
-        if position < len(examples) and (example := examples[position]).id == example_id:
-            return example
-        for i in range(len(examples)):
-            if (example := examples[i]).id == example_id:
+        for pool in pools:
+            if position < len(pool) and (example := pool[position]).id == example_id:
                 return example
+        for pool in pools:
+            for i in range(len(pool)):
+                if (example := pool[i]).id == example_id:
+                    return example
         raise InputError(
             f"{dataset.name} has no {split} image {example_id} any more, on which the run was "
             "evaluated: restore the data to draw its images"

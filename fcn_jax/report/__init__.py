@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from fcn_jax.report.figures import curves as curves
     from fcn_jax.report.figures import images_figure as images_figure
     from fcn_jax.report.figures import write_curves as write_curves
+    from fcn_jax.report.gallery import Prediction as Prediction
+    from fcn_jax.report.gallery import thumbnail as thumbnail
     from fcn_jax.report.gallery import with_legend as with_legend
     from fcn_jax.report.gallery import write_gallery as write_gallery
     from fcn_jax.report.masks import Panel as Panel
@@ -24,10 +26,8 @@ if TYPE_CHECKING:
     from fcn_jax.report.masks import panel_title as panel_title
     from fcn_jax.report.masks import save_index_png as save_index_png
     from fcn_jax.report.pages import Live as Live
-    from fcn_jax.report.pages import Prediction as Prediction
     from fcn_jax.report.pages import Run as Run
     from fcn_jax.report.pages import RunData as RunData
-    from fcn_jax.report.pages import thumbnail as thumbnail
     from fcn_jax.report.pages import write_comparison as write_comparison
     from fcn_jax.report.pages import write_predictions as write_predictions
     from fcn_jax.report.pages import write_report as write_report

@@ -17,7 +17,7 @@ from fcn_jax.types import first_best
 WIDTH, HEIGHT = 440, 270
 LEFT, RIGHT, TOP, BOTTOM = 60, 10, 10, 38
 COLOURS = 7
-"""Line colours that the page's style sheet defines, `--line-0` and on; then dashes tell apart."""
+"""Line colours that the page's style sheet defines, `line-0` and on; then dashes tell apart."""
 
 DASHES = ("", "7 4", "2 3", "7 3 2 3")
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fcn_jax.report.charts import History, best_epoch, series
-from fcn_jax.report.tables import row_normalised
+from fcn_jax.report.confusions import row_normalised
 from fcn_jax.report.text import is_number, plain
 from fcn_jax.runtime import files
 

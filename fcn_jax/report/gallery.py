@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -161,3 +161,31 @@ def write_gallery(
 ) -> None:
     """Write gallery.png, see `gallery`."""
     files.write_bytes(path, png(gallery(panels, class_names, palette)))
+
+
+def shrunk(image: np.ndarray, method: Image.Resampling, side: int) -> Image.Image:
+    """An array as an image whose longer side is at most `side` pixels."""
+    whole = Image.fromarray(np.ascontiguousarray(image))
+    scale = side / max(whole.size)
+    if scale >= 1:
+        return whole
+    return whole.resize([max(1, round(n * scale)) for n in whole.size], method)
+
+
+def thumbnail(image: np.ndarray, side: int = 200) -> bytes:
+    """RGB uint8 [H, W, 3] as a JPEG of at most `side` pixels."""
+    buffer = BytesIO()
+    shrunk(image, Image.Resampling.BICUBIC, side).save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+class Prediction(NamedTuple):
+    """One image of a page of predictions."""
+
+    name: str
+    overlay: str
+    """Path of the overlay, relative to the page."""
+    thumbnail: bytes
+    """A JPEG, see `thumbnail`."""
+    fractions: Sequence[float]
+    """Fraction of the image's pixels for each class."""

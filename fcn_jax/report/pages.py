@@ -20,7 +20,8 @@ import numpy as np
 from markupsafe import Markup, escape
 from PIL import Image
 
-from fcn_jax.report import charts, notes, tables
+from fcn_jax.report import charts, confusions, notes, tables
+from fcn_jax.report.gallery import Prediction, shrunk, thumbnail
 from fcn_jax.report.masks import (
     ERROR_COLOURS,
     Panel,
@@ -40,7 +41,6 @@ THUMB = 400
 CELLS = 40
 """A confusion matrix of more classes is an image without numbers."""
 
-SMALL_THUMB = 200
 MOST_PREDICTIONS = 2000
 """Images on a page of predictions, at most: some 6 kB each."""
 
@@ -103,35 +103,8 @@ class Run(TypedDict, total=False):
     panels: Sequence[Panel]
 
 
-class Prediction(NamedTuple):
-    """One image of a page of predictions."""
-
-    name: str
-    overlay: str
-    """Path of the overlay, relative to the page."""
-    thumbnail: bytes
-    """A JPEG, see `thumbnail`."""
-    fractions: Sequence[float]
-    """Fraction of the image's pixels for each class."""
-
-
 def _uri(content: bytes, kind: str = "png") -> str:
     return f"data:image/{kind};base64,{b64encode(content).decode()}"
-
-
-def _shrunk(image: np.ndarray, method: Image.Resampling, side: int = THUMB) -> Image.Image:
-    whole = Image.fromarray(np.ascontiguousarray(image))
-    scale = side / max(whole.size)
-    if scale >= 1:
-        return whole
-    return whole.resize([max(1, round(n * scale)) for n in whole.size], method)
-
-
-def thumbnail(image: np.ndarray, side: int = SMALL_THUMB) -> bytes:
-    """RGB uint8 [H, W, 3] as a JPEG of at most `side` pixels."""
-    buffer = BytesIO()
-    _shrunk(image, Image.Resampling.BICUBIC, side).save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
 
 
 def _photo(image: np.ndarray) -> str:
@@ -139,13 +112,13 @@ def _photo(image: np.ndarray) -> str:
 
 
 def _mask(mask: np.ndarray, palette: np.ndarray) -> str:
-    return _uri(index_png(np.asarray(_shrunk(mask, Image.Resampling.NEAREST)), palette))
+    return _uri(index_png(np.asarray(shrunk(mask, Image.Resampling.NEAREST, THUMB)), palette))
 
 
 def _errors(panel: Panel, background: int | None) -> str:
     errors = error_map(panel.image, panel.truth, panel.prediction, background)
     buffer = BytesIO()
-    _shrunk(errors, Image.Resampling.NEAREST).quantize(256).save(buffer, "PNG")
+    shrunk(errors, Image.Resampling.NEAREST, THUMB).quantize(256).save(buffer, "PNG")
     return _uri(buffer.getvalue())
 
 
@@ -192,7 +165,7 @@ def _write(template: str, path: str | Path, **values: Any) -> None:
 def _confusion(matrix: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
     """A table of percentages; an image of many classes, transparent where nothing is."""
     names = [plain(name, 18) for name in class_names]
-    fractions = tables.row_normalised(matrix)
+    fractions = confusions.row_normalised(matrix)
     few = len(names) <= CELLS
     alpha = np.rint(255 * np.nan_to_num(fractions)).astype(np.uint8)
     heat = np.dstack([np.full((*alpha.shape, 3), (60, 140, 210), np.uint8), alpha])
@@ -202,7 +175,7 @@ def _confusion(matrix: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]
         "names": names,
         "rows": list(zip(names, fractions.tolist(), strict=True)) if few else [],
         "image": "" if few else _uri(buffer.getvalue()),
-        "most": [(plain(t), plain(p), f) for t, p, f in tables.confusions(matrix, class_names)],
+        "most": [(plain(t), plain(p), f) for t, p, f in confusions.largest(matrix, class_names)],
     }
 
 

@@ -4,11 +4,12 @@ import html
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fcn_jax.report.text import DASH, duration, is_number, number, plain
+
+if TYPE_CHECKING:
+    import numpy as np
 
 METRICS = {
     "miou": "mIoU",
@@ -111,7 +112,7 @@ def class_rows(
     result: Mapping[str, Any],
     class_names: Sequence[str],
     split: str = "val",
-    confusion: np.ndarray | None = None,
+    confusion: "np.ndarray | None" = None,
 ) -> list[ClassRow]:
     """One row a class; accuracy, Dice and pixels come from the confusion matrix [K, K]."""
     iou = result[split].get("iou") or {}
@@ -119,38 +120,14 @@ def class_rows(
     if confusion is None:
         none = (None, None, None)
         return [ClassRow(n, iou.get(n), *none, trivial.get(n)) for n in class_names]
-    matrix = np.asarray(confusion, np.int64)[: len(class_names)]
-    hit, truth = np.diag(matrix), matrix.sum(1)
-    both = truth + matrix.sum(0)
-    return [
-        ClassRow(
-            name,
-            iou.get(name),
-            float(hit[i] / truth[i]) if truth[i] else None,
-            float(2 * hit[i] / both[i]) if both[i] else None,
-            int(truth[i]),
-            trivial.get(name),
-        )
-        for i, name in enumerate(class_names)
-    ]
-
-
-def row_normalised(matrix: np.ndarray) -> np.ndarray:
-    """Counts [K or K+1, K] -> fractions [K, K]; NaN for an empty row, void left out."""
-    square = np.asarray(matrix, np.float64)[: matrix.shape[1]]
-    total = square.sum(axis=1, keepdims=True)
-    return np.divide(square, total, out=np.full_like(square, np.nan), where=total > 0)
-
-
-def confusions(
-    matrix: np.ndarray, class_names: Sequence[str], most: int = 8
-) -> list[tuple[str, str, float]]:
-    """The largest off-diagonal entries: (truth, predicted as, fraction of the truth's pixels)."""
-    fractions = np.nan_to_num(row_normalised(matrix))
-    np.fill_diagonal(fractions, 0)
-    order = np.argsort(-fractions, axis=None, kind="stable")[:most]
-    pairs = [(*divmod(int(i), len(fractions)), float(fractions.flat[i])) for i in order]
-    return [(class_names[t], class_names[p], value) for t, p, value in pairs if value]
+    matrix = [[int(count) for count in row] for row in confusion[: len(class_names)]]
+    rows = []
+    for i, name in enumerate(class_names):
+        hit, truth, predicted = matrix[i][i], sum(matrix[i]), sum(row[i] for row in matrix)
+        accuracy = hit / truth if truth else None
+        dice = 2 * hit / (truth + predicted) if truth + predicted else None
+        rows.append(ClassRow(name, iou.get(name), accuracy, dice, truth, trivial.get(name)))
+    return rows
 
 
 def result_table(result: Mapping[str, Any], class_names: Sequence[str], split: str = "val") -> str:

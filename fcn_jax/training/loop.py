@@ -19,7 +19,7 @@ import numpy as np
 
 from fcn_jax import config as configs
 from fcn_jax.data import prepare
-from fcn_jax.runtime import distributed, files, signals
+from fcn_jax.runtime import distributed, files, signals, source
 from fcn_jax.training import evaluate, progress, run_dir, setup
 from fcn_jax.training.callbacks import Callback, RunInfo
 from fcn_jax.training.options import Runtime as Runtime
@@ -233,4 +233,5 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in ("jax", "flax", "optax")},
+        **source.versions(),
     }

@@ -51,7 +51,7 @@ def site(whole_run, tmp_path_factory):
     for i, fractions in enumerate([[0.9, 0.1, 0], [1, 0, 0], [0.5, 0.5, 0]]):
         name = f"photo {i}-overlay.jpg"
         gallery.with_legend(panel.image, [panel.truth], NAMES, PALETTE).save(folder / name)
-        made = pages.Prediction(f"photo {i}.jpg", name, pages.thumbnail(panel.image), fractions)
+        made = gallery.Prediction(f"photo {i}.jpg", name, gallery.thumbnail(panel.image), fractions)
         predictions.append(made)
     pages.write_predictions(
         predictions, folder / "predictions.html", class_names=NAMES, palette=PALETTE

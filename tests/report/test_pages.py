@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcn_jax.report import charts, pages, tables
+from fcn_jax.report import charts, gallery, pages, tables
 from fcn_jax.report.masks import ERROR_COLOURS
 
 NAMES = ("background", "cat", "dog")
@@ -395,10 +395,10 @@ def test_comparison_of_bare_results(result, tmp_path):
 
 
 def test_predictions_have_thumbnails_areas_and_a_filter(panel, tmp_path):
-    thumbnail = pages.thumbnail(panel.image)
+    thumbnail = gallery.thumbnail(panel.image)
     made = [
-        pages.Prediction("a/one.jpg", "a/one-overlay.jpg", thumbnail, [0.75, 0.25, 0]),
-        pages.Prediction(HOSTILE, "x y%.jpg", thumbnail, [1, 0, 0]),
+        gallery.Prediction("a/one.jpg", "a/one-overlay.jpg", thumbnail, [0.75, 0.25, 0]),
+        gallery.Prediction(HOSTILE, "x y%.jpg", thumbnail, [1, 0, 0]),
     ]
     pages.write_predictions(made, tmp_path / "i.html", class_names=NAMES, palette=PALETTE)
     page = Page(tmp_path / "i.html")
@@ -414,7 +414,7 @@ def test_predictions_have_thumbnails_areas_and_a_filter(panel, tmp_path):
 
 def test_a_page_of_predictions_stays_small_enough_to_open(panel, tmp_path, monkeypatch):
     monkeypatch.setattr(pages, "MOST_PREDICTIONS", 2)
-    made = [pages.Prediction(f"{i}.jpg", f"{i}.jpg", b"", [1, 0, 0]) for i in range(5)]
+    made = [gallery.Prediction(f"{i}.jpg", f"{i}.jpg", b"", [1, 0, 0]) for i in range(5)]
     pages.write_predictions(made, tmp_path / "i.html", class_names=NAMES, palette=PALETTE)
     page = Page(tmp_path / "i.html")
     assert "5 images; the first 2 are shown here" in page.text

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from fcn_jax.report import tables
+from fcn_jax.report import confusions, tables
 
 NAMES = ("background", "cat", "dog")
 
@@ -111,14 +111,14 @@ def test_scores_of_a_class_by_hand(result):
 def test_rows_are_normalised_void_left_out_and_absent_classes_unknown():
     counts = np.array([[3, 1, 0], [0, 0, 0], [1, 1, 2], [9, 9, 9]])
     expected = [[0.75, 0.25, 0], [math.nan] * 3, [0.25, 0.25, 0.5]]
-    np.testing.assert_allclose(tables.row_normalised(counts), expected)
+    np.testing.assert_allclose(confusions.row_normalised(counts), expected)
 
 
 def test_largest_confusions_come_first():
     counts = np.array([[6, 4, 0], [0, 0, 0], [1, 1, 8]])
-    pairs = tables.confusions(counts, ["a", "b", "c"], most=2)
+    pairs = confusions.largest(counts, ["a", "b", "c"], most=2)
     assert pairs == [("a", "b", 0.4), ("c", "a", 0.1)]
-    assert tables.confusions(np.eye(3), ["a", "b", "c"]) == []
+    assert confusions.largest(np.eye(3), ["a", "b", "c"]) == []
 
 
 def test_settings_that_differ():
