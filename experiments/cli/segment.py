@@ -59,6 +59,7 @@ def published(name: str, weights: Path | None) -> predict.Checkpoint:
     variables = torch_names.load_torch_weights(name, path)
     variables = {k: variables[k] for k in ("params", "batch_stats")}
     model = create_model(name, len(VOC_CLASSES), aux="aux_head" in variables["params"])
+    initialize.check_fit(model, variables, str(path))
     palette = voc_palette(len(VOC_CLASSES))
     return predict.Checkpoint(model, variables, VOC_CLASSES, palette, (520, 520), {})
 

@@ -8,10 +8,12 @@ import pytest
 from experiments import run
 from experiments.cli import flags as options
 from fcn_jax import create_model, to_torch
+from fcn_jax.models import MODELS, resnet
 from fcn_jax.training import loop
 from fcn_jax.types import InputError
 from fcn_jax.weights import initialize
 from tests import fakes
+from tests.models.variables import random_variables
 
 KEY, SIZE = jax.random.key(0), (32, 32)
 
@@ -88,3 +90,69 @@ def test_a_pretrained_backbone_is_frozen_unless_told_otherwise(flags, scale):
 def test_a_backbone_scale_without_a_backbone_is_refused():
     with pytest.raises(InputError, match=r"optim.backbone_scale=0.0: fcn has no backbone: use res"):
         options.to_config(run.parser().parse_args(["--arch", "fcn", "--backbone-scale", "0"]))
+
+
+def test_weights_of_another_number_of_classes_are_one_line():
+    two, three = (create_model("simplified_unet", n, width=4) for n in (2, 3))
+    variables = random_variables(two)
+    initialize.check_fit(two, variables, "w.pth")
+    with pytest.raises(InputError) as error:
+        initialize.check_fit(three, variables, "w.pth")
+    line = str(error.value)
+    assert line.startswith("w.pth: params/final_conv/bias has the shape (2,) instead of (3,): the")
+    assert "another number of classes" in line
+    assert "\n" not in line
+    with pytest.raises(InputError, match=r"w\.pth: weights of another network: only the "):
+        initialize.check_fit(create_model("fcn", 2, width=4), variables, "w.pth")
+
+
+@pytest.fixture
+def small_resnet(tmp_path, monkeypatch):
+    """The path of a state dict as torchvision publishes ResNet-50, much smaller; and its arrays."""
+    from safetensors.numpy import save_file
+
+    monkeypatch.setitem(resnet.DEPTHS, "resnet50", resnet.Depth((1, 1, 1, 1), True))
+    state = to_torch("resnet50", random_variables(resnet.ResNet("resnet50")))
+    state |= {"fc.weight": np.zeros((10, 2048), np.float32), "fc.bias": np.zeros(10, np.float32)}
+    save_file(state, tmp_path / "resnet50.safetensors")
+    return tmp_path / "resnet50.safetensors", state
+
+
+ON_RESNET50 = [name for name, entry in MODELS.items() if entry.backbone == "resnet50"]
+
+
+@pytest.mark.parametrize("arch", ON_RESNET50)
+def test_every_network_on_a_resnet50_starts_from_a_file_of_it(arch, small_resnet, monkeypatch):
+    path, state = small_resnet
+    model = create_model(arch, 3)
+    monkeypatch.setattr(initialize, "random_init", lambda model, *_: random_variables(model, 7))
+    loaded = initialize.variables(arch, model, KEY, SIZE, str(path))
+    backbone = {kind: tree["backbone"] for kind, tree in loaded.items()}
+    back = to_torch("resnet50", backbone)
+    for name, value in back.items():
+        np.testing.assert_array_equal(value, state[name])
+    head = {k: v for k, v in loaded["params"].items() if k != "backbone"}
+    expected = random_variables(model, 7)["params"]
+    chex.assert_trees_all_equal(head, {k: expected[k] for k in head})
+
+
+def test_a_backbone_of_another_depth_is_refused_by_name(small_resnet):
+    model = create_model("unet_resnet18", 3)
+    with pytest.raises(InputError, match=r"does not fit resnet18: "):
+        initialize.variables("unet_resnet18", model, KEY, SIZE, str(small_resnet[0]))
+
+
+@pytest.mark.parametrize("aux", [True, False])
+def test_an_auxiliary_head_may_be_missing_on_either_side(aux, tmp_path, monkeypatch, caplog):
+    from safetensors.numpy import save_file
+
+    monkeypatch.setitem(resnet.DEPTHS, "resnet50", resnet.Depth((1, 1, 1, 1), True))
+    theirs = random_variables(create_model("fcn_resnet50", 3, aux=not aux))
+    save_file(to_torch("fcn_resnet50", theirs), tmp_path / "net.safetensors")
+    monkeypatch.setattr(initialize, "random_init", lambda model, *_: random_variables(model, 7))
+    model = create_model("fcn_resnet50", 3, aux=aux)
+    path = str(tmp_path / "net.safetensors")
+    loaded = initialize.variables("fcn_resnet50", model, KEY, SIZE, path)
+    chex.assert_trees_all_equal(loaded["params"]["head"], theirs["params"]["head"])
+    assert ("aux_head" in loaded["params"]) == aux
+    assert ("has no auxiliary head" in caplog.text) == aux
