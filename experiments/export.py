@@ -15,16 +15,19 @@ if TYPE_CHECKING:
 
     from fcn_jax.inference import predict
 
-FORMATS = ("onnx", "stablehlo")
+FORMATS = ("onnx", "stablehlo", "safetensors")
 PIXELS = ("uint8", "float32")
 ANY = "any"
 
 EPILOG = """examples:
   python -m experiments.export runs/mine --format onnx --out mine.onnx
   python -m experiments.export runs/mine --format stablehlo --size any --out mine.stablehlo
+  python -m experiments.export runs/mine --format safetensors --out mine
 
 The program takes raw RGB images [batch, height, width, 3] in 0..255 and returns logits. Beside it
 FILE.json holds class names and palette, FILE.parity.json how it compares on real images.
+safetensors writes a folder that other commands read: model.safetensors, with PyTorch's names, and
+config.json.
 Exit code 1: it does not agree with the network."""
 
 
@@ -35,9 +38,14 @@ def parser() -> arguments.Parser:
     )
     parser.add_argument("workdir", type=Path, metavar="WORKDIR", help="folder of a run")
     parser.add_argument(
-        "--format", type=arguments.choice(FORMATS), metavar="{onnx,stablehlo}", required=True
+        "--format",
+        type=arguments.choice(FORMATS),
+        metavar="{onnx,stablehlo,safetensors}",
+        required=True,
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="program to write")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="program or folder to write"
+    )
     parser.add_argument(
         "--size",
         type=lambda text: ANY if text == ANY else arguments.size.convert(text),
@@ -72,6 +80,8 @@ def main(argv: list[str] | None = None) -> int:
     from fcn_jax.inference import export, predict
 
     restored = predict.load_checkpoint(args.workdir)
+    if args.format == "safetensors":
+        return write_folder(restored, args.out)
     size = args.size or restored.image_size
     convert = export.to_onnx if args.format == "onnx" else export.to_stablehlo
     exported = convert(restored, size, args.pixels)
@@ -89,6 +99,20 @@ def main(argv: list[str] | None = None) -> int:
     if not agreed:
         print("the program does not agree with the network: do not use it")
     return 0 if agreed else 1
+
+
+def write_folder(restored: predict.Checkpoint, folder: Path) -> int:
+    """Write the weights, read them again, and compare."""
+    from fcn_jax.weights import model_folder
+
+    model_folder.save(folder, restored.variables, restored.meta)
+    written, _ = model_folder.load(folder)
+    same = model_folder.same(restored.variables, written)
+    print(
+        f"{folder}: {model_folder.WEIGHTS} and {model_folder.CONFIG}, read again: "
+        f"{'equal bit for bit' if same else 'NOT what was written: do not use it'}"
+    )
+    return 0 if same else 1
 
 
 def photos(

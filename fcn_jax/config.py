@@ -138,7 +138,8 @@ class ModelConfig:
     init: Literal["xavier", "he"] = "xavier"
     """Random initialisation of what is not pretrained; the paper has Xavier."""
     pretrained: str | None = None
-    """`imagenet`, `imagenet-v2`, a .pth or .safetensors file, or the folder of a run."""
+    """`imagenet`, `imagenet-v2`, a .pth or .safetensors file, the folder of a run, or a folder of
+    model.safetensors and config.json."""
     freeze_bn: bool = False
     """Keep the backbone's batch statistics as they were loaded; use it with small batches."""
     freeze_stages: int = 0

@@ -19,7 +19,8 @@ from fcn_jax.inference import onnx, predict
 from fcn_jax.runtime import files
 from fcn_jax.types import InputError
 
-FORMATS = ("stablehlo", "onnx")
+FORMATS = ("stablehlo", "onnx", "safetensors")
+"""Two programs, and the weights as a folder (`weights.model_folder`)."""
 PLATFORMS = ("cpu", "cuda", "tpu")
 PIXELS = ("uint8", "float32")
 

@@ -16,6 +16,7 @@ from fcn_jax.models import create_model
 from fcn_jax.runtime import distributed, xla_options
 from fcn_jax.types import MATMUL_PRECISION, InputError
 from fcn_jax.weights import checkpoint as checkpoints
+from fcn_jax.weights import model_folder
 
 SCALES = ("fit", "native")
 """`fit`: the image is squeezed to the size the network was trained at, which is what validation
@@ -63,7 +64,8 @@ def load_checkpoint(path: Path | str, which: str = "best") -> Checkpoint:
     """Load a run's network for use; no training flag and no optimizer is needed.
 
     Args:
-      path: the folder of a run, or its `checkpoints` folder.
+      path: the folder of a run, its `checkpoints` folder, or a folder of model.safetensors and
+        config.json (`weights.model_folder`).
       which: `best` (by validation miou) or `latest`.
 
     Raises:
@@ -71,8 +73,11 @@ def load_checkpoint(path: Path | str, which: str = "best") -> Checkpoint:
     """
     distributed.require_backend()
     path = Path(path)
-    inner = path / "checkpoints"
-    variables, meta = checkpoints.load(inner if inner.is_dir() else path, which)
+    if model_folder.is_model_folder(path):
+        variables, meta = model_folder.load(path)
+    else:
+        inner = path / "checkpoints"
+        variables, meta = checkpoints.load(inner if inner.is_dir() else path, which)
     return Checkpoint(
         model_of(meta["model"]),
         jax.tree.map(jnp.asarray, variables),

@@ -12,7 +12,7 @@ import numpy as np
 
 from fcn_jax.models import MODELS, registry
 from fcn_jax.types import InputError
-from fcn_jax.weights import checkpoint, torch_names
+from fcn_jax.weights import checkpoint, model_folder, torch_names
 from fcn_jax.weights.torch_files import read_state_dict
 from fcn_jax.weights.torchvision import pretrained
 
@@ -46,10 +46,10 @@ def variables(
         key: of the random weights.
         image_size: to trace with; shapes do not depend on it.
         source: None; `imagenet` or `imagenet-v2` (torchvision's, downloaded, for a backbone); a
-            `.pth` or `.safetensors` file of a backbone or of the whole network; or the folder of a
-            run of the same network. What belongs to another number of classes, and an auxiliary
-            head that the file does not have, is initialised at random, and a line of the log says
-            so.
+            `.pth` or `.safetensors` file of a backbone or of the whole network; the folder of a run
+            of the same network; or a folder of `weights.model_folder`. What belongs to another
+            number of classes, and an auxiliary head that the file does not have, is initialised at
+            random, and a line of the log says so.
 
     Raises:
         InputError: if the source cannot be had or does not fit.
@@ -73,7 +73,10 @@ def variables(
     path = Path(source).expanduser()
     if path.is_dir():
         inner = path / "checkpoints"
-        loaded, _ = checkpoint.load(inner if inner.is_dir() else path)
+        if model_folder.is_model_folder(path):
+            loaded, _ = model_folder.load(path)
+        else:
+            loaded, _ = checkpoint.load(inner if inner.is_dir() else path)
         return _merged(start, loaded, str(path))
     if not path.exists():
         raise InputError(

@@ -135,10 +135,11 @@ _LAST_BIASES = (
 _TRANSPOSED = re.compile(r"(^|/)(deconv|up|dec_upconv)\d$")
 
 
-def _leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+def leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """(path, array) of every array in nested mappings."""
     if isinstance(tree, Mapping):
         for key in tree:
-            yield from _leaves(tree[key], (*path, key))
+            yield from leaves(tree[key], (*path, key))
     else:
         yield path, tree
 
@@ -181,7 +182,7 @@ def load_torch_weights(arch: str, state_dict_or_path: Source, **options: Any) ->
         state = _share(state)
     variables: Tree = {"params": {}, "batch_stats": {}}
     problems, used = [], set()
-    for path, leaf in _leaves(_template(arch, state, options)):
+    for path, leaf in leaves(_template(arch, state, options)):
         name = _torch_name(arch, path)
         used.add(name)
         try:
@@ -224,8 +225,8 @@ def load_backbone(
     loaded = load_torch_weights(depth, source, **options)
     merged = {}
     for kind, tree in variables.items():
-        ours = {where: np.shape(leaf) for where, leaf in _leaves(_at(tree, keys))}
-        if ours != {where: leaf.shape for where, leaf in _leaves(loaded[kind])}:
+        ours = {where: np.shape(leaf) for where, leaf in leaves(_at(tree, keys))}
+        if ours != {where: leaf.shape for where, leaf in leaves(loaded[kind])}:
             raise InputError(f"the network's backbone is no {depth}: load the one it has")
         merged[kind] = _with(tree, keys, loaded[kind])
     return merged
@@ -382,7 +383,7 @@ def to_torch(
     """
     _check_name(arch)
     state = {}
-    for path, leaf in _leaves({kind: variables[kind] for kind in ("params", "batch_stats")
+    for path, leaf in leaves({kind: variables[kind] for kind in ("params", "batch_stats")
                                if kind in variables}):  # fmt: skip
         axes, value = _axes(path), np.asarray(leaf)
         name = _torch_name(arch, path)

@@ -1,0 +1,87 @@
+"""A trained network as a folder of two files: model.safetensors and config.json.
+
+This is the form in which model hubs hold networks. The arrays have PyTorch's names and layouts, so
+that PyTorch loads them strictly (`weights.torch_names`); config.json says which network it is, its
+classes and colours, and nothing of the machine that it was trained on.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save as to_bytes
+
+from fcn_jax.runtime import files
+from fcn_jax.types import InputError
+from fcn_jax.weights import torch_names
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+FORMAT = "fcn_jax.network"
+VERSION = 1
+
+_KEPT = ("model", "image_size", "class_names", "palette")
+"""Of a checkpoint's meta. The configuration stays behind: it holds paths."""
+
+
+def is_model_folder(path: Path | str) -> bool:
+    """Whether there is a folder of that form."""
+    return (Path(path) / WEIGHTS).is_file() and (Path(path) / CONFIG).is_file()
+
+
+def save(folder: Path | str, variables: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+    """Write the folder; one of the same form is replaced.
+
+    Args:
+        folder: made where it does not exist.
+        variables: {"params", "batch_stats"}.
+        meta: what a checkpoint carries: model, image_size, class_names, palette, as JSON values.
+
+    Raises:
+        InputError: the folder holds another config.json, such as a run's; the network has no names
+            in PyTorch; or the disk is full.
+    """
+    folder = Path(folder)
+    if (folder / CONFIG).exists() and _format(folder) != FORMAT:
+        raise InputError(f"{folder} holds another {CONFIG}: choose another folder")
+    state = torch_names.to_torch(meta["model"]["name"], variables)
+    files.make_folder(folder)
+    files.write_bytes(folder / WEIGHTS, to_bytes(state, {"format": "pt"}))
+    about = {"format": FORMAT, "format_version": VERSION, **{name: meta[name] for name in _KEPT}}
+    files.write_json(folder / CONFIG, about)
+
+
+def load(folder: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(variables, meta) of a folder that `save` wrote, as `checkpoint.load` returns them.
+
+    Raises:
+        InputError: another form or version, damage, or weights that do not fit.
+    """
+    folder = Path(folder)
+    about = files.read_json(folder / CONFIG)
+    if _format(folder) != FORMAT or about.get("format_version") != VERSION:
+        raise InputError(f"{folder / CONFIG}: not of {FORMAT} {VERSION}: export the network again")
+    missing = [name for name in _KEPT if name not in about]
+    if missing:
+        raise InputError(f"{folder / CONFIG}: {missing[0]} is missing: export the network again")
+    options = {
+        name: value
+        for name, value in about["model"].items()
+        if name not in ("name", "num_classes", "precision", "init")
+    }
+    variables = torch_names.load_torch_weights(about["model"]["name"], folder / WEIGHTS, **options)
+    return variables, {name: about[name] for name in _KEPT}
+
+
+def _format(folder: Path) -> Any:
+    about = files.read_json(folder / CONFIG)
+    return about.get("format") if isinstance(about, dict) else None
+
+
+def same(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    """Whether two sets of variables are equal bit for bit."""
+    pairs = [dict(torch_names.leaves(tree)) for tree in (ours, theirs)]
+    return pairs[0].keys() == pairs[1].keys() and all(
+        np.array_equal(np.asarray(a), np.asarray(pairs[1][path]), equal_nan=True)
+        for path, a in pairs[0].items()
+    )
