@@ -30,7 +30,7 @@ def parser() -> arguments.Parser:
     parser.add_argument(
         "inputs",
         nargs="+",
-        metavar="WORKDIR IMAGE",
+        metavar=("WORKDIR IMAGE", "IMAGE"),
         help="folder of a run (not with --pretrained), then image files, folders of them, or globs",
     )
     parser.add_argument(

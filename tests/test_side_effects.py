@@ -4,6 +4,7 @@ import ast
 import importlib
 import json
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -92,8 +93,19 @@ HEAVY = {"jax", "numpy", "tensorflow_datasets", "orbax", "matplotlib", "flax", "
 def test_a_command_imports_nothing_heavy_before_it_parses(command):
     code = f"import sys; import experiments.{command}; print(*sys.modules)"
     loaded = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).split()
-    light = {"numpy"} if command == "tables" else set()  # it computes nothing
-    assert not (HEAVY - light) & set(loaded)
+    allowed = {"numpy", "PIL"} if command in ("tables", "explain") else set()
+    assert not (HEAVY - allowed) & set(loaded)
+
+
+@pytest.mark.parametrize("command", main.COMMANDS)
+def test_help_and_mistakes_are_answered_at_once(command):
+    for word, code in (("--help", 0), ("--no-such-flag", 2)):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        call = [sys.executable, "-m", f"experiments.{command}", word]
+        assert subprocess.run(call, cwd=ROOT, capture_output=True, check=False).returncode == code
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        assert seconds < 0.5  # of computing: a busy machine may take longer
 
 
 def test_prediction_does_not_import_tensorflow_datasets():

@@ -43,6 +43,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, command: str, description: str | None, epilog: str = "") -> None:
         as_called = lambda text: text.replace("python -m experiments.", stopping.prefix(""))
+        if description and "\n" not in description:  # several lines are laid out already
+            description = textwrap.fill(description, _width())
         super().__init__(
             prog=stopping.prefix(command),
             description=as_called(description or ""),
@@ -73,17 +75,21 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{name} {text[1:]}" if text.startswith(_VALUE) else f"{name}: {text}")
 
 
+def _width() -> int:
+    return min(100, shutil.get_terminal_size().columns - 2)
+
+
 class _Formatter(argparse.RawDescriptionHelpFormatter):
     """Keeps examples as they are written; lines are as wide as the terminal, up to 100."""
 
     def __init__(self, prog: str) -> None:
-        width = min(100, shutil.get_terminal_size().columns - 2)
-        super().__init__(prog, max_help_position=28, width=width)
+        super().__init__(prog, max_help_position=28, width=_width())
 
     def _format_action_invocation(self, action) -> str:
         """`--a, --b VALUE`; a switch has no value."""
         if not action.option_strings:
-            return super()._format_action_invocation(action)
+            names = action.metavar or action.dest
+            return names if isinstance(names, str) else names[0]
         bare = action.nargs == 0 or isinstance(action, Switch)
         value = "" if bare else " " + self._format_args(action, action.dest.upper())
         return ", ".join(action.option_strings) + value

@@ -126,7 +126,9 @@ def get(name: str) -> Network:
         return Network(plugins.find(name))
     if name not in MODELS:
         raise InputError(
-            f"unknown network: choose one of {', '.join(MODELS)}", field="model.arch", value=name
+            f"unknown network: choose one of {', '.join(MODELS)}, or load the plug-in that has it",
+            field="model.arch",
+            value=name,
         )
     return MODELS[name]
 

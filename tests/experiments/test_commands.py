@@ -27,6 +27,7 @@ from experiments.cli import command
 from fcn_jax.data import prepare
 from fcn_jax.runtime import files
 from fcn_jax.training import loop
+from fcn_jax.types import VOID
 from tests import fakes
 
 pytestmark = pytest.mark.usefixtures("tiny", "fake_data")
@@ -185,6 +186,16 @@ def test_a_run_that_was_stopped_says_how_to_resume(main, tmp_path, monkeypatch, 
         "stopped after step 1; to resume:\n  python -m experiments.* --dataset fake",
         capsys.readouterr().out,
     )
+
+
+def test_a_validation_split_without_any_label(tmp_path, monkeypatch, capsys):
+    dataset = fakes.dataset()
+    for example in dataset.splits["val"]:
+        example.mask[:] = VOID
+    monkeypatch.setattr(prepare, "load", lambda *_, **__: dataset)
+    assert _enter(run.main, *SMALL, "--epochs", "1", "--workdir", tmp_path / "run") == 0
+    assert "val loss -  mIoU -" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run/result.json").read_text())["val"]["miou"] is None
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no such device here")
