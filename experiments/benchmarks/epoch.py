@@ -53,7 +53,7 @@ def measure(config: Config, dataset: prepare.Dataset, cache: CacheMode) -> dict[
     """
     made = setup.build(config, dataset, None, cache)
     size = config.data.batch_size
-    rows, judged = made.epoch_indices(0), batches.eval_rows(len(made.val.ids), size)
+    rows, judged = made.epoch_indices(0), batches.eval_indices(len(made.val.ids), size)
     chunks = [
         np.resize(rows[i : i + made.programs.chunk], (made.programs.chunk, size))
         for i in range(0, len(rows), made.programs.chunk)
@@ -71,12 +71,12 @@ def measure(config: Config, dataset: prepare.Dataset, cache: CacheMode) -> dict[
 
     result = {
         "train": {
-            "compute": _compute(train, made.train.feed, chunks),
-            "input": _input(made.train.feed, chunks),
+            "compute": _compute(train, made.train.loader, chunks),
+            "input": _input(made.train.loader, chunks),
         },
         "val": {
-            "compute": _compute(evaluate, made.val.feed, judged),
-            "input": _input(made.val.feed, judged),
+            "compute": _compute(evaluate, made.val.loader, judged),
+            "input": _input(made.val.loader, judged),
         },
     }
     row = _last_epoch(config, dataset, cache)

@@ -16,10 +16,10 @@ Which pixel is read is decided in integers. A compiler is free to compute a floa
 it differently each time; where its floor picks a pixel in one place and the pixel's weight in
 another, the two would disagree now and then by a whole pixel.
 
-Randomness. The batch's key is split into one key per example, in the order of the rows; each
+Randomness. The batch's key is split into one key per example, in the order of the batch; each
 purpose then folds its own constant number into the example's key. So the result is a function of
-(key, row) only: resuming with the same key repeats it bit for bit, and switching one transformation
-on or off leaves the draws of the others as they were.
+(key, position) only: resuming with the same key repeats it bit for bit, and switching one
+transformation on or off leaves the draws of the others as they were.
 """
 
 import itertools
@@ -35,7 +35,7 @@ from fcn_jax.data import batches
 from fcn_jax.types import VOID, Batch, InputError
 
 FILL_COLOUR = tuple(255 * mean for mean in batches.MEAN)
-"""What the image shows outside the real picture: ImageNet's mean colour, 0 once normalised."""
+"""What the image shows outside the real image: ImageNet's mean colour, 0 once normalised."""
 
 CROP_TRIES = 10
 """How often torchvision's RandomResizedCrop draws a box before it falls back."""
@@ -74,12 +74,13 @@ def augment(
     """Transform a batch at random, each example in its own way, image and mask alike.
 
     key: a PRNG key; the same key repeats the same result.
-    batch: full-resolution canvases, image uint8 [B, H, W, 3], mask uint8 [B, H, W], size [B, 2].
+    batch: a padded batch at full resolution, image uint8 [B, H, W, 3], mask uint8 [B, H, W],
+      size [B, 2].
     out_size: (h, w), static. config: static.
 
     Returns image float32 [B, h, w, 3] in 0..255, not rounded, and mask uint8 [B, h, w] with `VOID`
-    wherever the real picture does not reach. Without a crop and without a scale jitter the whole
-    picture is stretched to `out_size`.
+    wherever the real image does not reach. Without a crop and without a scale jitter the whole
+    image is stretched to `out_size`.
 
     Raises `InputError` where `out_size` is not positive.
     """
@@ -122,7 +123,7 @@ def _augment_one(key, image, mask, size, out_size, config):
 
 def _geometry(key, size, out_size, config) -> tuple[Axis, Axis]:
     """Draw one example's maps: (rows, columns)."""
-    size = jnp.maximum(size.astype(jnp.int32), 1)  # a filler row may have none
+    size = jnp.maximum(size.astype(jnp.int32), 1)  # a filler example may have none
     zero = jnp.zeros(2, jnp.int32)
     start, length, resized, offset = zero, size, jnp.asarray(out_size, jnp.int32), zero
     if config.crop_scale is not None:
@@ -132,7 +133,7 @@ def _geometry(key, size, out_size, config) -> tuple[Axis, Axis]:
         fold = jax.random.fold_in(key, _SCALE)
         resized, offset = _random_scale(fold, size, out_size, config.scale_jitter)
     low, high = start, start + length
-    if config.rotation:  # the corners that turn into view show the picture around the crop
+    if config.rotation:  # the corners that turn into view show the image around the crop
         low, high = zero, size
     flipped = jnp.zeros(2, bool)
     if config.flip:
@@ -150,23 +151,23 @@ def random_crop(
 ) -> tuple[jax.Array, jax.Array]:
     """Draw a crop by the definition of torchvision's `RandomResizedCrop.get_params`.
 
-    Up to ten times: a share of the area uniform in `scale`, a ratio width / height log-uniform in
-    `ratio`, sides rounded to pixels; the first box that fits is placed uniformly. If none fits, the
+    Up to ten times: a fraction of the area uniform in `scale`, a ratio width / height log-uniform
+    in `ratio`, sides rounded to pixels; the first box that fits is placed uniformly. If none fits, the
     largest centred box whose ratio is within the limits. All ten are drawn at once, as the program
     has no data-dependent loop.
 
     size: int32 [2], (height, width). Returns (top, left) and (height, width), int32 [2] each.
     """
     draws = jax.random.uniform(key, (2 * CROP_TRIES + 2,))
-    share = scale[0] + draws[:CROP_TRIES] * (scale[1] - scale[0])
+    fraction = scale[0] + draws[:CROP_TRIES] * (scale[1] - scale[0])
     log_ratio = math.log(ratio[0]) + draws[CROP_TRIES:-2] * math.log(ratio[1] / ratio[0])
     height, width = size[0].astype(jnp.float32), size[1].astype(jnp.float32)
-    area, aspect = height * width * share, jnp.exp(log_ratio)
+    area, aspect = height * width * fraction, jnp.exp(log_ratio)
     tries = jnp.stack([jnp.sqrt(area / aspect), jnp.sqrt(area * aspect)], axis=1)
     tries = jnp.round(tries).astype(jnp.int32)  # half to even, as Python rounds
     fits = jnp.all((tries > 0) & (tries <= size[None]), axis=1)
 
-    # The fallback is the picture itself, cut down to the nearest allowed ratio.
+    # The fallback is the image itself, cut down to the nearest allowed ratio.
     fallback_h = jnp.minimum(size[0], jnp.round(width / ratio[0]).astype(jnp.int32))
     fallback_w = jnp.minimum(size[1], jnp.round(height * ratio[1]).astype(jnp.int32))
     fallback = jnp.maximum(jnp.stack([fallback_h, fallback_w]), 1)
@@ -189,8 +190,8 @@ def _below(draw: jax.Array, count) -> jax.Array:
 def _random_scale(key, size, out_size, limits):
     """Draw an isotropic scale and a window: (resized [2], offset [2]), int32.
 
-    The scale is relative to the one that fits the picture into the output. A resized picture larger
-    than the output is cropped at a random place, a smaller one is set down at a random place.
+    The scale is relative to the one that fits the image into the output. A resized image larger
+    than the output is cropped at a random position, a smaller one is placed at a random position.
     """
     draws = jax.random.uniform(key, (3,))
     out = jnp.asarray(out_size, jnp.int32)
@@ -205,9 +206,9 @@ def _random_scale(key, size, out_size, limits):
 # --- reading the source ----------------------------------------------------------------------
 
 
-def _tap_counts(canvas, out_size, config) -> tuple[int, int]:
-    """How many source pixels the filter can reach on either axis, for any picture and any draw."""
-    shrink = [n / out for n, out in zip(canvas, out_size, strict=True)]
+def _tap_counts(padded, out_size, config) -> tuple[int, int]:
+    """How many source pixels the filter can reach on either axis, for any image and any draw."""
+    shrink = [n / out for n, out in zip(padded, out_size, strict=True)]
     if config.scale_jitter is not None:
         shrink = [max(shrink) / config.scale_jitter[0]] * 2
     return math.ceil(2 * max(shrink[0], 1.0)), math.ceil(2 * max(shrink[1], 1.0))
@@ -338,7 +339,7 @@ def jitter_colour(
     """Change brightness (0), contrast (1) and saturation (2), as torchvision's ColorJitter.
 
     Each is a blend f * image + (1 - f) * reference, cut to 0..255. The reference is black, the
-    picture's mean grey, and every pixel's own grey. The mean is taken over `inside`, so padding has
+    image's mean grey, and every pixel's own grey. The mean is taken over `inside`, so padding has
     no say.
 
     image: float32 [h, w, 3] in 0..255; inside: bool [h, w]; factors: float32 [3], by kind; order:

@@ -1,6 +1,6 @@
-"""Examples -> canvases of one static shape, and the rows of them that make a batch.
+"""Padded batches: examples as arrays of one static shape, and the indices that make each batch.
 
-A canvas set is a `Batch` of all images of a split. Which rows a step takes is a pure function of
+A padded batch may hold all images of a split. Which of them a step takes is a pure function of
 (key, epoch), so a resumed run sees the same images in the same order, wherever they are stored.
 """
 
@@ -45,20 +45,20 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def resized(examples: Iterable[Example], size: tuple[int, int]) -> Batch:
-    """Canvases with every example squeezed to `size` (height, width), as the paper does."""
+    """All examples resized to `size` (height, width), as the paper does."""
     pairs = [(resize_image(e.image, size), resize_mask(e.mask, size)) for e in examples]
     images, masks = zip(*pairs, strict=True)
     sizes = np.tile(np.asarray(size, np.int32), (len(pairs), 1))
     return Batch(np.stack(images), np.stack(masks), sizes)
 
 
-def full_resolution(examples: Sequence[Example], canvas: tuple[int, int] | None = None) -> Batch:
-    """Canvases of the largest height and width, each example at its top left, void around it.
+def full_resolution(examples: Sequence[Example], shape: tuple[int, int] | None = None) -> Batch:
+    """A padded batch of the largest height and width, each example at its top left, void around it.
 
-    `canvas`, (height, width), makes them larger than these examples need.
+    `shape`, (height, width), makes it larger than these examples need.
     """
     shapes = np.asarray([e.mask.shape for e in examples], np.int32)
-    n, (h, w) = len(examples), canvas or shapes.max(0)
+    n, (h, w) = len(examples), shape or shapes.max(0)
     images = np.zeros((n, h, w, 3), np.uint8)
     masks = np.full((n, h, w), VOID, np.uint8)
     for i, example in enumerate(examples):
@@ -68,10 +68,10 @@ def full_resolution(examples: Sequence[Example], canvas: tuple[int, int] | None 
     return Batch(images, masks, shapes)
 
 
-def epoch_rows(key: jax.Array, epoch: int, count: int, batch_size: int) -> np.ndarray:
-    """The rows of every batch of one training epoch, int32 [count // batch_size, batch_size].
+def epoch_indices(key: jax.Array, epoch: int, count: int, batch_size: int) -> np.ndarray:
+    """The indices of every batch of one training epoch, int32 [count // batch_size, batch_size].
 
-    A fresh permutation for every epoch; the remainder is left out, another one each time, so that
+    A new permutation for every epoch; the remainder is left out, another one each time, so that
     batch statistics always come from full batches.
     """
     order = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), count))
@@ -79,23 +79,23 @@ def epoch_rows(key: jax.Array, epoch: int, count: int, batch_size: int) -> np.nd
     return order[: steps * batch_size].reshape(steps, batch_size).astype(np.int32)
 
 
-def eval_rows(count: int, batch_size: int) -> np.ndarray:
-    """Every row once, in order, int32 [ceil(count / batch_size), batch_size].
+def eval_indices(count: int, batch_size: int) -> np.ndarray:
+    """Every index once, in order, int32 [ceil(count / batch_size), batch_size].
 
-    The last batch is filled up with `count`, a row that does not exist: `take` makes it void.
+    The last batch is filled up with `count`, an index that does not exist: `take` makes it void.
     """
     steps = -(-count // batch_size)
-    rows = np.arange(steps * batch_size, dtype=np.int32).reshape(steps, batch_size)
-    return np.minimum(rows, count)
+    indices = np.arange(steps * batch_size, dtype=np.int32).reshape(steps, batch_size)
+    return np.minimum(indices, count)
 
 
-def take(canvases: Batch, rows: jax.Array) -> Batch:
-    """The batch of these rows; one that does not exist is black, void, of size 0."""
+def take(padded: Batch, indices: jax.Array) -> Batch:
+    """The batch of these indices; one that does not exist is black, void, of size 0."""
 
     def pick(values, fill):
-        return jnp.take(values, rows, axis=0, mode="fill", fill_value=fill)
+        return jnp.take(values, indices, axis=0, mode="fill", fill_value=fill)
 
-    return Batch(pick(canvases.image, 0), pick(canvases.mask, VOID), pick(canvases.size, 0))
+    return Batch(pick(padded.image, 0), pick(padded.mask, VOID), pick(padded.size, 0))
 
 
 def class_counts(examples: Iterable[Example], num_classes: int) -> np.ndarray:

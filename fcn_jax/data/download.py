@@ -20,7 +20,7 @@ _CHUNK = 2**14
 
 @dataclasses.dataclass(frozen=True)
 class Artifact:
-    """A file to be had from several places."""
+    """A file to be had from several addresses."""
 
     filename: str
     size: int

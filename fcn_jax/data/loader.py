@@ -1,16 +1,16 @@
-"""Canvases on the device, on the host or decoded when wanted: the same batches in every mode.
+"""Loaders: examples on the device, on the host, or decoded when needed; the batches are the same.
 
-A feed takes the rows of the next steps and yields, for each, (canvases, rows) such that
-`batches.take` of them is the batch. From the device it hands out the whole split and the rows as
-they are; otherwise it gathers just the rows that are wanted, numbered anew, while the step before
+A loader takes the indices of the next steps and yields, for each, (padded batch, indices) such that
+`batches.take` of them is the step's batch. From the device it gives the whole split and the indices
+as they are; otherwise it gathers just the images that are needed, renumbered, while the step before
 runs. The programs, and what they see, are the same.
 
-With several processes each gathers the canvases of its own share of the batch only; a split that is
+With several processes each gathers the images of its own shard of the batch only; a split that is
 on the device is whole on every device.
 
 The read-ahead is one thread: decoding releases the interpreter, and one batch ahead is all that a
-device can use. (A loader with processes would have to be told the same rows, pays for copying every
-picture between processes, and adds a dependency.)
+device can use. (A loader with worker processes needs the same indices, copies every image
+between processes, and adds a dependency.)
 """
 
 import os
@@ -32,39 +32,39 @@ MODES = ("auto", "device", "host", "none")
 READ_AHEAD = 2
 """Gathered batches that wait, at most."""
 
-Fed = Generator[tuple[Batch, np.ndarray], None, None]
+Loaded = Generator[tuple[Batch, np.ndarray], None, None]
 
-Feed = Callable[[Iterable[np.ndarray]], Fed]
-"""Rows of each step, of any shape -> (canvases on the device, rows of the same shape)."""
+Loader = Callable[[Iterable[np.ndarray]], Loaded]
+"""Indices of each step, of any shape -> (padded batch on the device, indices of that shape)."""
 
 Put = Callable[[Any], Any]
 """A tree of host arrays -> the same on the devices."""
 
 
-class Share(NamedTuple):
-    """One process's part of what is fed, where there are several."""
+class Shard(NamedTuple):
+    """One process's part of each batch, where there are several processes."""
 
-    own: Callable[[int], slice]
-    """The length of an axis that is spread over the devices -> this process's part of it."""
+    local: Callable[[int], slice]
+    """The length of an axis that is sharded over the devices -> this process's part of it."""
     assemble: Put
-    """A tree of this process's parts -> the whole, spread over all devices."""
+    """A tree of this process's parts -> the whole, sharded over all devices."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """A split, ready to be fed."""
+    """A split, ready to be loaded from."""
 
     ids: tuple[str, ...]
     counts: np.ndarray
     """int64 [K+1]: pixels of each class and, last, of void, at full resolution."""
     mode: str
     """`device`, `host` or `none`."""
-    feed: Feed
+    loader: Loader
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Bytes that canvases may take."""
+    """Bytes that padded batches may take."""
 
     device: int
     host: int
@@ -73,7 +73,7 @@ class Budget:
 def budget() -> Budget:
     """Half of the host's free memory, and 40 % of each device's.
 
-    On a CPU half of the former is shared out among its devices: each has a copy of its own.
+    On a CPU half of the former is divided among its devices: each has a copy.
     """
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -92,7 +92,7 @@ def open_split(
     put: Put,
     mode: str = "auto",
     limits: Budget | None = None,
-    share: Share | None = None,
+    shard: Shard | None = None,
 ) -> Split:
     """Open a split, and keep what the mode and the memory allow.
 
@@ -106,7 +106,7 @@ def open_split(
       put: to the devices.
       mode: one of `MODES`; `auto` takes the first of device, host, none that fits `limits`.
       limits: bytes, the same on all processes; None to ask the machine.
-      share: of this process; None for all.
+      shard: of this process; None where there is one.
     """
     if mode not in MODES:
         raise InputError(f"choose one of {', '.join(MODES)}", field="cache", value=mode)
@@ -117,17 +117,17 @@ def open_split(
         mode = "none" if total > limits.host else "device" if total <= limits.device else "host"
     if mode == "none":
 
-        def read(rows: np.ndarray) -> Batch:
+        def read(indices: np.ndarray) -> Batch:
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-                found = list(pool.map(lambda row: _sized(examples[int(row)], size), rows))
+                found = list(pool.map(lambda i: _sized(examples[int(i)], size), indices))
             return batches.full_resolution(found, (height, width))
 
-        feed = streamed(read, len(examples), put, share)
+        loader = streamed(read, len(examples), put, shard)
     else:
-        canvases = _resident(examples, size, (height, width))
-        feed = cached(put(canvases)) if mode == "device" else hosted(canvases, put, share)
+        padded = _resident(examples, size, (height, width))
+        loader = cached(put(padded)) if mode == "device" else hosted(padded, put, shard)
     pixels = facts.pixels.sum(0)
-    return Split(facts.ids, np.append(pixels[:num_classes], pixels[VOID]), mode, feed)
+    return Split(facts.ids, np.append(pixels[:num_classes], pixels[VOID]), mode, loader)
 
 
 def _resident(
@@ -180,58 +180,59 @@ def _sized(example: Example, size: tuple[int, int] | None) -> Example:
     return example if size is None else resize_cache.resize(example, size)
 
 
-def cached(canvases: Batch) -> Feed:
-    """A feed of canvases that are on the device already."""
-    return lambda steps: ((canvases, rows) for rows in steps)
+def cached(padded: Batch) -> Loader:
+    """A loader of what is on the device already."""
+    return lambda steps: ((padded, indices) for indices in steps)
 
 
-def hosted(canvases: Batch, put: Put, share: Share | None = None) -> Feed:
-    """A feed of canvases in the host's memory."""
-    take = lambda rows: Batch(*(part[rows] for part in canvases))
-    return streamed(take, len(canvases.mask), put, share)
+def hosted(padded: Batch, put: Put, shard: Shard | None = None) -> Loader:
+    """A loader of what is in the host's memory."""
+    take = lambda indices: Batch(*(part[indices] for part in padded))
+    return streamed(take, len(padded.mask), put, shard)
 
 
 def streamed(
-    read: Callable[[np.ndarray], Batch], count: int, put: Put, share: Share | None = None
-) -> Feed:
-    """A feed that reads what each step wants, `READ_AHEAD` steps ahead, in a thread.
+    read: Callable[[np.ndarray], Batch], count: int, put: Put, shard: Shard | None = None
+) -> Loader:
+    """A loader that reads what each step needs, `READ_AHEAD` steps ahead, in a thread.
 
     Args:
-      read: existing rows [n] -> their canvases, at least one row, all of one static size.
-      count: of the rows that exist; any other is filler, and stays so.
+      read: existing indices [n], at least one -> their images, all of one static size.
+      count: of the images that exist; any other index is filler, and stays so.
       put: to the devices.
-      share: of this process; None for all.
+      shard: of this process; None where there is one.
     """
 
-    def gather(rows: np.ndarray) -> tuple[Batch, np.ndarray]:
-        if share is not None:
-            return gather_share(rows, share)
-        wanted, places = np.unique(rows, return_inverse=True)
+    def gather(indices: np.ndarray) -> tuple[Batch, np.ndarray]:
+        if shard is not None:
+            return gather_shard(indices, shard)
+        wanted, positions = np.unique(indices, return_inverse=True)
         found = read(wanted[wanted < count])
         # Filled up to a static length, so that one program serves every step; none of it is taken.
-        spare = rows.size - len(found.mask)
-        canvases = Batch(*(np.pad(a, ((0, spare), *((0, 0),) * (a.ndim - 1))) for a in found))
-        numbers = np.where(rows < count, places.reshape(rows.shape), rows.size)
-        return put(canvases), numbers.astype(np.int32)
+        spare = indices.size - len(found.mask)
+        padded = Batch(*(np.pad(a, ((0, spare), *((0, 0),) * (a.ndim - 1))) for a in found))
+        numbers = np.where(indices < count, positions.reshape(indices.shape), indices.size)
+        return put(padded), numbers.astype(np.int32)
 
-    def gather_share(rows: np.ndarray, share: Share) -> tuple[Batch, np.ndarray]:
-        # Canvases follow the batch's axis, which is spread over the devices: what a device is to
+    def gather_shard(indices: np.ndarray, shard: Shard) -> tuple[Batch, np.ndarray]:
+        # Images follow the batch's axis, which is sharded over the devices: what a device is to
         # take lies on it, but for the filler.
-        order = np.arange(rows.size).reshape(rows.shape[::-1]).T
-        mine = rows.T.ravel()[share.own(rows.size)]
-        # At least one row, or there would be no canvas to make the filler of.
+        order = np.arange(indices.size).reshape(indices.shape[::-1]).T
+        mine = indices.T.ravel()[shard.local(indices.size)]
+        # At least one, or there would be no image to make the filler of.
         known = np.where(mine < count, mine, 0)
-        wanted, places = np.unique(known, return_inverse=True)
+        wanted, positions = np.unique(known, return_inverse=True)
         found = read(wanted)
-        canvases = Batch(*(np.asarray(part)[places] for part in found))
-        return share.assemble(canvases), np.where(rows < count, order, rows.size).astype(np.int32)
+        padded = Batch(*(np.asarray(part)[positions] for part in found))
+        numbers = np.where(indices < count, order, indices.size).astype(np.int32)
+        return shard.assemble(padded), numbers
 
-    def feed(steps: Iterable[np.ndarray]) -> Fed:
+    def load(steps: Iterable[np.ndarray]) -> Loaded:
         waiting: deque[Future] = deque()
         with ThreadPoolExecutor(1, "read-ahead") as pool:
             try:
-                for rows in steps:
-                    waiting.append(pool.submit(gather, rows))
+                for indices in steps:
+                    waiting.append(pool.submit(gather, indices))
                     if len(waiting) > READ_AHEAD:
                         yield waiting.popleft().result()
                 while waiting:
@@ -240,4 +241,4 @@ def streamed(
                 for future in waiting:
                     future.cancel()
 
-    return feed
+    return load

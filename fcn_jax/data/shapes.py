@@ -24,7 +24,7 @@ from fcn_jax.types import VOID
 SIZES = {"train": 600, "val": 100, "test": 100}
 JPEG_QUALITY = 92
 _BYTES = 20_000_000
-"""About what the pictures take."""
+"""About what the images take."""
 _ROOM = "make room or choose another directory for prepared data"
 BORDER = 5
 """Width in pixels of the void line around every object, about VOC's."""
@@ -60,8 +60,8 @@ def draw(
 ) -> None:
     """Write JPEGs, palette masks and split lists below `root`, in the layout of VOC.
 
-    Every picture is a function of (seed, split, number) alone: the same bytes each time, and a
-    larger split only adds pictures.
+    Every image is a function of (seed, split, number) alone: the same bytes each time, and a
+    larger split only adds images.
     """
     sizes = sizes or SIZES
     for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
@@ -82,7 +82,7 @@ def draw(
 
 
 def draw_scene(rng: np.random.Generator, first_class: int) -> tuple[Image.Image, Image.Image]:
-    """One picture (RGB) and its mask (mode L: class ids and VOID).
+    """One image (RGB) and its mask (mode L: class ids and VOID).
 
     The first object is of `first_class`, so that every class occurs in every split; one or two
     more are of random classes.
@@ -93,18 +93,18 @@ def draw_scene(rng: np.random.Generator, first_class: int) -> tuple[Image.Image,
     canvas = ImageDraw.Draw(mask)
     count = int(rng.choice((1, 2, 3), p=(0.45, 0.45, 0.1)))
     classes = [first_class, *rng.integers(1, len(VOC_CLASSES), count - 1).tolist()]
-    for class_id, place in zip(classes, _places(rng, count), strict=True):
-        _draw_object(rng, pixels, canvas, class_id, place)
+    for class_id, position in zip(classes, _positions(rng, count), strict=True):
+        _draw_object(rng, pixels, canvas, class_id, position)
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), mask
 
 
 # ----------------------------------------------------------------------------------- layout
 
 
-class Place(NamedTuple):
-    """Where an object lies, in fractions of the picture's width and height.
+class Position(NamedTuple):
+    """Where an object lies, in fractions of the image's width and height.
 
-    Fractions, and not pixels: networks see the pictures squeezed to a square, and there every
+    Fractions, and not pixels: networks see the images resized to a square, and there every
     object of a class has the same proportions.
     """
 
@@ -120,8 +120,8 @@ def _size(rng: np.random.Generator) -> tuple[int, int]:
     return (long, short) if rng.random() < 0.7 else (short, long)
 
 
-def _places(rng: np.random.Generator, count: int) -> Iterator[Place]:
-    """Places that overlap little: one in the middle, two side by side, three in the corners."""
+def _positions(rng: np.random.Generator, count: int) -> Iterator[Position]:
+    """Positions that overlap little: one in the middle, two side by side, three in the corners."""
     low, high = {1: (0.25, 0.34), 2: (0.2, 0.24), 3: (0.17, 0.2)}[count]
     order, lying = rng.permutation(4), rng.random() < 0.5
     for i in range(count):
@@ -133,7 +133,7 @@ def _places(rng: np.random.Generator, count: int) -> Iterator[Place]:
         else:
             x, y = 0.27 + 0.46 * (order[i] % 2), 0.27 + 0.46 * (order[i] // 2)
         dx, dy = rng.uniform(-0.03, 0.03, 2)
-        yield Place(float(x + dx), float(y + dy), rng.uniform(low, high))
+        yield Position(float(x + dx), float(y + dy), rng.uniform(low, high))
 
 
 # ------------------------------------------------------------------------------- background
@@ -188,7 +188,7 @@ class Look(NamedTuple):
 
     field: Field
     period: float
-    """As a fraction of the picture's sides; at 96x96 the finest has 10 pixels."""
+    """As a fraction of the image's sides; at 96x96 the finest has 10 pixels."""
     stretch: float
     """Width by height of the outline."""
 
@@ -227,14 +227,14 @@ def _draw_object(
     pixels: np.ndarray,
     canvas: ImageDraw.ImageDraw,
     class_id: int,
-    place: Place,
+    position: Position,
 ) -> None:
     """Paint one object into `pixels`, its id and void border into the mask behind `canvas`."""
     look, angular = LOOKS[(class_id - 1) // 2], class_id % 2 == 0
     sides = np.array(pixels.shape[1::-1])
-    centre = sides * (place.x, place.y)
+    centre = sides * (position.x, position.y)
     wide = np.sqrt(look.stretch)
-    radii = sides * (place.radius * wide, place.radius / wide)
+    radii = sides * (position.radius * wide, position.radius / wide)
     points = _outline(rng, angular) * radii + centre
     corners = [(float(x), float(y)) for x, y in points]
     canvas.polygon(corners, fill=class_id)

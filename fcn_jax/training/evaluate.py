@@ -77,7 +77,7 @@ def make_program(
 def evaluate(
     program: EvalProgram,
     variables: dict,
-    feed: loader.Feed,
+    feed: loader.Loader,
     ids: Sequence[str],
     class_names: Sequence[str],
     batch_size: int,
@@ -101,7 +101,7 @@ def evaluate(
             tick()
             parts.append(jax.tree.map(np.asarray, running.popleft()))
 
-    with contextlib.closing(feed(batches.eval_rows(n, batch_size))) as loaded:
+    with contextlib.closing(feed(batches.eval_indices(n, batch_size))) as loaded:
         for images, indices in loaded:
             running.append(program(variables, images, indices))
             fetch(IN_FLIGHT)
@@ -305,7 +305,7 @@ def evaluate_checkpoint(
         result = evaluate(
             program,
             replicate(restored.variables),
-            opened.feed,
+            opened.loader,
             opened.ids,
             restored.class_names,
             batch_size,

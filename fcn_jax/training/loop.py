@@ -185,7 +185,7 @@ def _finish(trainer: Trainer) -> dict[str, Any]:
     result = evaluate.evaluate(
         made.programs.evaluate,
         made.placement.replicate(variables),
-        made.val.feed,
+        made.val.loader,
         made.val.ids,
         made.class_names,
         trainer.batch_size,

@@ -57,7 +57,7 @@ def estimate(program: Program, params, stats, loaded: Iterable[tuple[Batch, np.n
       program: `make_program`'s.
       params: to take them for.
       stats: of the same network, as they were.
-      loaded: (images, indices) of at least one batch, as a `loader.Feed` gives them.
+      loaded: (images, indices) of at least one batch, as a `loader.Loader` gives them.
 
     A network without batch norm has none, and gets none.
     """

@@ -46,7 +46,7 @@ class Placement(NamedTuple):
     """A state of host arrays -> the same on the devices, as `Programs.train` wants it."""
     batch_sharding: NamedSharding | None
     """Of the axis of a batch; None where there is one device."""
-    share: loader.Share | None
+    share: loader.Shard | None
     """This process's part of a batch; None where there is one process."""
 
 
@@ -72,7 +72,7 @@ class Setup:
         """Indices of the images of every step of one epoch (from 0), int32 [steps, batch size]."""
         key = _key(self.config, "rows")
         count = len(self.train.ids)
-        return batches.epoch_rows(key, epoch, count, self.config.data.batch_size)
+        return batches.epoch_indices(key, epoch, count, self.config.data.batch_size)
 
     def train_key(self) -> jax.Array:
         """The key every training step folds its number into."""
@@ -158,7 +158,7 @@ def _placement(batch_size: int, devices: int | None) -> Placement:
     mesh = distributed.mesh(batch_size, devices)
     share = None
     if distributed.count() > 1:
-        share = loader.Share(distributed.process_slice, partial(distributed.assemble, mesh=mesh))
+        share = loader.Shard(distributed.process_slice, partial(distributed.assemble, mesh=mesh))
     return Placement(
         partial(distributed.replicate, mesh=mesh),
         partial(distributed.put_state, mesh=mesh),

@@ -56,7 +56,7 @@ class Trainer:
         ]
         # A chunk's static length is made by repeating it; the surplus is not trained on.
         filled = (np.resize(chunk, (length, self.batch_size)) for chunk in chunks)
-        with contextlib.closing(setup.train.feed(filled)) as loaded:
+        with contextlib.closing(setup.train.loader(filled)) as loaded:
             for chunk, (images, taken) in zip(chunks, loaded, strict=True):
                 self.train_chunk(chunk, images, taken, key)
         self.settle()
@@ -136,7 +136,7 @@ class Trainer:
         result = evaluate.evaluate(
             setup.programs.evaluate,
             {"params": params, "batch_stats": stats},
-            setup.val.feed,
+            setup.val.loader,
             setup.val.ids,
             setup.class_names,
             self.batch_size,
@@ -170,7 +170,7 @@ class Trainer:
         setup, state = self.setup, self.state
         indices = setup.epoch_indices(self.progress.epoch)[: setup.config.bn_batches]
         params, stats = state.ema or (state.params, state.batch_stats)
-        with contextlib.closing(setup.train.feed(indices)) as loaded:
+        with contextlib.closing(setup.train.loader(indices)) as loaded:
             stats = precise_bn.estimate(setup.programs.statistics, params, stats, loaded)
         evaluated = {"ema": (params, stats)} if state.ema else {"batch_stats": stats}
         return state._replace(**evaluated)

@@ -52,19 +52,19 @@ def test_full_resolution_pads_with_void():
 
 def test_every_epoch_is_another_permutation_and_repeats_by_key():
     key = jax.random.key(7)
-    first = batches.epoch_rows(key, 0, 11, 3)
+    first = batches.epoch_indices(key, 0, 11, 3)
     assert first.shape == (3, 3)
     assert len(set(first.ravel())) == 9
-    np.testing.assert_array_equal(first, batches.epoch_rows(key, 0, 11, 3))
-    assert not np.array_equal(first, batches.epoch_rows(key, 1, 11, 3))
-    assert not np.array_equal(first, batches.epoch_rows(jax.random.key(8), 0, 11, 3))
-    seen = {r for e in range(20) for r in batches.epoch_rows(key, e, 11, 3).ravel()}
+    np.testing.assert_array_equal(first, batches.epoch_indices(key, 0, 11, 3))
+    assert not np.array_equal(first, batches.epoch_indices(key, 1, 11, 3))
+    assert not np.array_equal(first, batches.epoch_indices(jax.random.key(8), 0, 11, 3))
+    seen = {r for e in range(20) for r in batches.epoch_indices(key, e, 11, 3).ravel()}
     assert seen == set(range(11))  # what an epoch leaves out, others take
 
 
 def test_evaluation_rows_take_each_image_once_and_fill_with_void():
     canvas = batches.resized([fakes.example(i) for i in range(5)], (32, 32))
-    rows = batches.eval_rows(5, 3)
+    rows = batches.eval_indices(5, 3)
     np.testing.assert_array_equal(rows, [[0, 1, 2], [3, 4, 5]])
     batch = jax.jit(batches.take)(canvas, rows[1])
     np.testing.assert_array_equal(batch.image[1], canvas.image[4])

@@ -29,7 +29,7 @@ def taken(split, steps):
     """The batches, as numbers."""
     return [
         jax.tree.map(np.asarray, batches.take(canvases, rows))
-        for canvases, rows in split.feed(iter(steps))
+        for canvases, rows in split.loader(iter(steps))
     ]
 
 
@@ -53,7 +53,7 @@ def test_batches_are_those_of_the_whole(mode, size):
 
 def test_canvases_of_every_step_have_one_shape():
     for mode in ("host", "none"):
-        assert len({c.image.shape for c, _ in opened(mode).feed(STEPS)}) == 1
+        assert len({c.image.shape for c, _ in opened(mode).loader(STEPS)}) == 1
 
 
 def test_auto_takes_the_first_that_fits():

@@ -21,7 +21,7 @@ def train(tmp_path):
 
 def whole(split):
     """All of a split's images, as numbers."""
-    ((batch, _),) = split.feed([np.arange(len(split.ids))[None]])
+    ((batch, _),) = split.loader([np.arange(len(split.ids))[None]])
     return [np.asarray(part)[: len(split.ids)] for part in batch]
 
 

@@ -211,7 +211,7 @@ def test_a_share_is_read_by_its_process_alone(rows):
         own = lambda length, process=process: slice(
             process * length // 2, (process + 1) * length // 2
         )
-        share = loader.Share(own, lambda tree: tree)
+        share = loader.Shard(own, lambda tree: tree)
         ((canvases, taken),) = loader.streamed(read, 6, lambda tree: tree, share)(iter([rows]))
         parts.append(canvases)
         numbers.append(taken)
