@@ -153,8 +153,8 @@ def random_crop(
 
     Up to ten times: a fraction of the area uniform in `scale`, a ratio width / height log-uniform
     in `ratio`, sides rounded to pixels; the first box that fits is placed uniformly. If none fits,
-    the largest centred box whose ratio is within the limits. All ten are drawn at once, as the program
-    has no data-dependent loop.
+    the largest centred box whose ratio is within the limits. All ten are drawn at once, as the
+    program has no data-dependent loop.
 
     size: int32 [2], (height, width). Returns (top, left) and (height, width), int32 [2] each.
     """
