@@ -29,6 +29,10 @@ LOSSES = {
 RTOL = (1e-5, 1e-4, 1e-3)
 """Of each step. Adam divides by the gradient's size, so that rounding grows from step to step."""
 
+DEEP_RTOL = (1e-4, 2e-2, 2e-2)
+"""Of `fcn_resnet50`, 50 layers of batch norm from random weights: initial weights that differ by
+1e-6 of their size change its losses by 4e-6, 8e-3 and 4e-3."""
+
 SLOW = ("unet", "resnet50_fcn", "fcn_resnet50")
 
 
@@ -66,5 +70,6 @@ def test_the_losses_are_those_recorded(arch):
     for _ in LOSSES[arch]:
         state, values = step(state, batch(), key)
         losses.append(float(values["loss"]))
-    for got, expected, rtol in zip(losses, LOSSES[arch], RTOL, strict=True):
+    tolerances = DEEP_RTOL if arch == "fcn_resnet50" else RTOL
+    for got, expected, rtol in zip(losses, LOSSES[arch], tolerances, strict=True):
         np.testing.assert_allclose(got, expected, rtol=rtol)
