@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments import explain, paper
+from experiments import paper
 from experiments.benchmarks import tables as speed_tables
 from experiments.cli import arguments, command
 from fcn_jax.report import tables, text
@@ -149,6 +149,8 @@ def explained_table() -> str:
     data = json.loads((RESULTS / "explained.json").read_text())
     masks = ", ".join(f"{split} {count}" for split, count in data["masks"].items())
     made = f"From the masks of VOC-2007 ({masks}):\n\n```bash\n{data['command']}\n```"
+    from experiments import explain
+
     return "\n".join([explain.table(data["numbers"]), "", made])
 
 
