@@ -167,6 +167,9 @@ class LiveReport(Callback):
         }
         if best is not None:
             result["best_epoch"] = history[best]["epoch"]
+        interval = self.interval()
+        epoch = history[-1]["seconds"] if history else 600.0  # the first one compiles
+        late = 300 + 3 * max(interval, epoch)
         data: report.RunData = {
             **self._page,
             "result": result,
@@ -174,6 +177,6 @@ class LiveReport(Callback):
             "panels": self._panels,
             "facts": [*self._page["facts"], *run_report.describe_result(result)],
             "downloads": run_report.downloads(folder),
-            "live": report.Live(state, max(3.0, self.interval())),
+            "live": report.Live(state, min(60.0, max(3.0, interval)), late),
         }  # pyright: ignore[reportAssignmentType]
         report.write_report(data, folder / "report.html")

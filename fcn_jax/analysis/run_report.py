@@ -240,7 +240,8 @@ def render_evaluation(
         {
             "class_names": restored.class_names,
             "palette": dataset.palette,
-            "result": split_result(data, {**base, "experiment": "evaluation"}),
+            "title": "Evaluation of ",
+            "result": split_result(data, base),
             "split": data["split"],
             "confusion": np.asarray(data["confusion"]),
             "panels": _extremes(restored, dataset, data),

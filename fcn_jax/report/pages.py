@@ -55,6 +55,8 @@ class Live(NamedTuple):
     """`running` or `stopped`."""
     every: float
     """Seconds after which the page reloads itself while it is `running`."""
+    late: float = 300.0
+    """Age in seconds from which on the page says that the run may have been killed."""
 
 
 class RunData(TypedDict, total=False):
@@ -65,6 +67,8 @@ class RunData(TypedDict, total=False):
     """uint8 [K, 3]."""
     result: Required[Mapping[str, Any]]
     """As result.json, with a summary under the split's name."""
+    title: str
+    """What stands before network and data set in the title."""
     split: str
     """`val` if absent."""
     method: Mapping[str, Any] | None
@@ -219,7 +223,10 @@ def write_report(data: RunData, path: str | Path) -> None:
     _write(
         "report.html",
         path,
-        title=plain(f"{result.get('arch', 'network')} on {result.get('dataset', 'data')}"),
+        title=plain(
+            f"{data.get('title', '')}{result.get('arch', 'network')} on "
+            f"{result.get('dataset', 'data')}"
+        ),
         experiment=plain(result.get("experiment") or ""),
         split=tables.evaluated_on(result, split),
         method=[(name, plain(value)) for name, value in flatten(data.get("method") or {})],

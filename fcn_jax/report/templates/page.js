@@ -56,7 +56,7 @@
     const age = () => Math.max(0, Date.now() / 1000 - Number(live.dataset.updated));
     const text = (s) => (s < 90 ? `${Math.round(s)} s` : s < 5400 ? `${Math.round(s / 60)} min` : `${Math.round(s / 3600)} h`);
     const show = () => {
-      const late = live.dataset.state === "running" && age() > Math.max(300, 20 * every);
+      const late = live.dataset.state === "running" && age() > Number(live.dataset.late);
       live.querySelector("span").textContent =
         `updated ${text(age())} ago` + (late ? "; no news for long: it may have been killed" : "");
     };
