@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -252,9 +253,12 @@ def test_each_file_of_a_run_finds_the_disk_full_once(trained, tmp_path, monkeypa
     assert not list(folder.glob("*.part"))
 
 
-def test_a_finished_run_whose_data_have_gone(trained, monkeypatch, capsys):
+def test_a_finished_run_whose_data_have_gone(trained, tmp_path, monkeypatch, capsys):
+    folder = shutil.copytree(trained, tmp_path / "run")
     monkeypatch.setattr(prepare, "load", lambda *_, **__: fakes.dataset(val=2))
-    argv = [*SMALL, "--epochs", "2", "--lr", "0.03", "--workdir", trained, "--quiet"]
+    argv = [*SMALL, "--epochs", "2", "--lr", "0.03", "--workdir", folder, "--quiet"]
+    assert _enter(run.main, *argv) == 0  # result and page are there
+    (folder / "report.html").unlink()
     assert _enter(run.main, *argv) == 2
     assert "has no val image" in capsys.readouterr().err
 
