@@ -235,7 +235,7 @@ def test_one_process_agrees_with_itself(flag):
 def test_more_processes_than_the_batch_divides_by_are_refused(monkeypatch):
     monkeypatch.setattr(distributed, "count", lambda: 3)
     monkeypatch.setattr(jax, "local_devices", lambda process=0: [f"device {process}"])
-    with pytest.raises(InputError, match="data.batch_size=4: there are 3 processes"):
+    with pytest.raises(InputError, match="batch_size=4: there are 3 processes"):
         distributed.mesh(4, None)
 
 
