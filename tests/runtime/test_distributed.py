@@ -242,7 +242,7 @@ def test_more_processes_than_the_batch_divides_by_are_refused(monkeypatch):
 def test_a_coordinator_that_does_not_answer(monkeypatch):
     monkeypatch.setattr(distributed, "CONNECT_SECONDS", 0)
     with (
-        pytest.raises(InputError, match="--coordinator localhost:1: no answer"),
+        pytest.raises(InputError, match="coordinator=localhost:1: no answer"),
         distributed.joined("localhost:1", 1, 2),
     ):
         pass
