@@ -1,7 +1,7 @@
 """Where the time of an epoch goes: computing, input, or the host around both.
 
-The data are a stand-in of VOC-2007's size, 209 training and 213 validation pictures of its shapes.
-Three things are timed: a whole epoch of a real run, its steps alone on pictures that are there
+The data are a stand-in of VOC-2007's size, 209 training and 213 validation images of its shapes.
+Three things are timed: a whole epoch of a real run, its steps alone on images that are there
 already, and its input alone. Where no part waits for another the whole takes as long as the steps.
 """
 
@@ -26,7 +26,7 @@ CLASSES = 21
 
 
 def stand_in(counts: dict[str, int] | None = None, shapes=SHAPES) -> prepare.Dataset:
-    """Noise in VOC's shapes, decoded already; `counts` of pictures in each split."""
+    """Noise in VOC's shapes, decoded already; `counts` of images in each split."""
     rng = np.random.default_rng(0)
 
     def example(split: str, number: int) -> Example:
@@ -49,11 +49,11 @@ def measure(config: Config, dataset: prepare.Dataset, cache: CacheMode) -> dict[
     Args:
       config: of the run; its number of epochs does not matter.
       dataset: what it trains on.
-      cache: where the pictures are kept, one of `feed.MODES`.
+      cache: where images are kept, one of `loader.MODES`.
     """
     made = setup.build(config, dataset, None, cache)
     size = config.data.batch_size
-    rows, judged = made.epoch_indices(0), batches.eval_indices(len(made.val.ids), size)
+    rows, evaluated = made.epoch_indices(0), batches.eval_indices(len(made.val.ids), size)
     chunks = [
         np.resize(rows[i : i + made.programs.chunk], (made.programs.chunk, size))
         for i in range(0, len(rows), made.programs.chunk)
@@ -75,8 +75,8 @@ def measure(config: Config, dataset: prepare.Dataset, cache: CacheMode) -> dict[
             "input": _input(made.train.loader, chunks),
         },
         "val": {
-            "compute": _compute(evaluate, made.val.loader, judged),
-            "input": _input(made.val.loader, judged),
+            "compute": _compute(evaluate, made.val.loader, evaluated),
+            "input": _input(made.val.loader, evaluated),
         },
     }
     row = _last_epoch(config, dataset, cache)
@@ -96,7 +96,7 @@ def _last_epoch(config: Config, dataset: prepare.Dataset, cache: CacheMode) -> d
 
 
 def _compute(program: Callable[..., Any], feed, steps: Iterable[np.ndarray]) -> float:
-    """Seconds of all steps, each on the pictures of the first."""
+    """Seconds of all steps, each on the images of the first."""
     steps = list(steps)
     [(canvases, taken)] = list(feed(steps[:1]))
     jax.block_until_ready(program(canvases, taken))
@@ -108,7 +108,7 @@ def _compute(program: Callable[..., Any], feed, steps: Iterable[np.ndarray]) -> 
 
 
 def _input(feed, steps: Iterable[np.ndarray]) -> float:
-    """Seconds until all pictures are there, when nobody computes."""
+    """Seconds until all images are there, when nobody computes."""
     start = time.perf_counter()
     for canvases, _ in feed(list(steps)):
         jax.block_until_ready(canvases)

@@ -78,7 +78,7 @@ def answer(channel, value: dict[str, Any]) -> None:
     channel.flush()
 
 
-def pictures(job: dict[str, Any]):
+def random_images(job: dict[str, Any]):
     """The same random batch for everybody: image uint8 [N, H, W, 3], mask uint8 [N, H, W]."""
     import numpy as np
 
@@ -108,7 +108,7 @@ def jax_contender(job: dict[str, Any]) -> Contender:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_default_matmul_precision", MATMUL_PRECISION[job["precision"]])
     state, function, place = (ours if job["framework"] == "ours" else stock)(job)
-    state, image, mask = place(state, *pictures(job))
+    state, image, mask = place(state, *random_images(job))
     donate = (0,) if job["mode"] == "train" else ()
     options = xla_options.options() if job["framework"] == "ours" else None
 
@@ -286,7 +286,7 @@ def torch_contender(job: dict[str, Any]) -> Contender:
         device,
         job["frozen"],
     )
-    image, mask = (torch.from_numpy(v).to(device) for v in pictures(job))
+    image, mask = (torch.from_numpy(v).to(device) for v in random_images(job))
 
     def wait(result):
         if device == "cuda":

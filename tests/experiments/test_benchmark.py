@@ -78,7 +78,7 @@ def test_the_baselines_leave_a_frozen_backbone_alone():
 
     size = (32, 32)
     state, step = stock.make("resnet50_fcn", 21, "train", jnp.float32, size, True)
-    image, mask = worker.pictures({"batch_size": 2, "image_size": size})
+    image, mask = worker.random_images({"batch_size": 2, "image_size": size})
     with jax.numpy_rank_promotion("allow"):  # it is written as most programs are
         (params, stats, _), _ = jax.jit(step)(state, image, mask)
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), (params, stats), state[:2])
@@ -156,7 +156,7 @@ def test_the_baselines_step(work):
     from experiments.benchmarks import torch_worker
 
     job = {"batch_size": 2, "image_size": (32, 32)}
-    image, mask = (torch.from_numpy(v) for v in worker.pictures(job))
+    image, mask = (torch.from_numpy(v) for v in worker.random_images(job))
     step = torch_worker.make("fcn", 21, work, "channels_last", "f32", "cpu", False)
     result = step(image, mask)
     if work == "train":

@@ -1,4 +1,4 @@
-"""The epoch's parts are all timed, on pictures of the sizes and the number that were asked for."""
+"""The epoch's parts are all timed, on images of the sizes and the number that were given."""
 
 import pytest
 
