@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from fcn_jax.types import VOID, InputError
 
 if TYPE_CHECKING:
     from fcn_jax.data import survey
+    from fcn_jax.data.source import Source
 
 EPILOG = """examples:
   python -m experiments.check MY-FOLDER --out contact.png
@@ -30,6 +32,13 @@ def parser() -> arguments.Parser:
     parser.add_argument("dataset", help="voc2007, shapes, or a folder in VOC's layout")
     parser.add_argument("--out", type=Path, metavar="PNG", help="write a contact sheet")
     parser.add_argument(
+        "--fix-255",
+        type=int,
+        metavar="ID",
+        help="for masks in which 255 is an object: write a classes.txt that gives 255 to class ID "
+        "(the old one becomes classes.txt.bak), then check; no mask is changed",
+    )
+    parser.add_argument(
         "--clear-cache",
         action="store_true",
         help="first remove the resized images that runs have kept on disk, of every data set",
@@ -43,6 +52,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.out and args.out.suffix.lower() != ".png":
         raise InputError(f"--out {args.out}: the contact sheet is a PNG: give a name in .png")
+    if args.fix_255 is not None and args.dataset in ("voc2007", "shapes"):
+        raise InputError("--fix-255: goes with a folder of yours: name one, or leave it out")
     command.tune()
 
     from tqdm import tqdm
@@ -54,7 +65,11 @@ def main(argv: list[str] | None = None) -> int:
         removed = resize_cache.clear(args.data_dir or prepare.default_data_dir())
         print(f"resized images removed: {removed / 1e6:.1f} MB")
     try:
-        source = prepare.open_source(args.dataset, archives=args.archives, data_dir=args.data_dir)
+        find = partial(prepare.open_source, args.dataset)
+        source = find(archives=args.archives, data_dir=args.data_dir)
+        if args.fix_255 is not None:
+            fix_255(source, args.fix_255)
+            source = find()
     except InputError as error:
         print(f"error: {error}")
         print("training would fail: 1 error")
@@ -80,6 +95,19 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     print(f"training would fail: {_count(len(found.problems), 'error')}, {notes}")
     return 1
+
+
+def fix_255(source: Source, label: int) -> None:
+    """Give the mask value 255 to a class, in the data set's classes.txt."""
+    from fcn_jax.data.classes import numbered_list
+    from fcn_jax.runtime import files
+
+    text, path = numbered_list(source.classes, label), Path(source.root) / "classes.txt"
+    kept = path.with_name("classes.txt.bak")
+    if path.exists() and not kept.exists():
+        path.rename(kept)
+    files.write_text(path, text)
+    print(f"{path}: 255 is {source.classes.names[label]}")
 
 
 def table(found: survey.Survey) -> str:

@@ -284,6 +284,23 @@ def _colour_table(rows: list[_Row], where: str) -> tuple[np.ndarray, dict[Colour
     return np.array(palette, np.uint8), table
 
 
+def numbered_list(classes: Classes, label: int) -> str:
+    """The text of a class list in which 255 in a mask means the class `label`, and is not void.
+
+    Raises:
+        InputError: if there is no such class, or masks are read by colour.
+    """
+    if classes.colours is not None:
+        raise InputError("the class list gives colours: give the object's colour there instead")
+    if not 0 <= label < len(classes.names):
+        raise InputError(
+            f"{label} is not the number of a class, 0 to {len(classes.names) - 1}: choose one"
+        )
+    values = {index: value for value, index in classes.values.items() if index != VOID}
+    values[label] = VOID
+    return "".join(f"{values[i]} {name}\n" for i, name in enumerate(classes.names))
+
+
 # ---------------------------------------------------------------- data sets as distributed
 
 

@@ -1,5 +1,6 @@
 """The command `check`: what it prints, and its exit code."""
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -49,6 +50,25 @@ def test_a_split_without_any_sound_pair(root, capsys):
         path.write_bytes(b"")
     assert check.main([str(root)]) == 1
     assert "val: no valid image" in capsys.readouterr().out
+
+
+def test_255_can_be_given_to_a_class(root, capsys):
+    (root / "classes.txt").write_text("ground\nobject\n")
+    for path in (root / "SegmentationClass").iterdir():
+        ids = np.array(Image.open(path))
+        Image.fromarray(np.where(ids == 1, 255, 0).astype(np.uint8)).save(path)
+    assert check.main([str(root)]) == 1
+    assert "no mask has any class but 0 and void 255" in capsys.readouterr().out
+    assert check.main([str(root), "--fix-255", "1"]) == 0
+    assert (root / "classes.txt").read_text() == "0 ground\n255 object\n"
+    assert (root / "classes.txt.bak").read_text() == "ground\nobject\n"
+    lines = capsys.readouterr().out.splitlines()
+    (cells,) = (line.split() for line in lines if line.split()[1:2] == ["object"])
+    assert int(cells[2]) > 0
+    assert check.main([str(root), "--fix-255", "2"]) == 1
+    assert "2 is not the number of a class, 0 to 1" in capsys.readouterr().out
+    with pytest.raises(InputError, match="goes with a folder of yours"):
+        check.main(["shapes", "--fix-255", "1"])
 
 
 def test_the_cache_is_cleared_on_request(root, tmp_path, capsys):
