@@ -2,8 +2,7 @@
 
 import pytest
 
-from experiments import benchmark
-from experiments.benchmarks import epoch
+from experiments.benchmarks import epoch, tables
 from experiments.cli import flags
 from fcn_jax import config as configs
 
@@ -33,5 +32,5 @@ def test_every_part_of_an_epoch_is_timed(cache):
 
 def test_the_table_says_how_much_longer_the_whole_takes():
     part = {"whole": 3.0, "compute": 2.0, "input": 0.5}
-    table = benchmark.epoch_table({"fcn": {"train": part}})
+    table = tables.epoch_table({"fcn": {"train": part}})
     assert table.splitlines()[-1] == "| fcn | train | 3.00 s | 2.00 s | 500 ms | 1.500 |"
