@@ -19,7 +19,7 @@ from fcn_jax.types import Example, InputError, first_best
 PANELS = 4
 """Validation images shown, always the same ones."""
 
-SHARE = 0.02
+FRACTION = 0.02
 """Most of the run's time that may go into refreshing."""
 
 _logger = logging.getLogger(__name__)
@@ -29,10 +29,11 @@ class LiveReport(Callback):
     """Writes report.html, curves.png and gallery.png of a run while it is trained.
 
     A page is written at the start, and after an epoch if enough time has passed since the last one
-    that refreshing takes at most `SHARE` of it: every epoch of a short run, at most every minute of
-    a long one. It is made in a thread, from metrics.jsonl and the best checkpoint on the disk, so
-    that training never waits for it. Beside the page itself it costs reading a new best checkpoint
-    and predicting `PANELS` images. Files are replaced whole: a kill leaves the page before.
+    that refreshing takes at most `FRACTION` of it: every epoch of a short run, at most every minute
+    of a long one. It is made in a thread, from metrics.jsonl and the best checkpoint on the disk,
+    so that training never waits for it. Beside the page itself it costs reading a new best
+    checkpoint and predicting `PANELS` images. Files are replaced whole: a kill leaves the page
+    before.
 
     A page that cannot be written is logged, and does not end the run.
     """
@@ -78,7 +79,7 @@ class LiveReport(Callback):
     def interval(self) -> float:
         """Seconds between two refreshes, at least."""
         elapsed = time.monotonic() - self._began
-        return max(self.cost / SHARE, min(60.0, elapsed / 20))
+        return max(self.cost / FRACTION, min(60.0, elapsed / 20))
 
     def wait(self) -> None:
         """Until a refresh that goes on is done."""
