@@ -31,6 +31,10 @@ _UNREADABLE = (
     MemoryError,
     Image.DecompressionBombError,
     Warning,
+    TypeError,  # these of damaged TIFF directories
+    LookupError,
+    ArithmeticError,
+    AttributeError,
 )
 _TRANSPOSED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

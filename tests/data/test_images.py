@@ -59,6 +59,17 @@ def test_more_bits_and_bands_are_refused(data, words, tmp_path):
         read(data, tmp_path)
 
 
+def test_a_damaged_tiff_directory_is_one_clear_error(tmp_path):
+    image = Image.fromarray(PIXELS)
+    data = save(image, "TIFF", save_all=True, append_images=[image])
+    width = struct.pack("<HHI", 256, 4, 1)
+    for count in (1, 2):  # the width is now an unknown tag, in one directory or in both
+        damaged = data[::-1].replace(width[::-1], struct.pack("<HHI", 65_000, 4, 1)[::-1], count)
+        assert damaged[::-1] != data
+        with pytest.raises(InputError, match=r"a\.png (cannot be decoded|is no readable image)"):
+            read(damaged[::-1], tmp_path)
+
+
 def test_transparency_is_dropped(tmp_path):
     rgba = np.dstack([PIXELS, PIXELS[..., :1]])
     np.testing.assert_array_equal(read(tiff(rgba, 2), tmp_path), PIXELS)

@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fcn_jax.data import images, source, validate
+from fcn_jax.data import images, masks, source, validate
+from fcn_jax.data.classes import parse_classes, voc_palette
 from fcn_jax.types import InputError
 from fcn_jax.weights.torch_files import read_state_dict
 from tests import fakes
@@ -94,17 +95,31 @@ def read_archive(path: Path) -> None:
     validate.raise_first(validate.problems(opened))
 
 
+def read_mask(path: Path) -> None:
+    """A mask in VOC's first colours."""
+    colours = enumerate(voc_palette(3).tolist())
+    text = "".join(f"class{i} {r} {g} {b}\n" for i, (r, g, b) in colours)
+    masks.decode_mask(path.read_bytes(), parse_classes(text, "classes.txt"), "mask", "")
+
+
 def targets() -> dict[str, tuple[str, bytes, object]]:
     """Kind -> (suffix, a sound file, its reader)."""
     example, jpeg, png = fakes.example(1, 120, 160), io.BytesIO(), io.BytesIO()
     Image.fromarray(example.image).save(jpeg, "JPEG")
     Image.fromarray(example.image).save(png, "PNG")
+    coloured = io.BytesIO()
+    Image.fromarray(voc_palette(3)[example.mask % 3]).save(coloured, "PNG")
     made = {
         "jpeg": (".jpg", jpeg.getvalue(), images.read_image),
         "png": (".png", png.getvalue(), images.read_image),
+        "mask": (".png", coloured.getvalue(), read_mask),
         "archive": (".tar", archive(example), read_archive),
         "safetensors": (".safetensors", weights("safetensors"), read_state_dict),
     }
+    for form in ("TIFF", "WEBP", "BMP"):
+        other = io.BytesIO()
+        Image.fromarray(example.image).save(other, form)
+        made[form.lower()] = (f".{form.lower()}", other.getvalue(), images.read_image)
     try:
         made["pth"] = (".pth", weights("pth"), read_state_dict)
         made["old pth"] = (".pth", weights("old"), read_state_dict)
