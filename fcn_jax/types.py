@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 VOID = 255
-"""The mask value that is never counted: VOC's borders, canvas padding, filler rows of a batch."""
+"""The mask value that is never counted: VOC's borders, padding, filler rows of a batch."""
 
 VOID_COLOUR = (224, 224, 192)
 """VOC's own colour of void, RGB: understood in masks in colours, and used to show void."""
@@ -92,7 +92,7 @@ class Batch(NamedTuple):
     mask: Any
     """uint8 [N, H, W]; `VOID` outside the real picture."""
     size: Any
-    """int32 [N, 2]: the real height and width, at the canvas's top left."""
+    """int32 [N, 2]: the real height and width, at the top left."""
 
 
 class TrainState(NamedTuple):

@@ -60,14 +60,14 @@ def measure(config: Config, dataset: prepare.Dataset, cache: CacheMode) -> dict[
     ]
     state, key = made.initial_state(), made.train_key()
 
-    def train(canvases, taken) -> Any:
+    def train(padded, taken) -> Any:
         nonlocal state
-        state, values = made.programs.train(state, canvases, taken, made.programs.chunk, key)
+        state, values = made.programs.train(state, padded, taken, made.programs.chunk, key)
         return values
 
-    def evaluate(canvases, taken) -> Any:
+    def evaluate(padded, taken) -> Any:
         variables = {"params": state.params, "batch_stats": state.batch_stats}
-        return made.programs.evaluate(variables, canvases, taken)
+        return made.programs.evaluate(variables, padded, taken)
 
     result = {
         "train": {
@@ -98,11 +98,11 @@ def _last_epoch(config: Config, dataset: prepare.Dataset, cache: CacheMode) -> d
 def _compute(program: Callable[..., Any], feed, steps: Iterable[np.ndarray]) -> float:
     """Seconds of all steps, each on the images of the first."""
     steps = list(steps)
-    [(canvases, taken)] = list(feed(steps[:1]))
-    jax.block_until_ready(program(canvases, taken))
+    [(padded, taken)] = list(feed(steps[:1]))
+    jax.block_until_ready(program(padded, taken))
     start = time.perf_counter()
     for _ in steps:
-        result = program(canvases, taken)
+        result = program(padded, taken)
     jax.block_until_ready(result)
     return time.perf_counter() - start
 
@@ -110,6 +110,6 @@ def _compute(program: Callable[..., Any], feed, steps: Iterable[np.ndarray]) -> 
 def _input(feed, steps: Iterable[np.ndarray]) -> float:
     """Seconds until all images are there, when nobody computes."""
     start = time.perf_counter()
-    for canvases, _ in feed(list(steps)):
-        jax.block_until_ready(canvases)
+    for padded, _ in feed(list(steps)):
+        jax.block_until_ready(padded)
     return time.perf_counter() - start

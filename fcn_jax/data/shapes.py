@@ -90,11 +90,11 @@ def draw_scene(rng: np.random.Generator, first_class: int) -> tuple[Image.Image,
     width, height = _size(rng)
     pixels = _background(rng, width, height)
     mask = Image.new("L", (width, height), 0)
-    canvas = ImageDraw.Draw(mask)
+    drawing = ImageDraw.Draw(mask)
     count = int(rng.choice((1, 2, 3), p=(0.45, 0.45, 0.1)))
     classes = [first_class, *rng.integers(1, len(VOC_CLASSES), count - 1).tolist()]
     for class_id, position in zip(classes, _positions(rng, count), strict=True):
-        _draw_object(rng, pixels, canvas, class_id, position)
+        _draw_object(rng, pixels, drawing, class_id, position)
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), mask
 
 
@@ -225,11 +225,11 @@ def _outline(rng: np.random.Generator, angular: bool) -> np.ndarray:
 def _draw_object(
     rng: np.random.Generator,
     pixels: np.ndarray,
-    canvas: ImageDraw.ImageDraw,
+    drawing: ImageDraw.ImageDraw,
     class_id: int,
     position: Position,
 ) -> None:
-    """Paint one object into `pixels`, its id and void border into the mask behind `canvas`."""
+    """Paint one object into `pixels`, its id and void border into the mask behind `drawing`."""
     look, angular = LOOKS[(class_id - 1) // 2], class_id % 2 == 0
     sides = np.array(pixels.shape[1::-1])
     centre = sides * (position.x, position.y)
@@ -237,8 +237,8 @@ def _draw_object(
     radii = sides * (position.radius * wide, position.radius / wide)
     points = _outline(rng, angular) * radii + centre
     corners = [(float(x), float(y)) for x, y in points]
-    canvas.polygon(corners, fill=class_id)
-    canvas.line([*corners, *corners[:2]], fill=VOID, width=BORDER, joint="curve")
+    drawing.polygon(corners, fill=class_id)
+    drawing.line([*corners, *corners[:2]], fill=VOID, width=BORDER, joint="curve")
 
     x0, y0 = np.floor(points.min(0)).astype(int).clip(0)
     x1, y1 = np.minimum(np.ceil(points.max(0)).astype(int) + 1, sides)

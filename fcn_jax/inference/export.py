@@ -145,7 +145,7 @@ def parity(
     Args:
       checkpoint: the original.
       exported: the program.
-      images: (name, uint8 [H, W, 3]); each is squeezed to the program's size, or to that of the
+      images: (name, uint8 [H, W, 3]); each is resized to the program's size, or to that of the
         training where it takes any.
       pixels: type the program wants.
 

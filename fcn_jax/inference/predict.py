@@ -19,7 +19,7 @@ from fcn_jax.weights import checkpoint as checkpoints
 from fcn_jax.weights import model_folder
 
 SCALES = ("fit", "native")
-"""`fit`: the image is squeezed to the size the network was trained at, which is what validation
+"""`fit`: the image is resized to the size the network was trained at, which is what validation
 does, so objects have the scale the network knows. `native`: every pixel of the image is seen."""
 
 DTYPES = {"f32": jnp.float32, "tf32": jnp.float32, "bf16": jnp.bfloat16}
@@ -212,7 +212,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def predict_logits(checkpoint: Checkpoint, image: np.ndarray) -> np.ndarray:
     """Logits of one image at the size the network was trained at: float32 [h, w, K].
 
-    The image is squeezed to that size first, exactly as validation does.
+    The image is resized to that size first, exactly as validation does.
 
     Args:
       checkpoint: from `load_checkpoint`.

@@ -79,7 +79,7 @@ def conv(x: Array, kernel: Array, window: Window) -> Array:
         return _add_at(y, sums.astype(x.dtype), _at(start, rows)), None
 
     # Added to what is there, so that the transpose reads dy where it lies. (As rows of a stack it
-    # would be computed for them anew, and what it is computed from be kept so long.)
+    # would be computed for them again, and what it is computed from be kept so long.)
     y = jnp.zeros((n, bands * rows, out_w, features), x.dtype)
     y, _ = lax.scan(one, y, _starts(n, images, bands))
     return y[:, :out_h]
@@ -122,23 +122,23 @@ def conv_transpose(x: Array, kernel: Array, window: Window) -> Array:
     kernel = wide(kernel.transpose(0, 1, 3, 2).reshape(kh * kw * features, channels))
 
     @keep_arguments
-    def one(canvas, start):
+    def one(whole, start):
         part = lax.dynamic_slice(x, _at(start, rows), (images, rows, width, channels))
         columns = lax.dot_general(wide(part), kernel, (((3,), (1,)), ((), ())))
         sums = _add_patches(columns.astype(x.dtype), (kh, kw), window.stride)
-        return _add_at(canvas, sums, _at(start, rows * window.stride[0])), None
+        return _add_at(whole, sums, _at(start, rows * window.stride[0])), None
 
-    # Every tap of every pixel has its place on the canvas; what is padding is cut off at the end.
+    # Every tap of every pixel has its place in the sum; what is padding is cut off at the end.
     tall, across = (
         (count - 1) * stride + taps
         for count, stride, taps in zip((bands * rows, width), window.stride, (kh, kw), strict=True)
     )
-    canvas = jnp.zeros((n, tall, across, features), x.dtype)
-    canvas, _ = lax.scan(one, canvas, _starts(n, images, bands))
+    whole = jnp.zeros((n, tall, across, features), x.dtype)
+    whole, _ = lax.scan(one, whole, _starts(n, images, bands))
     (top, bottom), (left, right) = window.padding
     below = bottom + (bands * rows - height) * window.stride[0]
     cut = ((-top, -below, 0), (-left, -right, 0))
-    return lax.pad(canvas, zero, ((0, 0, 0), *cut, (0, 0, 0)))
+    return lax.pad(whole, zero, ((0, 0, 0), *cut, (0, 0, 0)))
 
 
 def _chunk(n: int, rows: int, row_bytes: int, kernel: Array) -> Pair:
@@ -188,11 +188,11 @@ def _patches(x: Array, taps: Pair, out: Pair, window: Window) -> Array:
     return lax.concatenate(views, 3)
 
 
-def _add_at(canvas: Array, sums: Array, start: Sequence[Array]) -> Array:
-    """Add [n, H, W, C] to the canvas from there on; its transpose is one slice."""
+def _add_at(whole: Array, sums: Array, start: Sequence[Array]) -> Array:
+    """Add [n, H, W, C] to `whole` from there on; its transpose is one slice."""
     everything = lax.ScatterDimensionNumbers((0, 1, 2, 3), (), (0, 1, 2, 3))
     inside = lax.GatherScatterMode.PROMISE_IN_BOUNDS
-    return lax.scatter_add(canvas, jnp.stack(start), sums, everything, mode=inside)
+    return lax.scatter_add(whole, jnp.stack(start), sums, everything, mode=inside)
 
 
 def _add_patches(columns: Array, taps: Pair, stride: Pair) -> Array:

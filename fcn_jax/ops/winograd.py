@@ -96,7 +96,7 @@ def _padded(x: Array, edges: Sequence[Pair]) -> Array:
 
 
 def _by_images(function: Callable[[Array], Array], x: Array, kernel: Array) -> Array:
-    """function(x), some images at a time; reverse mode keeps x, and makes the tiles anew."""
+    """function(x), some images at a time; reverse mode keeps x, and makes the tiles again."""
     n, height, width, _ = x.shape
     image_bytes = 4 * height * width * sum(kernel.shape[2:]) * x.dtype.itemsize
     images = at_a_time(n, image_bytes, CHUNK_BYTES)

@@ -12,7 +12,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 def keep_freed_memory() -> bool:
     """Let this process keep the memory it has freed, for the next step to use.
 
-    XLA's CPU backend allocates a program's temporary buffer afresh at each call. glibc gives a
+    XLA's CPU backend allocates a program's temporary buffer again at each call. glibc gives a
     buffer of that size back to the system when it is freed, so the next call pays a page fault for
     every 4 KiB it touches: a quarter of the step for the small networks. With one arena, no `mmap`
     and no trimming the pages stay.

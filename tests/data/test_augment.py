@@ -27,30 +27,30 @@ CONFIGS = {
 }
 
 
-def canvas_batch(images, masks, canvas):
-    """Canvases as stored, but with garbage outside the real picture: nothing of it may be seen."""
+def padded_batch(images, masks, shape):
+    """Padded batches as stored, but with garbage outside the real picture: nothing of it may be seen."""
     rng = np.random.default_rng(99)
     n = len(images)
-    image = rng.integers(0, 256, (n, *canvas, 3), dtype=np.uint8)
-    mask = np.full((n, *canvas), 77, np.uint8)
+    image = rng.integers(0, 256, (n, *shape, 3), dtype=np.uint8)
+    mask = np.full((n, *shape), 77, np.uint8)
     for i, (picture, labels) in enumerate(zip(images, masks, strict=True)):
         h, w = labels.shape
         image[i, :h, :w], mask[i, :h, :w] = picture, labels
     return Batch(image, mask, np.asarray([m.shape for m in masks], np.int32))
 
 
-def noise_batch(sizes, canvas, classes=21, seed=0):
+def noise_batch(sizes, shape, classes=21, seed=0):
     rng = np.random.default_rng(seed)
     images = [rng.integers(0, 256, (*s, 3), dtype=np.uint8) for s in sizes]
     masks = [rng.integers(0, classes, s, dtype=np.uint8) for s in sizes]
-    return canvas_batch(images, masks, canvas)
+    return padded_batch(images, masks, shape)
 
 
 def same_picture(picture, labels, copies):
-    return canvas_batch([picture] * copies, [labels] * copies, labels.shape)
+    return padded_batch([picture] * copies, [labels] * copies, labels.shape)
 
 
-CANVAS, OUT, COPIES = (90, 110), (48, 64), 16
+PADDED, OUT, COPIES = (90, 110), (48, 64), 16
 TRACES = collections.Counter()
 
 
@@ -119,7 +119,7 @@ def test_whole_picture_is_resized_as_by_torch_in_float():
 
 def test_crop_is_cut_out_first_then_resized_as_by_pil():
     size, key = (80, 110), jax.random.key(5)
-    batch = noise_batch([size] * COPIES, CANVAS)
+    batch = noise_batch([size] * COPIES, PADDED)
     image, mask = run(batch, OUT, AugmentConfig(crop_scale=(0.08, 1.0)), seed=5)
     keys = jax.vmap(lambda k: jax.random.fold_in(k, aug._CROP))(jax.random.split(key, COPIES))
     boxes = crops(size, (0.08, 1.0), (3 / 4, 4 / 3), keys)
@@ -139,7 +139,7 @@ def test_a_picture_of_the_outputs_size_comes_back_unchanged_and_flips_exactly():
     image, mask = run(batch, (37, 53), AugmentConfig(flip=1.0))
     np.testing.assert_array_equal(image[0], picture[:, ::-1])
     np.testing.assert_array_equal(mask[0], labels[:, ::-1])
-    twice = canvas_batch([image[0].astype(np.uint8)], [mask[0]], (50, 60))
+    twice = padded_batch([image[0].astype(np.uint8)], [mask[0]], (50, 60))
     image, mask = run(twice, (37, 53), AugmentConfig(flip=1.0))
     np.testing.assert_array_equal(image[0], picture)
     np.testing.assert_array_equal(mask[0], labels)
@@ -166,7 +166,7 @@ def grown(region, beyond=False):
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_image_and_mask_stay_aligned(config):
-    picture, labels = np.zeros((*CANVAS, 3), np.uint8), np.zeros(CANVAS, np.uint8)
+    picture, labels = np.zeros((*PADDED, 3), np.uint8), np.zeros(PADDED, np.uint8)
     picture[30:70, 15:60], labels[30:70, 15:60] = (255, 0, 0), 3
     image, mask = run(same_picture(picture, labels, COPIES), OUT, config)
     seen = 0
@@ -187,7 +187,7 @@ def test_no_class_appears_and_void_stays_void(config):
     labels[:, 25:] = 9
     labels[20:50, 10:40] = VOID
     picture[labels == VOID] = (0, 255, 0)
-    batch = canvas_batch([picture] * COPIES, [labels] * COPIES, CANVAS)  # class 77 lies outside
+    batch = padded_batch([picture] * COPIES, [labels] * COPIES, PADDED)  # class 77 lies outside
     image, mask = run(batch, OUT, config)
     assert set(np.unique(mask).tolist()) == {4, 9, VOID}
     if not config.colour_jitter:
@@ -199,7 +199,7 @@ def test_no_class_appears_and_void_stays_void(config):
 @pytest.mark.parametrize("name", ["jitter", "turned crop", "turned jitter"])
 def test_beyond_the_picture_the_mask_is_void_and_the_image_normalises_to_zero(name):
     black = np.zeros((60, 80, 3), np.uint8)
-    batch = canvas_batch([black] * COPIES, [black[..., 0]] * COPIES, CANVAS)
+    batch = padded_batch([black] * COPIES, [black[..., 0]] * COPIES, PADDED)
     image, mask = run(batch, OUT, CONFIGS[name])
     outside = mask == VOID
     within = ~np.stack([grown(o, beyond=True) for o in outside])
@@ -211,7 +211,7 @@ def test_beyond_the_picture_the_mask_is_void_and_the_image_normalises_to_zero(na
 
 
 def test_a_filler_row_stays_void():
-    shape = (COPIES, *CANVAS)
+    shape = (COPIES, *PADDED)
     filler = Batch(
         np.zeros((*shape, 3), np.uint8), np.full(shape, VOID, np.uint8), np.zeros((COPIES, 2), "i4")
     )
@@ -449,7 +449,7 @@ def test_all_orders_of_colour_jitter_are_drawn_alike():
 
 
 def test_a_key_repeats_bit_for_bit_another_does_not_and_examples_differ():
-    one = noise_batch([(70, 110)], CANVAS)
+    one = noise_batch([(70, 110)], PADDED)
     batch = Batch(*(np.tile(a, (COPIES, *[1] * (a.ndim - 1))) for a in one))
     first, again, other = (run(batch, OUT, EVERYTHING, seed=s) for s in (1, 1, 2))
     for a, b, c in zip(first, again, other, strict=True):
@@ -460,7 +460,7 @@ def test_a_key_repeats_bit_for_bit_another_does_not_and_examples_differ():
 
 def test_one_example_alone_gets_what_it_gets_in_the_batch():
     config = CONFIGS["turned crop"]
-    batch = noise_batch([(40 + i, 110 - 4 * i) for i in range(COPIES)], CANVAS)
+    batch = noise_batch([(40 + i, 110 - 4 * i) for i in range(COPIES)], PADDED)
     image, mask = run(batch, OUT, config)
 
     @jax.jit
@@ -474,7 +474,7 @@ def test_one_example_alone_gets_what_it_gets_in_the_batch():
 
 
 def test_switching_one_transformation_on_leaves_the_draws_of_the_others():
-    batch = noise_batch([(80, 110)] * COPIES, CANVAS)
+    batch = noise_batch([(80, 110)] * COPIES, PADDED)
     _, flipped = run(batch, OUT, AugmentConfig(flip=0.5))
     _, coloured = run(batch, OUT, AugmentConfig(flip=0.5, colour_jitter=0.3))
     np.testing.assert_array_equal(flipped, coloured)
@@ -489,8 +489,8 @@ def test_switching_one_transformation_on_leaves_the_draws_of_the_others():
 def test_one_trace_serves_every_key_and_every_picture_size():
     for seed in range(3):
         sizes = [(20 + 3 * seed + i, 110 - i) for i in range(COPIES)]
-        run(noise_batch(sizes, CANVAS), OUT, EVERYTHING, seed=seed)
-    assert TRACES[OUT, EVERYTHING, (COPIES, *CANVAS)] == 1
+        run(noise_batch(sizes, PADDED), OUT, EVERYTHING, seed=seed)
+    assert TRACES[OUT, EVERYTHING, (COPIES, *PADDED)] == 1
 
 
 def test_what_is_off_is_not_in_the_program():

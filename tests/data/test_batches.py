@@ -1,4 +1,4 @@
-"""Canvases, rows and normalisation."""
+"""Padded batches, indices and normalisation."""
 
 import chex
 import jax
@@ -19,11 +19,11 @@ def test_normalize_is_imagenets():
 
 def test_resizing_is_pils_and_masks_keep_their_values():
     example = fakes.example(3, 61, 43)
-    canvas = batches.resized([example], (32, 40))
-    chex.assert_shape(canvas.image, (1, 32, 40, 3))
+    padded = batches.resized([example], (32, 40))
+    chex.assert_shape(padded.image, (1, 32, 40, 3))
     expected = Image.fromarray(example.image).resize((40, 32), Image.Resampling.BICUBIC)
-    np.testing.assert_array_equal(canvas.image[0], expected)
-    assert set(np.unique(canvas.mask)) <= set(np.unique(example.mask))
+    np.testing.assert_array_equal(padded.image[0], expected)
+    assert set(np.unique(padded.mask)) <= set(np.unique(example.mask))
 
 
 def test_resizing_is_torchvisions_default():
@@ -39,15 +39,15 @@ def test_resizing_is_torchvisions_default():
 
 def test_full_resolution_pads_with_void():
     examples = [fakes.example(0, 40, 48), fakes.example(1, 44, 36)]
-    canvas = batches.full_resolution(examples)
-    chex.assert_shape(canvas.mask, (2, 44, 48))
-    np.testing.assert_array_equal(canvas.size, [[40, 48], [44, 36]])
+    padded = batches.full_resolution(examples)
+    chex.assert_shape(padded.mask, (2, 44, 48))
+    np.testing.assert_array_equal(padded.size, [[40, 48], [44, 36]])
     for i, example in enumerate(examples):
         h, w = example.mask.shape
-        np.testing.assert_array_equal(canvas.image[i, :h, :w], example.image)
-        np.testing.assert_array_equal(canvas.mask[i, :h, :w], example.mask)
-        assert (canvas.mask[i, h:] == VOID).all()
-        assert (canvas.mask[i, :, w:] == VOID).all()
+        np.testing.assert_array_equal(padded.image[i, :h, :w], example.image)
+        np.testing.assert_array_equal(padded.mask[i, :h, :w], example.mask)
+        assert (padded.mask[i, h:] == VOID).all()
+        assert (padded.mask[i, :, w:] == VOID).all()
 
 
 def test_every_epoch_is_another_permutation_and_repeats_by_key():
@@ -63,11 +63,11 @@ def test_every_epoch_is_another_permutation_and_repeats_by_key():
 
 
 def test_evaluation_rows_take_each_image_once_and_fill_with_void():
-    canvas = batches.resized([fakes.example(i) for i in range(5)], (32, 32))
+    padded = batches.resized([fakes.example(i) for i in range(5)], (32, 32))
     rows = batches.eval_indices(5, 3)
     np.testing.assert_array_equal(rows, [[0, 1, 2], [3, 4, 5]])
-    batch = jax.jit(batches.take)(canvas, rows[1])
-    np.testing.assert_array_equal(batch.image[1], canvas.image[4])
+    batch = jax.jit(batches.take)(padded, rows[1])
+    np.testing.assert_array_equal(batch.image[1], padded.image[4])
     assert (np.asarray(batch.mask[2]) == VOID).all()
     assert not np.asarray(batch.size[2]).any()
 

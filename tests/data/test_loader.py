@@ -1,4 +1,4 @@
-"""Wherever canvases are kept, the batches are the same, bit for bit."""
+"""Wherever padded are kept, the batches are the same, bit for bit."""
 
 import threading
 
@@ -28,8 +28,8 @@ def opened(mode, size=None, **kinds):
 def taken(split, steps):
     """The batches, as numbers."""
     return [
-        jax.tree.map(np.asarray, batches.take(canvases, rows))
-        for canvases, rows in split.loader(iter(steps))
+        jax.tree.map(np.asarray, batches.take(padded, rows))
+        for padded, rows in split.loader(iter(steps))
     ]
 
 
@@ -51,7 +51,7 @@ def test_batches_are_those_of_the_whole(mode, size):
             np.testing.assert_array_equal(ours, theirs)
 
 
-def test_canvases_of_every_step_have_one_shape():
+def test_padded_batches_of_every_step_have_one_shape():
     for mode in ("host", "none"):
         assert len({c.image.shape for c, _ in opened(mode).loader(STEPS)}) == 1
 

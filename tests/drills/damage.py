@@ -270,7 +270,7 @@ def said_by_training(root: Path, data_dir: Path) -> str | None:
 
 
 def try_one(name: str, seed: int, folder: Path) -> str | None:
-    """Make one variant in `folder`, judge it, and say what is amiss (None: all is well)."""
+    """Make one variant in `folder`, check it, and say what is amiss (None: all is well)."""
     root = make_folder(folder / "set")
     words, named = DAMAGES[name](Victim(root, np.random.default_rng(seed)))
     check, training = said_by_check(root), said_by_training(root, folder / "data")

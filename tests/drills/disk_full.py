@@ -88,7 +88,7 @@ def try_one(disk: Path, data: Path, moment: str, expected, rng: random.Random) -
                 break
             time.sleep(0.0002)
         _, err = process.communicate(timeout=300)
-        wrong = judged(process.returncode, err, trial)
+        wrong = verdict(process.returncode, err, trial)
         ballast.unlink()
         again = kill.start(data, trial / "run", trial / "prepared")
         _, more = again.communicate(timeout=300)
@@ -103,7 +103,7 @@ def try_one(disk: Path, data: Path, moment: str, expected, rng: random.Random) -
     return err.strip() or "too late", wrong
 
 
-def judged(code: int, err: str, trial: Path) -> str:
+def verdict(code: int, err: str, trial: Path) -> str:
     """What is wrong with how a training met a full disk."""
     lines = err.strip().splitlines()
     litter = [*trial.rglob("*.part"), *trial.rglob("*orbax-checkpoint-tmp*")]

@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 import experiments.run
-from experiments.cli import command as door
+from experiments.cli import command as cli_command
 from experiments.cli import flags
 from fcn_jax.data import prepare
 from fcn_jax.runtime import files
@@ -58,7 +58,7 @@ def make_data(folder: Path) -> Path:
 
 
 def start(data: Path, run: Path, prepared: Path | None = None) -> subprocess.Popen:
-    """Start (or go on with) the training of `run`."""
+    """Start (or resume) the training of `run`."""
     command = [sys.executable, "-m", "experiments.run", "--dataset", str(data), *FLAGS]
     prepared = prepared or data.parent / "prepared"
     where = ["--workdir", str(run), "--data-dir", str(prepared)]
@@ -213,7 +213,7 @@ def main() -> int:
     kinds = ["save" if i % 2 else "kill" for i in range(args.kills)]
     kinds += ["term"] * args.terms + ["double"] * args.doubles
     rng, tallies = random.Random(args.seed), []
-    door.setup_jax()
+    cli_command.setup_jax()
     with tempfile.TemporaryDirectory(prefix="drill-") as folder:
         root = Path(folder)
         data = make_data(root / "data")

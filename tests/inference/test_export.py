@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import export as door
+from experiments import export as export_command
 from fcn_jax.inference import export, predict
 from fcn_jax.inference import onnx as onnx_graph
 from fcn_jax.models import MODELS, create_model, resnet
@@ -182,10 +182,10 @@ def test_the_door_writes_program_description_and_proof(kind, tmp_path, monkeypat
     pytest.importorskip("onnxruntime")
     restored = checkpoint("fcn")
     monkeypatch.setattr(predict, "load_checkpoint", lambda folder: restored)
-    monkeypatch.setattr(door.command, "setup_jax", lambda **_: None)
-    monkeypatch.setattr(door.evaluate, "open_dataset", lambda *_: fakes.dataset())
+    monkeypatch.setattr(export_command.command, "setup_jax", lambda **_: None)
+    monkeypatch.setattr(export_command.evaluate, "open_dataset", lambda *_: fakes.dataset())
     out = tmp_path / "net.bin"
-    assert door.main(["run", "--format", kind, "--out", str(out)]) == 0
+    assert export_command.main(["run", "--format", kind, "--out", str(out)]) == 0
     about = json.loads((tmp_path / "net.bin.json").read_text())
     assert about["class_names"] == list("abcd")
     assert about["size"] == [48, 64]

@@ -106,7 +106,7 @@ def test_an_unknown_scale(checkpoint):
         predict.predict(checkpoint, photo(8, 8), "big")
 
 
-def test_the_checkpoint_is_not_traced_anew_for_equal_networks(checkpoint):
+def test_the_checkpoint_is_not_traced_again_for_equal_networks(checkpoint):
     assert predict._forward(fakes.TinyNet()) is predict._forward(fakes.TinyNet())
     assert jax.tree.leaves(checkpoint.variables)
 

@@ -126,7 +126,7 @@ def test_two_processes_agree_with_one(tmp_path, monkeypatch):
         _stop_at_the_first_step(patch)
         with pytest.raises(loop.Interrupted, match="after step 1;"):
             _single(handed)
-    # Two go on with their own and with the one's, one with the two's.
+    # Two resume their own and with the one's, one with the two's.
     lines = _pair("device", "", pair, handed)
     assert [line.split()[0] for line in lines] == ["loss", "loss", "refused"]
     _single(mixed)
@@ -212,8 +212,8 @@ def test_a_share_is_read_by_its_process_alone(rows):
             process * length // 2, (process + 1) * length // 2
         )
         share = loader.Shard(own, lambda tree: tree)
-        ((canvases, taken),) = loader.streamed(read, 6, lambda tree: tree, share)(iter([rows]))
-        parts.append(canvases)
+        ((padded, taken),) = loader.streamed(read, 6, lambda tree: tree, share)(iter([rows]))
+        parts.append(padded)
         numbers.append(taken)
     np.testing.assert_array_equal(*numbers)
     assembled = Batch(*(np.concatenate(part) for part in zip(*parts, strict=True)))

@@ -1,4 +1,4 @@
-"""Judging: exact counts, floor and ceiling, the prediction's own code path, views."""
+"""Evaluation: exact counts, floor and ceiling, the prediction's own code path, views."""
 
 import dataclasses
 import re
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import evaluate as door
+from experiments import evaluate as command
 from fcn_jax import metrics
 from fcn_jax.data import batches, loader
 from fcn_jax.inference import predict
@@ -46,7 +46,7 @@ def test_every_labelled_pixel_counts_once(restored, scale):
 
 def test_views_change_the_prediction_and_are_recorded(restored, tmp_path):
     examples = [fakes.example(0)]
-    tta = predict.TTA(*door.parse_tta("flip,0.5"))
+    tta = predict.TTA(*command.parse_tta("flip,0.5"))
     result = evaluate.evaluate_native(restored, examples, "test", "native", tta)
     mask = predict.probabilities(restored, examples[0].image, "native", tta).argmax(-1)
     np.testing.assert_array_equal(result.counts[0], metrics.image_counts(examples[0].mask, mask, 3))
@@ -60,15 +60,15 @@ def test_views_change_the_prediction_and_are_recorded(restored, tmp_path):
 
 
 def test_flags_for_views():
-    assert predict.TTA(*door.parse_tta(None)) == predict.TTA()
-    assert predict.TTA(*door.parse_tta("1.25,flip,0.75")) == predict.TTA(True, (0.75, 1.0, 1.25))
+    assert predict.TTA(*command.parse_tta(None)) == predict.TTA()
+    assert predict.TTA(*command.parse_tta("1.25,flip,0.75")) == predict.TTA(True, (0.75, 1.0, 1.25))
     for bad in ("mirror", "9", "flip,,1", "nan"):
         with pytest.raises(InputError, match="is neither flip nor a size"):
-            door.parse_tta(bad)
+            command.parse_tta(bad)
     with pytest.raises(InputError, match="go with --resolution native"):
-        door.main(["run", "--tta", "flip"])
+        command.main(["run", "--tta", "flip"])
     with pytest.raises(InputError, match="--batch-size 0"):
-        door.main(["run", "--batch-size", "0"])
+        command.main(["run", "--batch-size", "0"])
 
 
 class _Oracle:
@@ -87,10 +87,10 @@ class _Oracle:
 def test_floor_and_ceiling_come_out_of_the_real_pipeline(perfect):
     masks = [fakes.example(i, 32, 32).mask for i in range(5)]
     examples = [Example(str(i), np.stack([m] * 3, -1), m) for i, m in enumerate(masks)]
-    canvases = loader.cached(jax.device_put(batches.resized(examples, (32, 32))))
+    padded = loader.cached(jax.device_put(batches.resized(examples, (32, 32))))
     program = evaluate.make_program(_Oracle(perfect), 3, None, 0)
     ids = [e.id for e in examples]
-    result = evaluate.evaluate(program, {}, canvases, ids, fakes.CLASSES, 2)
+    result = evaluate.evaluate(program, {}, padded, ids, fakes.CLASSES, 2)
     expected = result.perfect if perfect else result.trivial
     scores = {k: v for k, v in result.summary.items() if k != "loss"}
     assert scores == {k: v for k, v in expected.items() if k != "loss"}

@@ -110,7 +110,7 @@ def test_interrupted_runs_end_with_the_same_bits(straight, tmp_path, caplog, aft
 
 @pytest.mark.parametrize("bn_batches", [0, 2])
 def test_a_signal_in_a_validation_stops_it(straight, tmp_path, monkeypatch, bn_batches):
-    """The epoch is trained and not yet judged: it goes on with judging, to the same bits."""
+    """The epoch is trained but not evaluated: it resumes there, to the same bits."""
     config = fakes.config(bn_batches=bn_batches)
     if bn_batches:
         straight = tmp_path / "straight"
@@ -118,11 +118,11 @@ def test_a_signal_in_a_validation_stops_it(straight, tmp_path, monkeypatch, bn_b
     program = evaluation.make_program
 
     def interrupting(*args, **kwargs):
-        judge, signals = program(*args, **kwargs), iter([signal.SIGTERM])
+        evaluate, signals = program(*args, **kwargs), iter([signal.SIGTERM])
 
         def run(*values):
             os.kill(os.getpid(), next(signals, 0))
-            return judge(*values)
+            return evaluate(*values)
 
         return run
 

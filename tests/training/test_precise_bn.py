@@ -1,4 +1,4 @@
-"""Batch norm's statistics taken anew: by hand, frozen, in a run, on several devices."""
+"""Batch norm's statistics re-estimated: by hand, frozen, in a run, on several devices."""
 
 import os
 import signal
@@ -49,12 +49,12 @@ def test_statistics_are_the_average_over_the_batches(full):
     # Running statistics that are far off must leave no trace.
     stats = jax.tree.map(lambda x: x + 3.0, variables["batch_stats"])
     examples = [fakes.example(i, *SIZE) for i in range(6)]
-    canvas = (40, 48) if full else SIZE  # void and black around the picture
-    canvases = batches.full_resolution(examples, canvas)
+    shape = (40, 48) if full else SIZE  # void and black around the picture
+    padded = batches.full_resolution(examples, shape)
     rows = np.array([[4, 0], [1, 5], [2, 3]], np.int32)
     program = precise_bn.make_program(model, SIZE)
     found = precise_bn.estimate(
-        program, variables["params"], stats, [(canvases, part) for part in rows]
+        program, variables["params"], stats, [(padded, part) for part in rows]
     )
     images = [np.stack([examples[i].image for i in part]) for part in rows]
     chex.assert_trees_all_close(found, _by_hand(variables, images), rtol=2e-5, atol=2e-6)
@@ -64,9 +64,9 @@ def test_frozen_statistics_stay_and_the_rest_moves():
     model = models.create_model("resnet50_fcn", 3, width=4, freeze_backbone=True)
     variables = initialize.random_init(model, jax.random.key(0), SIZE)
     stats = variables["batch_stats"]
-    canvases = batches.resized([fakes.example(i) for i in range(2)], SIZE)
+    padded = batches.resized([fakes.example(i) for i in range(2)], SIZE)
     program = precise_bn.make_program(model, SIZE)
-    fed = [(canvases, np.arange(2, dtype=np.int32))] * 2
+    fed = [(padded, np.arange(2, dtype=np.int32))] * 2
     found = precise_bn.estimate(program, variables["params"], stats, fed)
     chex.assert_trees_all_equal(found["backbone"], stats["backbone"])
     moved = jax.tree.leaves(
@@ -81,7 +81,7 @@ def test_a_network_without_batch_norm_is_left_alone():
 
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_a_run_is_judged_with_them_and_resumes_to_the_same_bits(tmp_path, ema):
+def test_a_run_is_evaluated_with_them_and_resumes_to_the_same_bits(tmp_path, ema):
     config = fakes.config(**{"bn_batches": 2, "optim.ema": ema})
     data = fakes.dataset()
     result = loop.train(config, data, tmp_path / "straight", QUIET)
@@ -122,13 +122,13 @@ def test_four_devices_give_the_statistics_of_one():
         from fcn_jax.weights import initialize
         from fcn_jax.data import batches
         from tests import fakes
-        canvases = batches.resized([fakes.example(i) for i in range(8)], (32, 32))
+        padded = batches.resized([fakes.example(i) for i in range(8)], (32, 32))
         rows = np.array([[5, 2, 7, 0], [1, 3, 4, 6]], np.int32)
         model, found = fakes.TinyNet(), {}
         for devices in (1, 4):
             mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
             variables = initialize.random_init(model, jax.random.key(0), (32, 32))
-            placed, data = jax.device_put((variables, canvases), NamedSharding(mesh, P()))
+            placed, data = jax.device_put((variables, padded), NamedSharding(mesh, P()))
             spread = NamedSharding(mesh, P("data")) if devices > 1 else None
             program = precise_bn.make_program(model, (32, 32), spread)
             found[devices] = jax.tree.map(np.asarray, precise_bn.estimate(

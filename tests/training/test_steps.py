@@ -37,7 +37,7 @@ def _setup(augmentation=None, arch=None, weight_decay=1e-5, **kwargs):
     return model, state, step
 
 
-def _canvases(n=6, size=SIZE):
+def _padded(n=6, size=SIZE):
     return batches.resized([fakes.example(i) for i in range(n)], size)
 
 
@@ -46,26 +46,26 @@ def test_one_trace_for_chunks_of_any_length(augmentation):
     chex.clear_trace_counter()
     _, state, step = _setup(augmentation)
     examples = [fakes.example(i, 40 + i, 48 - i) for i in range(6)]
-    canvases = _canvases() if augmentation is None else batches.full_resolution(examples)
+    padded = _padded() if augmentation is None else batches.full_resolution(examples)
     run = steps.jit_train_steps(
         chex.assert_max_traces(step, n=2)
     )  # once for shapes, once for the loop
     rows = np.arange(6, dtype=np.int32).reshape(3, 2)
     for count in (3, 1, 2):
-        state, values = run(state, canvases, rows, count, KEY)
+        state, values = run(state, padded, rows, count, KEY)
         assert np.isfinite(values["loss"][:count]).all()
     assert state.step == 6
 
 
 def test_chunks_equal_single_steps():
     _, state, step = _setup()
-    canvases, rows = _canvases(), np.arange(6, dtype=np.int32).reshape(3, 2)
+    padded, rows = _padded(), np.arange(6, dtype=np.int32).reshape(3, 2)
     run = steps.jit_train_steps(step)
     single = jax.tree.map(jnp.copy, state)
-    chunk, values = run(jax.tree.map(jnp.copy, state), canvases, rows, 3, KEY)
+    chunk, values = run(jax.tree.map(jnp.copy, state), padded, rows, 3, KEY)
     losses = []
     for row in rows:
-        single, value = run(single, canvases, row[None], 1, KEY)
+        single, value = run(single, padded, row[None], 1, KEY)
         losses.append(value["loss"][0])
     np.testing.assert_allclose(values["loss"], losses, rtol=1e-5)
     chex.assert_trees_all_close(chunk.params, single.params, rtol=1e-4, atol=1e-6)
@@ -110,7 +110,7 @@ def test_a_step_depends_on_the_key_and_the_step_number_only():
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_after_a_batch_of_only_void_weight_decay_alone_moves_the_parameters(weight_decay):
     _, state, step = _setup(weight_decay=weight_decay)
-    batch = _canvases(2)
+    batch = _padded(2)
     batch = Batch(batch.image, np.full_like(batch.mask, VOID), batch.size)
     after, values = jax.jit(step)(state, batch, KEY)
     assert values["loss"] == 0.0
@@ -144,11 +144,11 @@ def test_void_counts_as_background_only_when_asked_and_padding_never(augmentatio
 @pytest.mark.parametrize("void_class", [None, 0])
 def test_filler_rows_count_nothing(void_class):
     model, state, _ = _setup()
-    canvases = _canvases(3)
+    padded = _padded(3)
     run = steps.jit_eval_step(steps.make_eval_step(model, 3, void_class=void_class))
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    whole = run(variables, canvases, np.array([0, 1], np.int32))
-    filled = run(variables, canvases, np.array([0, 3], np.int32))
+    whole = run(variables, padded, np.array([0, 1], np.int32))
+    filled = run(variables, padded, np.array([0, 3], np.int32))
     np.testing.assert_array_equal(whole.counts[0], filled.counts[0])
     assert filled.weight[1] == filled.loss[1] == 0
     assert filled.counts[1, :-1].sum() == 0
@@ -156,7 +156,7 @@ def test_filler_rows_count_nothing(void_class):
 
 def test_moving_average_by_hand():
     _, state, step = _setup(ema=0.75)
-    after, _ = jax.jit(step)(state, _canvases(2), KEY)
+    after, _ = jax.jit(step)(state, _padded(2), KEY)
     expected = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, state.params, after.params)
     chex.assert_trees_all_close(after.ema[0], expected, rtol=1e-5, atol=1e-7)
 
@@ -189,7 +189,7 @@ def _two_heads(loss, **kwargs):
 @pytest.mark.parametrize("weight", [0.0, 0.4])
 def test_the_auxiliary_heads_loss_is_added(weight):
     model, state, step = _two_heads(LossConfig(aux_weight=weight))
-    batch = _canvases(2)
+    batch = _padded(2)
     both = model.apply({"params": state.params}, batches.normalize(batch.image), method="with_aux")
     main, aux = (losses.ratio(*losses.softmax_cross_entropy(x, batch.mask)) for x in both)
     after, values = step(state, batch, KEY)
@@ -205,13 +205,13 @@ def test_the_gradient_in_parts_is_that_of_the_whole_batch(parts):
     found = []
     for accumulate in (1, parts):
         _, state, step = _two_heads(loss, class_weights=weights, accumulate=accumulate)
-        found.append(step(state, _canvases(4), KEY))
+        found.append(step(state, _padded(4), KEY))
     chex.assert_trees_all_close(*found, rtol=1e-5, atol=1e-6)
 
 
 def test_batch_norm_sees_the_parts_one_after_another():
     model, state, step = _setup(accumulate=2)
-    batch = _canvases(4)
+    batch = _padded(4)
     after, _ = jax.jit(step)(state, batch, KEY)
     stats = state.batch_stats
     for half in (batch.image[::2], batch.image[1::2]):
@@ -236,13 +236,13 @@ def _on_eight_devices(code: str) -> str:
         from fcn_jax.config import LossConfig
         from tests import fakes
         key, size, n = jax.random.key(0), (32, 32), 8
-        canvases = batches.resized([fakes.example(i) for i in range(n)], size)
+        padded = batches.resized([fakes.example(i) for i in range(n)], size)
         rows = np.arange(n, dtype=np.int32)[None]
         optimizer = optim.make_optimizer(optim.OptimConfig(lr=1e-2), 10)
         def made(model, devices, **kinds):
             mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
             state = steps.init_state(optimizer, initialize.random_init(model, key, size))
-            state, data = jax.device_put((state, canvases), NamedSharding(mesh, P()))
+            state, data = jax.device_put((state, padded), NamedSharding(mesh, P()))
             spread = NamedSharding(mesh, P("data")) if devices > 1 else None
             step = steps.make_train_step(
                 model, optimizer, image_size=size, sharding=spread, **kinds
@@ -316,7 +316,7 @@ def test_eight_devices_evaluate_as_one():
             place = NamedSharding(mesh, P()) if sharding else jax.devices()[0]
             step = steps.make_eval_step(model, 3, sharding=sharding)
             run = steps.jit_eval_step(step, sharding)
-            found.append(run(*jax.device_put((variables, canvases), place), rows[0]))
+            found.append(run(*jax.device_put((variables, padded), place), rows[0]))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5), *found)
         print(found[1].loss.is_fully_replicated, found[0].counts.sum() > 0)
     """)
