@@ -28,7 +28,7 @@ CONFIGS = {
 
 
 def padded_batch(images, masks, shape):
-    """Padded batches as stored, but with garbage outside the real picture: nothing of it may be seen."""
+    """Padded batches as stored, but with garbage outside the real image: none may be seen."""
     rng = np.random.default_rng(99)
     n = len(images)
     image = rng.integers(0, 256, (n, *shape, 3), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Wherever padded are kept, the batches are the same, bit for bit."""
+"""Wherever padded batches are kept, the batches are the same, bit for bit."""
 
 import threading
 

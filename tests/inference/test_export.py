@@ -178,7 +178,7 @@ def test_disagreement_is_not_called_agreement():
 
 
 @pytest.mark.parametrize("kind", ["stablehlo", "onnx"])
-def test_the_door_writes_program_description_and_proof(kind, tmp_path, monkeypatch, capsys):
+def test_the_command_writes_program_description_and_proof(kind, tmp_path, monkeypatch, capsys):
     pytest.importorskip("onnxruntime")
     restored = checkpoint("fcn")
     monkeypatch.setattr(predict, "load_checkpoint", lambda folder: restored)
