@@ -39,8 +39,7 @@ def torchvision_net(name, classes, depth=None, aux=True):
 
 def only_out(module):
     """The network with the head's logits for a result; the same state dict."""
-    forward = module.forward
-    module.forward = lambda x: forward(x)["out"]
+    module.register_forward_hook(lambda module, inputs, result: result["out"])  # survives a copy
     return module
 
 
@@ -84,7 +83,8 @@ def test_logits(name, size):
     from tests.models import torch_reference as reference
 
     module = reference.randomise(module, size=64)
-    assert reference.eval_error(name, module, size) < 1e-4
+    bound = max(1e-4, reference.rounding_error(module, size))
+    assert reference.exact_error(name, module, size) < bound
 
 
 @pytest.mark.slow
