@@ -1,6 +1,6 @@
 """A trained network as a file that runs without this package: StableHLO or ONNX, and the proof.
 
-Both take raw pictures, [N, H, W, 3] RGB in 0..255, normalise inside, and return logits float32
+Both take raw images, [N, H, W, 3] RGB in 0..255, normalise inside, and return logits float32
 [N, H, W, K].
 """
 
@@ -25,7 +25,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 PIXELS = ("uint8", "float32")
 
 ANY = "any"
-"""In place of a size: the program takes pictures of every size, where the network allows it."""
+"""In place of a size: the program takes images of every size, where the network allows it."""
 
 Run = Callable[[np.ndarray], np.ndarray]
 

@@ -88,9 +88,9 @@ class _Graph:
 
     # ---- building
 
-    def node(self, kind: str, inputs: Sequence[str], output: str | None = None, **kinds) -> str:
+    def node(self, kind: str, inputs: Sequence[str], output: str | None = None, **kwargs) -> str:
         output = output or f"{kind.lower()}_{len(self.nodes)}"
-        self.nodes.append(self.onnx.helper.make_node(kind, inputs, [output], output, **kinds))
+        self.nodes.append(self.onnx.helper.make_node(kind, inputs, [output], output, **kwargs))
         return output
 
     def constant(self, value: Any) -> str:

@@ -30,8 +30,8 @@ class FCN(nn.Module):
 
     Source: the paper's appendix lost this table; it is read from the released code.
     Differences: none at sizes that are multiples of 32. Elsewhere each stage rounds up, so that the
-    released network's output is larger than the picture; ours is cropped to it (below and right,
-    where the surplus lies), because a mask has to fit its picture.
+    released network's output is larger than the image; ours is cropped to it (below and right,
+    where the surplus lies), because a mask has to fit its image.
 
     Attributes:
         num_classes: channels of the logits.
@@ -48,13 +48,13 @@ class FCN(nn.Module):
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
         """[N, H, W, 3] normalised float32 -> logits float32 [N, H, W, num_classes]."""
-        kinds = {"kernel_init": self.kernel_init, "dtype": self.dtype}
+        kwargs = {"kernel_init": self.kernel_init, "dtype": self.dtype}
         w, x = self.width, images
         for i, channels in enumerate((w, 2 * w, 4 * w, 8 * w, 16 * w), 1):
-            x = nn.relu(Conv(channels, stride=2, name=f"conv{i}", **kinds)(x))
+            x = nn.relu(Conv(channels, stride=2, name=f"conv{i}", **kwargs)(x))
             x = BatchNorm(name=f"conv{i}_bn")(x, train)
         for i, channels in enumerate((16 * w, 8 * w, 4 * w, 2 * w, self.num_classes), 1):
-            x = nn.relu(ConvTranspose(channels, name=f"deconv{i}", **kinds)(x))
+            x = nn.relu(ConvTranspose(channels, name=f"deconv{i}", **kwargs)(x))
             x = BatchNorm(name=f"deconv{i}_bn")(x, train)
         x = crop(x, images.shape[1:3])
         return Conv(self.num_classes, size=1, kernel_init=self.kernel_init, name="classifier")(x)

@@ -51,10 +51,10 @@ class Block(nn.Module):
     def __call__(self, x: Array, train: bool) -> Array:
         """[N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), C']."""
 
-        def conv(x: Array, name: str, bn: str, features: int, **kinds: Any) -> Array:
+        def conv(x: Array, name: str, bn: str, features: int, **kwargs: Any) -> Array:
             x = Conv(
                 features, use_bias=False, kernel_init="he_fan_out", dtype=self.dtype,
-                name=name, **kinds,
+                name=name, **kwargs,
             )(x)  # fmt: skip
             return BatchNorm(name=bn)(x, train)
 

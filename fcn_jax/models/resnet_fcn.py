@@ -23,10 +23,10 @@ class ResNetFCN(nn.Module):
     | deconv3 | 128 -> 64 | 3, 2, 1, output padding 1 | ReLU, BN | 56x56 |
     | deconv4 | 64 -> 64 | 3, 2, 1, output padding 1 | ReLU, BN | 112x112 |
     | classifier | 64 -> classes | 1, 1, 0 | - | 112x112 |
-    | | | bilinear resize to the picture, half-pixel centres | - | 224x224 |
+    | | | bilinear resize to the image, half-pixel centres | - | 224x224 |
 
     27 718 293 parameters at 21 classes, 4 210 261 of them trained when the backbone is frozen. Any
-    input size: the decoder gives 16 ceil(H / 32) rows, and the resize fits them to the picture.
+    input size: the decoder gives 16 ceil(H / 32) rows, and the resize fits them to the image.
 
     Differences from the paper, and why:
     - Frozen means frozen: the backbone uses its running statistics in training, and they stay as
@@ -60,7 +60,7 @@ class ResNetFCN(nn.Module):
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
         """[N, H, W, 3] normalised float32 -> logits float32 [N, H, W, num_classes]."""
-        kinds = {"kernel_init": self.kernel_init, "dtype": self.dtype}
+        kwargs = {"kernel_init": self.kernel_init, "dtype": self.dtype}
         backbone = ResNet(
             self.backbone,
             width=self.width,
@@ -72,9 +72,9 @@ class ResNetFCN(nn.Module):
         x = backbone(images, train)[-1]
         w = self.width
         for i, channels in enumerate((16 * w, 8 * w), 1):
-            x = nn.relu(Conv(channels, size=1, name=f"conv{i}", **kinds)(x))
+            x = nn.relu(Conv(channels, size=1, name=f"conv{i}", **kwargs)(x))
         for i, channels in enumerate((4 * w, 2 * w, w, w), 1):
-            x = nn.relu(ConvTranspose(channels, name=f"deconv{i}", **kinds)(x))
+            x = nn.relu(ConvTranspose(channels, name=f"deconv{i}", **kwargs)(x))
             if i > 2:
                 x = BatchNorm(name=f"deconv{i}_bn")(x, train)
         x = Conv(self.num_classes, size=1, kernel_init=self.kernel_init, name="classifier")(x)
@@ -109,7 +109,7 @@ class DilatedFCN(nn.Module):
     | backbone | 3 -> 2048 | ResNet-50, output stride 8 by dilation | 28x28 |
     | head | 2048 -> 512 -> classes | conv 3, BN, ReLU, dropout 0.1, conv 1 | 28x28 |
     | aux_head (option) | 1024 -> 256 -> classes | the same, on the backbone's stage 3 | 28x28 |
-    | | | bilinear resize to the picture, half-pixel centres | 224x224 |
+    | | | bilinear resize to the image, half-pixel centres | 224x224 |
 
     32 957 013 parameters at 21 classes, 35 322 218 with the auxiliary head. The paper does not have
     this network; it is what its ResNet-50 result is to be compared with. Source: torchvision's

@@ -30,8 +30,8 @@ class SimplifiedUNet(nn.Module):
     3 015 509 parameters at 21 classes. In spite of its name it has no skips.
 
     Differences: none at sizes that are multiples of 8. Elsewhere the paper's pooling drops the last
-    row or column and the output is smaller than the picture; ours keeps them (it rounds up) and
-    crops the logits to the picture.
+    row or column and the output is smaller than the image; ours keeps them (it rounds up) and
+    crops the logits to the image.
 
     Attributes:
         num_classes: channels of the logits.
@@ -48,13 +48,13 @@ class SimplifiedUNet(nn.Module):
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
         """[N, H, W, 3] normalised float32 -> logits float32 [N, H, W, num_classes]."""
-        kinds = {"kernel_init": self.kernel_init, "dtype": self.dtype}
+        kwargs = {"kernel_init": self.kernel_init, "dtype": self.dtype}
         w, x = self.width, images
         for i, channels in enumerate((w, 2 * w, 4 * w), 1):
-            x = max_pool(nn.relu(Conv(channels, name=f"enc_conv{i}", **kinds)(x)))
-        x = nn.relu(Conv(8 * w, name="bottleneck_conv", **kinds)(x))
+            x = max_pool(nn.relu(Conv(channels, name=f"enc_conv{i}", **kwargs)(x)))
+        x = nn.relu(Conv(8 * w, name="bottleneck_conv", **kwargs)(x))
         for i, channels in enumerate((4 * w, 2 * w, w), 1):
-            x = nn.relu(ConvTranspose(channels, size=2, name=f"dec_upconv{i}", **kinds)(x))
-            x = nn.relu(Conv(channels, name=f"dec_conv{i}", **kinds)(x))
+            x = nn.relu(ConvTranspose(channels, size=2, name=f"dec_upconv{i}", **kwargs)(x))
+            x = nn.relu(Conv(channels, name=f"dec_conv{i}", **kwargs)(x))
         x = crop(x, images.shape[1:3])
         return Conv(self.num_classes, size=1, kernel_init=self.kernel_init, name="final_conv")(x)

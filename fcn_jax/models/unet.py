@@ -54,11 +54,11 @@ class UNet(nn.Module):
     - No ReLU after the transposed convolutions: Table 3 lists one, the code in the appendix (A.2)
       applies none, and neither does the original.
     - Any input size. The released crop never crops, and fails where a side is no multiple of 16.
-      The original's convolutions shrink the picture, so it crops the encoder's features; these keep
+      The original's convolutions shrink the image, so it crops the encoder's features; these keep
       its size, and only pooling an odd side leaves the two apart. Cropping the encoder's features
-      would then lose up to 15 rows of the picture and shift the rest by up to 7 against the
+      would then lose up to 15 rows of the image and shift the rest by up to 7 against the
       decoder's. So pooling rounds up, and the crop takes the surplus row or column off the
-      decoder's: nothing is lost, the features stay aligned, and logits have the picture's size.
+      decoder's: nothing is lost, the features stay aligned, and logits have the image's size.
       At multiples of 16 all of this is the paper's network.
     - The last layer of Table 3 is called softmax; the loss applies it, the network returns logits.
 
@@ -83,16 +83,16 @@ class UNet(nn.Module):
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
         """[N, H, W, 3] normalised float32 -> logits float32 [N, H, W, num_classes]."""
-        kinds = {"kernel_init": self.kernel_init, "dtype": self.dtype}
+        kwargs = {"kernel_init": self.kernel_init, "dtype": self.dtype}
         stage = nn.remat(self.STAGE, static_argnums=(2,)) if self.remat else self.STAGE
         w, x, skips = self.width, images, []
         for i, channels in enumerate((w, 2 * w, 4 * w, 8 * w), 1):
-            x = stage(channels, name=f"encoder{i}", **kinds)(x, train)
+            x = stage(channels, name=f"encoder{i}", **kwargs)(x, train)
             skips.append(x)
             x = max_pool(x)
-        x = stage(16 * w, name="bottleneck", **kinds)(x, train)
+        x = stage(16 * w, name="bottleneck", **kwargs)(x, train)
         for i, skip in enumerate(reversed(skips), 1):
-            x = ConvTranspose(skip.shape[-1], size=2, name=f"up{i}", **kinds)(x)
+            x = ConvTranspose(skip.shape[-1], size=2, name=f"up{i}", **kwargs)(x)
             x = jnp.concatenate([centre_crop(x, skip.shape[1:3]), skip], -1)
-            x = stage(skip.shape[-1], name=f"decoder{i}", **kinds)(x, train)
+            x = stage(skip.shape[-1], name=f"decoder{i}", **kwargs)(x, train)
         return Conv(self.num_classes, size=1, kernel_init=self.kernel_init, name="classifier")(x)

@@ -90,7 +90,7 @@ def _winner(x: Array, size: int, stride: int, padding: int) -> Array:
 def _windows(x: Array, size: int, stride: int, padding: int, fill: float) -> list[Array]:
     """One [N, H', W', C] view of x for each place in the window, in row order.
 
-    The picture is first split into its stride x stride phases, whole arrays that the places then
+    The image is first split into its stride x stride phases, whole arrays that the places then
     share: the transpose puts the phases together again, in one pass.
     """
     n, *sides, channels = x.shape
