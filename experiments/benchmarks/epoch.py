@@ -101,6 +101,7 @@ def _compute(program: Callable[..., Any], feed, steps: Iterable[np.ndarray]) -> 
     [(padded, taken)] = list(feed(steps[:1]))
     jax.block_until_ready(program(padded, taken))
     start = time.perf_counter()
+    result = None
     for _ in steps:
         result = program(padded, taken)
     jax.block_until_ready(result)

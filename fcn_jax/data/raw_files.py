@@ -108,6 +108,7 @@ class TarFiles:
 def _tar_members(path: Path) -> Iterator[tuple[str, int, int]]:
     """(name below VOC_ROOT, offset, size) of each file, after checking the whole archive."""
     remedy = "copy or download it again"
+    size = 0
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

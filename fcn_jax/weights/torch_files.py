@@ -212,7 +212,7 @@ def _read_legacy(file: BinaryIO) -> Any:
 class _Storage(NamedTuple):
     dtype: np.dtype
     key: str
-    count: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 class _Tensor(NamedTuple):
