@@ -126,6 +126,24 @@ def _mean(values: list[float] | None) -> str:
     return text.number(sum(values) / len(values)) if values else ""
 
 
+def short_paper_table() -> str:
+    """The paper's experiments in a few columns, for the README."""
+    data = json.loads((RESULTS / "paper-voc2007.json").read_text())
+    scores = _scores(data, "paper_iou_batch16", "miou", "paper_pixel_accuracy")
+    runs = {rows[0]["name"]: rows for rows in zip(*scores, strict=True)}
+    lines = [
+        "| experiment | paper's IoU | ours, per 16 | our mIoU | paper's accuracy | ours |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for name, (iou, accuracy) in paper.PAPER.items():
+        found = (
+            [tables.mean_std_text(row) for row in runs[name]] if name in runs else ["not run"] * 3
+        )
+        lines.append(_row(name, text.number(iou), *found[:2], text.number(accuracy), found[2]))
+    floor = [text.number(rows[0]["trivial"]) for rows in scores]
+    return "\n".join([*lines, _row("background everywhere", "", *floor[:2], "", floor[2])])
+
+
 def best_table() -> str:
     """The best recipe on VOC-2007 beside the paper's and beside background everywhere."""
     best = json.loads((RESULTS / "best-voc2007.json").read_text())
@@ -221,13 +239,31 @@ def _published(name: str) -> str:
 def models_table() -> str:
     """The models.json that `--models` wrote."""
     rows = json.loads((RESULTS / "models.json").read_text())
-    lines = ["| network | parameters | GFLOPs | published weights |", "|---|--:|--:|---|"]
+    measured = measured_miou()
+    lines = [
+        "| network | parameters | GFLOPs | published weights | mIoU on VOC-2007 val |",
+        "|---|--:|--:|---|--:|",
+    ]
     for row in rows:
         size = f"{row['parameters']:,}".replace(",", " ")
-        lines.append(_row(row["name"], size, f"{row['flops'] / 1e9:.1f}", row["weights"]))
-    return "\n".join(
-        [*lines, "", "Of 21 classes; forward, one image of 224x224, convolutions only."]
+        miou = measured.get(row["name"], "")
+        lines.append(_row(row["name"], size, f"{row['flops'] / 1e9:.1f}", row["weights"], miou))
+    note = (
+        "Of 21 classes; forward, one image of 224x224, convolutions only. mIoU: the best run of "
+        "this repository; an empty cell has not been run."
     )
+    return "\n".join([*lines, "", note])
+
+
+def measured_miou() -> dict[str, str]:
+    """Network -> the best mIoU on VOC-2007's val split among the result files, and its recipe."""
+    runs = [json.loads((RESULTS / "best-voc2007.json").read_text())]
+    table = json.loads((RESULTS / "paper-voc2007.json").read_text())
+    runs += [result for results in table["results"].values() for result in results]
+    best = {}
+    for run in sorted(runs, key=lambda run: run["val"]["miou"]):
+        best[run["arch"]] = f"{run['val']['miou']:.3f} (`{run['experiment']}`)"
+    return best
 
 
 def speed_table() -> str:
@@ -248,6 +284,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "released-voc2007": lambda: paper_table("released-voc2007"),
     "explained": explained_table,
     "best-voc2007": best_table,
+    "paper-short": short_paper_table,
     "speed": speed_table,
     "epoch": epoch_table,
 }
