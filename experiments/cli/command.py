@@ -49,6 +49,7 @@ def tune() -> None:
 
 def run(main: Main) -> None:
     """Call a command's main and exit; bad input is one line on stderr and exit code 2."""
+    sys.unraisablehook = _report_unraisable
     with notes():
         try:
             code = main(None) or 0
@@ -72,6 +73,15 @@ def run(main: Main) -> None:
 
 
 # ---- what is said --------------------------------------------------------------------------------
+
+
+def _report_unraisable(error) -> None:
+    """Report what Python cannot raise, but for the tasks of a checkpoint that could not be written.
+
+    They find their event loop closed, by the hundred, after the one line that says why.
+    """
+    if "loop is closed" not in str(error.exc_value):
+        sys.__unraisablehook__(error)
 
 
 class _Notes(logging.Handler):

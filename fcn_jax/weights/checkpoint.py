@@ -13,8 +13,7 @@ import contextlib
 import logging
 import math
 import shutil
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -95,11 +94,10 @@ class Checkpoints:
         checksums = {name: integrity.checksums(tree) for name, tree in parts.items()}
         meta = {**meta, "score": score, "crc32": checksums}
         try:
-            with _without_stragglers():
-                # Forced: orbax may otherwise skip a save that it finds too soon.
-                self._orbax.save_checkpointables(
-                    number, {**parts, "meta": {"json": integrity.pack(meta)}}, force=True
-                )
+            # Forced: orbax may otherwise skip a save that it finds too soon.
+            self._orbax.save_checkpointables(
+                number, {**parts, "meta": {"json": integrity.pack(meta)}}, force=True
+            )
         except Exception as error:
             self._failed = True
             self._remove_unfinished()  # or what room there is would go to nobody
@@ -307,18 +305,6 @@ def numbers(directory: Path) -> list[int]:
 def _stored_score(path: Path) -> float | None:
     (meta,) = _read(path)
     return meta["score"]
-
-
-@contextlib.contextmanager
-def _without_stragglers() -> Iterator[None]:
-    """Let the tasks of a failed save find their event loop closed, and say so to nobody.
-
-    After a failure it stays so: they come late, by the hundred.
-    """
-    hook = sys.unraisablehook
-    sys.unraisablehook = lambda e: None if "loop is closed" in str(e.exc_value) else hook(e)
-    yield
-    sys.unraisablehook = hook
 
 
 def _silence_orbax() -> None:

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import chex
 import jax
@@ -283,10 +282,8 @@ def test_a_full_disk_is_said_before_writing(tmp_path, monkeypatch):
 
 
 def test_a_disk_that_fills_up_during_a_save(tmp_path, monkeypatch):
-    """As orbax tells of it: in the save, once more when it is closed, and a hundred times after."""
+    """As orbax reports it: in the save, and once more when it is closed."""
     _save(tmp_path / "c", [0.1])
-    heard = []
-    monkeypatch.setattr(checkpoint.sys, "unraisablehook", lambda e: heard.append(str(e.exc_value)))
     error = ValueError("RESOURCE_EXHAUSTED: ... No space left on device [os_error_code='28']")
 
     def fill(number, *_, **__):
@@ -305,9 +302,6 @@ def test_a_disk_that_fills_up_during_a_save(tmp_path, monkeypatch):
         checkpoints.wait()
     checkpoints.close()
     close()
-    for words in ("Event loop is closed", "of another kind"):
-        checkpoint.sys.unraisablehook(SimpleNamespace(exc_value=RuntimeError(words)))
-    assert heard == ["of another kind"]
     assert [p.name for p in (tmp_path / "c").iterdir()] == ["1"]
     checkpoints = checkpoint.Checkpoints(tmp_path / "c")
     _, meta = checkpoints.restore(_state(0))

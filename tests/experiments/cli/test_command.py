@@ -1,8 +1,11 @@
-"""What the commands share: jax is set up as the machine wants it."""
+"""What the commands share: jax is set up as the machine needs it."""
 
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
+
+import pytest
 
 from experiments.cli import command
 
@@ -30,3 +33,14 @@ def test_a_cpu_is_one_device_of_each_of_several_processes():
 
 def test_a_number_of_devices_that_was_asked_for_stays():
     assert devices(flags="--xla_force_host_platform_device_count=3") == 3
+
+
+def test_tasks_of_a_failed_save_are_not_reported_one_by_one(monkeypatch):
+    reported = []
+    monkeypatch.setattr(sys, "__unraisablehook__", lambda e: reported.append(str(e.exc_value)))
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # put back what run replaces
+    with pytest.raises(SystemExit):
+        command.run(lambda _: 0)
+    for words in ("Event loop is closed", "of another kind"):
+        sys.unraisablehook(SimpleNamespace(exc_value=RuntimeError(words)))
+    assert reported == ["of another kind"]
