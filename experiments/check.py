@@ -111,7 +111,7 @@ def fix_255(source: Source, label: int) -> None:
 
 
 def table(found: survey.Survey) -> str:
-    """Sizes of the images; then a line a class: share of the pixels, masks, suggested weight."""
+    """Sizes of the images; then a line a class: percent of the pixels, masks, suggested weight."""
     from fcn_jax.losses import class_weights
 
     lines = [sizes(name, split) for name, split in found.splits.items()]

@@ -54,7 +54,7 @@ def softmax_cross_entropy(
       logits: [..., K], any float dtype; computed in float32.
       labels: [...], integers; whatever is outside 0..K-1 (void, 255) counts nothing.
       weights: [K] float32, or None for ones.
-      label_smoothing: share of the target spread over all classes, 0..1.
+      label_smoothing: fraction of the target that is spread over all classes, 0..1.
       focal_gamma: exponent of the focal factor (1 - p_y)^gamma on the label's term
         (Lin et al. 2017); 0 switches it off.
       axis: the label axes to sum over; None for all of them.

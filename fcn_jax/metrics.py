@@ -48,7 +48,7 @@ def counted_one_by_one(labels: jax.Array, predictions: jax.Array, num_classes: i
 
 
 def counted_by_a_product(labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:
-    """`confusion_counts` as one dot of two one-hots, where adding to single places is slow."""
+    """`confusion_counts` as one product of two one-hots, where a scatter-add is slow."""
     n = len(labels)
     rows = jnp.append(jnp.arange(num_classes, dtype=jnp.int32), VOID)
     columns = jnp.arange(num_classes, dtype=jnp.int32)
@@ -108,7 +108,8 @@ def summarize(matrix: np.ndarray) -> dict:
 
     IoU of a class is TP / (TP + FP + FN) (paper, equation 5), NaN where the class is in neither the
     truth nor the prediction; `miou` is the mean over the others. `mean_class_accuracy` is the mean
-    recall over the classes in the truth; `frequency_weighted_iou` weighs IoU by the truth's share.
+    recall over the classes in the truth; `frequency_weighted_iou` weights each class's IoU by its
+    pixels in the truth.
 
     Args:
       matrix: [K, K] integer counts, rows = truth.

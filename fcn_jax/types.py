@@ -1,4 +1,4 @@
-"""The few types every module shares. Nothing heavy is imported here, not even numpy."""
+"""Types and constants that every module shares. Imports nothing heavy, not even numpy."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def first_best(scores: Sequence[float | None]) -> int | None:
 
 
 class Example(NamedTuple):
-    """One decoded picture with its mask."""
+    """One decoded image with its mask."""
 
     id: str
     image: np.ndarray
@@ -85,12 +85,12 @@ class Example(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Pictures of one static shape, as stored: a pytree of arrays, on the host or on a device."""
+    """Images of one static shape, as stored: a pytree of arrays, on the host or on a device."""
 
     image: Any
-    """uint8 [N, H, W, 3]; zero outside the real picture."""
+    """uint8 [N, H, W, 3]; zero outside the real image."""
     mask: Any
-    """uint8 [N, H, W]; `VOID` outside the real picture."""
+    """uint8 [N, H, W]; `VOID` outside the real image."""
     size: Any
     """int32 [N, 2]: the real height and width, at the top left."""
 

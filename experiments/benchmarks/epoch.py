@@ -95,10 +95,10 @@ def _last_epoch(config: Config, dataset: prepare.Dataset, cache: CacheMode) -> d
         return run_dir.read_metrics(Path(folder) / "run")[-1]
 
 
-def _compute(program: Callable[..., Any], feed, steps: Iterable[np.ndarray]) -> float:
+def _compute(program: Callable[..., Any], load, steps: Iterable[np.ndarray]) -> float:
     """Seconds of all steps, each on the images of the first."""
     steps = list(steps)
-    [(padded, taken)] = list(feed(steps[:1]))
+    [(padded, taken)] = list(load(steps[:1]))
     jax.block_until_ready(program(padded, taken))
     start = time.perf_counter()
     result = None
@@ -108,9 +108,9 @@ def _compute(program: Callable[..., Any], feed, steps: Iterable[np.ndarray]) -> 
     return time.perf_counter() - start
 
 
-def _input(feed, steps: Iterable[np.ndarray]) -> float:
+def _input(load, steps: Iterable[np.ndarray]) -> float:
     """Seconds until all images are there, when nobody computes."""
     start = time.perf_counter()
-    for padded, _ in feed(list(steps)):
+    for padded, _ in load(list(steps)):
         jax.block_until_ready(padded)
     return time.perf_counter() - start

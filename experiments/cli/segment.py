@@ -50,7 +50,7 @@ class Segmented(NamedTuple):
 
     areas: list[Area]
     prediction: report.Prediction
-    """Its place on the page of all images."""
+    """Its entry on the page of all images."""
 
 
 def published(name: str, weights: Path | None) -> predict.Checkpoint:

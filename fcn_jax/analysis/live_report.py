@@ -65,8 +65,8 @@ class LiveReport(Callback):
         busy = self._thread is not None and self._thread.is_alive()
         if busy or time.monotonic() - self._last < self.interval():
             return
-        self._last, fresh, self._new_best = time.monotonic(), self._new_best, False
-        self._thread = threading.Thread(target=self._guarded, args=(self._refresh, fresh))
+        self._last, new_best, self._new_best = time.monotonic(), self._new_best, False
+        self._thread = threading.Thread(target=self._guarded, args=(self._refresh, new_best))
         self._thread.start()
 
     def on_end(self, result: dict[str, Any] | None) -> None:

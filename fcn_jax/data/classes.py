@@ -195,7 +195,7 @@ def _word(text: str) -> str:
 
 
 def _table(cells: list[tuple[int, list[str]]], where: str) -> list[_Row]:
-    """Rows of a table; the columns are told by its header, or by what they hold."""
+    """Rows of a table; the columns are known by its header, or by what they hold."""
     number, head = cells[0]
     if not any(c.isdigit() for c in head):
         columns = [_COLUMNS.get(_word(c)) for c in head]

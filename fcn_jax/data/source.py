@@ -38,7 +38,7 @@ class Source:
     has_lists: bool
     honour_exif: bool
     digest: str
-    """Changes when a file or its time of change does, and with the place."""
+    """Changes when a file, its time of change or the folder changes."""
     root: str
     """The absolute path of the folder, or of the folder of the archives."""
     unused: tuple[tuple[str, str], ...] = ()

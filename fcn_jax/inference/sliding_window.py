@@ -1,11 +1,11 @@
-"""A picture of any size through a network in windows of a few sizes: padding, tiles, blending.
+"""Sliding windows: an image of any size through a network in windows of a few sizes.
 
 Each axis is padded at its end, by mirroring, to a multiple of 32 (every network's total stride, so
 that all windows lie on the same grid of strides). An axis of up to `tile` pixels is padded on to
 the next of the `SIDES`, so that few shapes exist and few programs are compiled; a longer one is cut
 into overlapping windows of `tile` pixels. Where windows overlap, their logits are averaged with
-weights that rise linearly from a window's edge. Rows are handed on as soon as no later window
-reaches them, so that memory grows with the width of a picture, not with its area.
+weights that rise linearly from a window's edge. Rows are yielded as soon as no later window
+reaches them, so that memory grows with the width of an image, not with its area.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ Forward = Callable[[np.ndarray], np.ndarray]
 
 
 class Axis(NamedTuple):
-    """How one axis of a picture is covered."""
+    """How one axis of an image is covered."""
 
     length: int
     padded: int
@@ -42,7 +42,7 @@ def axis(length: int, tile: int = TILE, overlap: int = OVERLAP) -> Axis:
     """Cover `length` pixels.
 
     Args:
-      length: of the picture along the axis.
+      length: of the image along the axis.
       tile: longest window, one of `SIDES`.
       overlap: least number of pixels that neighbouring windows share, below `tile`.
     """
@@ -74,7 +74,7 @@ def _weights(padded: int, window: int, starts: tuple[int, ...]) -> np.ndarray:
 def bands(
     forward: Forward, image: np.ndarray, tile: int = TILE, overlap: int = OVERLAP
 ) -> Iterator[np.ndarray]:
-    """Logits of a picture at its own size, from the top, a band of rows at a time.
+    """Logits of an image at its own size, from the top, a band of rows at a time.
 
     Args:
       forward: the network, on windows.

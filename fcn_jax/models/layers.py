@@ -29,7 +29,7 @@ def fans(shape: tuple[int, ...], transposed: bool = False) -> Pair:
     """(fan-in, fan-out) of a kernel [kh, kw, I, O] as PyTorch counts them.
 
     A convolution has fan-in kh kw I and fan-out kh kw O. PyTorch reads a transposed convolution's
-    weight [I, O, kh, kw] as if it were a convolution's, so there the two change places.
+    weight [I, O, kh, kw] as if it were a convolution's, so there the two are exchanged.
     """
     height, width, inputs, outputs = shape
     pair = (height * width * inputs, height * width * outputs)
@@ -185,7 +185,7 @@ def _channels(v: Array) -> Array:
 
 
 def shard_axes() -> tuple[str, ...]:
-    """The mesh axes over which the batch is spread where this is traced: those of `shard_map`."""
+    """The mesh axes over which the batch is sharded where this is traced: those of `shard_map`."""
     return tuple(jax.sharding.get_abstract_mesh().manual_axes)
 
 
@@ -233,11 +233,11 @@ def _normalise_bwd(epsilon: float, saved: tuple, gradients: tuple) -> tuple[Arra
     x, scale, mean, factor = saved
     dy = gradients[0].astype(jnp.float32)
     z = (x.astype(jnp.float32) - _channels(mean)) * _channels(factor)
-    share = dy.sum((0, 1, 2)), (dy * z).sum((0, 1, 2))
-    dbias, dscale = lax.psum(share, shard_axes())
+    local = dy.sum((0, 1, 2)), (dy * z).sum((0, 1, 2))
+    dbias, dscale = lax.psum(local, shard_axes())
     n = _count(x)
     dx = _channels(scale * factor) * (dy - _channels(dbias / n) - z * _channels(dscale / n))
-    return dx.astype(x.dtype), share[1], share[0]
+    return dx.astype(x.dtype), local[1], local[0]
 
 
 _normalise = jax.custom_vjp(_plain_normalise, nondiff_argnums=(3,))
@@ -250,8 +250,8 @@ _normalise.defvjp(_normalise_fwd, _normalise_bwd)
 class Dropout(nn.Module):
     """In training, each value is 0 with probability `rate`, else divided by 1 - rate.
 
-    Every image of [N, ...] draws by its place in the whole batch, so that the result does not
-    depend on how many devices share it. Without an rng "dropout" nothing is dropped.
+    Every image of [N, ...] draws by its index in the whole batch, so that the result does not
+    depend on the number of devices. Without an rng "dropout" nothing is dropped.
     """
 
     rate: float

@@ -18,7 +18,7 @@ def max_pool(x: Array, size: int = 2, stride: int = 2, padding: int = 0) -> Arra
     2, padding 1, and with size 2, stride 2 and `ceil_mode=True` (which differs at odd sizes only).
 
     The gradient goes to the first of equal values, in row order, as in PyTorch. Only the winner's
-    place is kept for it, a byte a window. As in `fcn_jax.ops.conv` it is the transpose of a
+    position is kept for it, a byte a window. As in `fcn_jax.ops.conv` it is the transpose of a
     derivative written for that: each pixel collects what its windows send, so nothing is
     scattered (6 to 15 times faster than XLA's own on a CPU). Any order and mode of
     differentiation works.
@@ -51,12 +51,12 @@ def _max_pool_jvp(size: int, stride: int, padding: int, primals, tangents) -> tu
     if isinstance(dx, SymbolicZero):
         return y, jnp.zeros_like(y)
 
-    @partial(jax.checkpoint, prevent_cse=False)  # keep the winner, not a mask for each place
+    @partial(jax.checkpoint, prevent_cse=False)  # keep the winner, not a mask for each position
     def pick(winner: Array, dx: Array) -> Array:
         views = _windows(dx, size, stride, padding, 0.0)
         zero = jnp.zeros((), dx.dtype)
         winner = winner.astype(jnp.int32)  # as in `_winner`
-        parts = [jnp.where(winner == place, view, zero) for place, view in enumerate(views)]
+        parts = [jnp.where(winner == i, view, zero) for i, view in enumerate(views)]
         return sum(parts[1:], parts[0])
 
     find = partial(_winner, size=size, stride=stride, padding=padding)
@@ -74,23 +74,23 @@ _max_pool.defjvp(_max_pool_jvp, symbolic_zeros=True)
 
 
 def _winner(x: Array, size: int, stride: int, padding: int) -> Array:
-    """uint8 [N, H', W', C]: the place in its window of the first largest value, in row order.
+    """uint8 [N, H', W', C]: the position in its window of the first largest value, in row order.
 
-    Places are numbers as wide as x's until the end: a CPU takes bytes beside them one by one.
+    Positions are floats until the end: a CPU would handle bytes beside them one by one.
     """
     best, *others = _windows(x, size, stride, padding, -jnp.inf)
     winner = jnp.zeros(best.shape, jnp.float32)
-    for place, view in enumerate(others, 1):
+    for position, view in enumerate(others, 1):
         larger = view > best
         best = jnp.where(larger, view, best)
-        winner = jnp.where(larger, jnp.float32(place), winner)
+        winner = jnp.where(larger, jnp.float32(position), winner)
     return winner.astype(jnp.uint8)
 
 
 def _windows(x: Array, size: int, stride: int, padding: int, fill: float) -> list[Array]:
-    """One [N, H', W', C] view of x for each place in the window, in row order.
+    """One [N, H', W', C] view of x for each position in the window, in row order.
 
-    The image is first split into its stride x stride phases, whole arrays that the places then
+    The image is first split into its stride x stride phases, whole arrays that the positions
     share: the transpose puts the phases together again, in one pass.
     """
     n, *sides, channels = x.shape

@@ -115,7 +115,7 @@ def _taps(kernel: Array) -> Tiles:
 
 
 def _products(tiles: Tiles, kernels: Tiles) -> Tiles:
-    """At each place, of every tile, the sum over the channels."""
+    """At each position of every tile, the sum over the channels."""
 
     def product(tile: Array, kernel: Array) -> Array:
         # As a matrix: a product of more dimensions is transposed at half the speed.

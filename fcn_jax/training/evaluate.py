@@ -77,7 +77,7 @@ def make_program(
 def evaluate(
     program: EvalProgram,
     variables: dict,
-    feed: loader.Loader,
+    load: loader.Loader,
     ids: Sequence[str],
     class_names: Sequence[str],
     batch_size: int,
@@ -85,9 +85,7 @@ def evaluate(
     tick: Callable[[], object] = lambda: None,
     trivial: metrics.Trivial | None = None,
 ) -> Evaluation:
-    """Evaluate on all images of a split.
-
-    `feed` loads them, as padded batches with the indices of each step.
+    """Evaluate on all images of a split, which `load` gives as padded batches with their indices.
 
     Results are fetched some batches late, so that the device never waits; `tick` is called before
     each is. The filler of the last batch is dropped; what remains counts each pixel exactly once.
@@ -101,7 +99,7 @@ def evaluate(
             tick()
             parts.append(jax.tree.map(np.asarray, running.popleft()))
 
-    with contextlib.closing(feed(batches.eval_indices(n, batch_size))) as loaded:
+    with contextlib.closing(load(batches.eval_indices(n, batch_size))) as loaded:
         for images, indices in loaded:
             running.append(program(variables, images, indices))
             fetch(IN_FLIGHT)
@@ -160,13 +158,13 @@ def evaluate_native(
     tta: predict.TTA | None = None,
     tick: Callable[[], object] = lambda: None,
 ) -> Evaluation:
-    """Evaluate at each label's own size: what `predict` makes of the image, counted exactly.
+    """Evaluate at each label's own size: the mask that `predict` returns, counted exactly.
 
     Args:
       restored: the network.
       examples: of the split, at full resolution; read one after another.
       split: its name.
-      scale: `fit` or `native`, what the network sees; see `inference.SCALES`.
+      scale: `fit` or `native`, what the network sees; see `inference.predict.SCALES`.
       tta: views whose probabilities are averaged.
       tick: called after each image.
 

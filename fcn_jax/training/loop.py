@@ -143,7 +143,8 @@ def _log_start(made: setup.Setup, state: TrainState, done: Progress, folder: Pat
     height, width = config.data.image_size
     _logger.info("device: %d x %s, %s", used, device.device_kind, config.precision)
     _logger.info(
-        "data: %s, %s to train on and %d to validate on, %s, %.1f %% void",
+        "data: %s, %s to train on and %d to validate on, %s, "
+        "%.1f %% of the pixels void",
         made.meta["data"]["name"], count(len(made.train.ids), "image"), len(made.val.ids),
         count(len(made.class_names), "class"), 100 * void,
     )  # fmt: skip

@@ -31,7 +31,7 @@ def make_program(
     Args:
       model: whose `BatchNorm` layers are meant; frozen ones keep their statistics, bit for bit.
       image_size: height and width that images are resized to, whatever the padded batch's.
-      sharding: spreads the batch over devices; the statistics are those of the whole batch.
+      sharding: of the batch over the devices; the statistics are those of the whole batch.
     """
 
     def step(carried: tuple[dict, int], batch: Batch):

@@ -1,4 +1,4 @@
-"""What a person sees of a training: a bar for the steps, and a line that stays for each epoch.
+"""Progress of a training for a person: a bar for the steps, and a line that stays per epoch.
 
 The lines are logged; a command or a notebook decides where they appear. The bar is drawn on a
 terminal and in a notebook only, because a log file would fill with half-drawn bars.
@@ -58,21 +58,23 @@ class EpochLog(Callback):
         """Announce the compilation."""
         self._epochs, self._best = run.config.epochs, "-"
         self._seconds: list[float] = []
+        self._waited = 0.0
         self._start, self._compiling = time.monotonic(), True
         _logger.info("compiling the training step ...")
 
     def on_step(self, step: StepInfo) -> None:
         """Say when the first step is done."""
         if self._compiling:
-            self._compiling = False
-            _logger.info("first step after %.1f s", time.monotonic() - self._start)
+            self._compiling, self._waited = False, time.monotonic() - self._start
+            _logger.info("first step after %.1f s", self._waited)
 
     def on_epoch(self, row: dict[str, Any], best: bool) -> None:
         """Log the epoch's line."""
         miou = _number(row["val"]["miou"])
         self._best = f"{miou} (epoch {row['epoch']})" if best else self._best
-        self._seconds.append(row["seconds"])
-        usual = sorted(self._seconds)[(len(self._seconds) - 1) // 2]  # without the compilation
+        self._seconds.append(max(0.0, row["seconds"] - self._waited))
+        self._waited = 0.0
+        usual = sorted(self._seconds)[(len(self._seconds) - 1) // 2]  # without other compilations
         left = usual * (self._epochs - row["epoch"])
         _logger.info(
             "epoch %d/%d  loss %s  val loss %s  mIoU %s  best %s  %.1f img/s  %s left",

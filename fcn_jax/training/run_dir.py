@@ -127,7 +127,7 @@ def check_data(folder: Path, data: dict[str, Any]) -> None:
     Args:
       folder: claimed.
       data: {"train", "val": ids, "classes": names, "name", "root", "digest"}; a digest that is
-        empty is not compared, and the place of the data may change.
+        empty is not compared, and the data may have moved.
 
     Raises:
       InputError: if ids, classes or the content of a file have changed.

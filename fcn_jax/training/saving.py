@@ -1,4 +1,4 @@
-"""Saving a run, and stopping it: the one place where both are decided.
+"""Saving a run, and stopping it.
 
 A run that is asked to stop finishes its step, saves what is not saved yet, and raises
 `Interrupted` with a message that says how far it has come.

@@ -46,7 +46,7 @@ class Placement(NamedTuple):
     """A state of host arrays -> the same on the devices, as `Programs.train` wants it."""
     batch_sharding: NamedSharding | None
     """Of the axis of a batch; None where there is one device."""
-    share: loader.Shard | None
+    shard: loader.Shard | None
     """This process's part of a batch; None where there is one process."""
 
 
@@ -70,7 +70,7 @@ class Setup:
 
     def epoch_indices(self, epoch: int) -> np.ndarray:
         """Indices of the images of every step of one epoch (from 0), int32 [steps, batch size]."""
-        key = _key(self.config, "rows")
+        key = _key(self.config, "indices")
         count = len(self.train.ids)
         return batches.epoch_indices(key, epoch, count, self.config.data.batch_size)
 
@@ -156,14 +156,14 @@ def forward_flops(meta: dict[str, Any]) -> float | None:
 
 def _placement(batch_size: int, devices: int | None) -> Placement:
     mesh = distributed.mesh(batch_size, devices)
-    share = None
+    shard = None
     if distributed.count() > 1:
-        share = loader.Shard(distributed.process_slice, partial(distributed.assemble, mesh=mesh))
+        shard = loader.Shard(distributed.process_slice, partial(distributed.assemble, mesh=mesh))
     return Placement(
         partial(distributed.replicate, mesh=mesh),
         partial(distributed.put_state, mesh=mesh),
         distributed.batch_sharding(mesh),
-        share,
+        shard,
     )
 
 
@@ -177,7 +177,7 @@ def _open_split(
     # All processes must choose the same mode, so the smallest machine decides.
     limits = loader.Budget(*distributed.smallest(dataclasses.astuple(loader.budget())))
     return loader.open_split(
-        examples, size, num_classes, placement.replicate, cache, limits, placement.share
+        examples, size, num_classes, placement.replicate, cache, limits, placement.shard
     )
 
 
@@ -230,7 +230,7 @@ def _meta(
 
 def _key(config: Config, purpose: str) -> jax.Array:
     """One key a purpose; never renumber them, or no run can be repeated."""
-    number = {"init": 0, "rows": 1, "steps": 2}[purpose]
+    number = {"init": 0, "indices": 1, "steps": 2}[purpose]
     return jax.random.fold_in(jax.random.key(config.seed), number)
 
 

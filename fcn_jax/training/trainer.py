@@ -115,7 +115,7 @@ class Trainer:
         path = self.folder / "diverged.json"
         # The step folds its number into the key: with it, its random numbers are known.
         key = jax.random.key_data(self.setup.train_key()).tolist()
-        record = {"step": step, "loss": repr(loss), "rows": indices.tolist(), "ids": ids}
+        record = {"step": step, "loss": repr(loss), "indices": indices.tolist(), "ids": ids}
         if distributed.is_primary():
             files.write_json(path, {**record, "key": key})
         raise DivergedError(

@@ -77,7 +77,7 @@ def test_what_is_logged(tmp_path, caplog):
     # multiply-adds at 32 x 32, less what the padding saves.
     assert lines[0].endswith(" x cpu, f32")
     assert lines[1].startswith("data: fake, 8 images to train on and 5 to validate on, 3 classes, ")
-    assert lines[1].endswith(" % void")
+    assert lines[1].endswith(" % of the pixels void")
     assert lines[2].startswith("network: tiny, 267 parameters, 0.00 GFLOPs an image, at 32x32")
     assert lines[3] == f"run: {tmp_path / 'run'} (new), 2 epochs of 2 steps, batches of 3"
     assert lines[4] == "compiling the training step ..."
@@ -91,7 +91,7 @@ def test_what_is_logged(tmp_path, caplog):
 
 def test_a_split_without_labels_is_logged(caplog):
     log = progress.EpochLog()
-    log._epochs, log._best, log._seconds = 2, "-", []
+    log._epochs, log._best, log._seconds, log._waited = 2, "-", [], 0.0
     row = {
         "epoch": 1, "train": {"loss": 1.0}, "val": {"loss": None, "miou": None}, "seconds": 1.0,
         "images_per_second": 3.0,
@@ -101,6 +101,20 @@ def test_a_split_without_labels_is_logged(caplog):
     assert caplog.messages == [
         "epoch 1/2  loss 1.0000  val loss -  mIoU -  best -  3.0 img/s  1 s left"
     ]
+
+
+def test_the_time_left_leaves_the_compilation_out(caplog):
+    """After a first epoch of 50 s, of which 40 s before the first step, two more take 20 s."""
+    log = progress.EpochLog()
+    log._epochs, log._best, log._seconds, log._waited = 3, "-", [], 40.0
+    row = {
+        "epoch": 1, "train": {"loss": 1.0}, "val": {"loss": 1.0, "miou": 0.5}, "seconds": 50.0,
+        "images_per_second": 3.0,
+    }  # fmt: skip
+    with caplog.at_level(logging.INFO, "fcn_jax"):
+        log.on_epoch(row, True)
+        log.on_epoch({**row, "epoch": 2, "seconds": 12.0}, False)
+    assert [line.rpartition("  ")[2] for line in caplog.messages] == ["20 s left", "10 s left"]
 
 
 @pytest.mark.parametrize(

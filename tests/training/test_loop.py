@@ -265,11 +265,11 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint(tmp_path):
     record = files.read_json(tmp_path / "diverged.json")
     assert len(record["ids"]) == 3
     ids = [e.id for e in fakes.dataset().splits["train"]]
-    assert record["ids"] == [ids[row] for row in record["rows"]]
+    assert record["ids"] == [ids[i] for i in record["indices"]]
     # All that a replay needs: the rows are those of the step, and so is the key.
     made = setup.build(config, fakes.dataset())
     epoch, step = divmod(record["step"], made.steps_per_epoch)
-    assert record["rows"] == made.epoch_indices(epoch)[step].tolist()
+    assert record["indices"] == made.epoch_indices(epoch)[step].tolist()
     assert record["key"] == jax.random.key_data(made.train_key()).tolist()
 
 
