@@ -1,4 +1,4 @@
-"""Speed and memory of every network, beside PyTorch and plain Flax on the same machine.
+"""Measure speed and memory against PyTorch and plain Flax: `python -m experiments.benchmark`.
 
     python -m experiments.benchmark                                   # ours alone, all networks
     python -m experiments.benchmark --against torch stock --cpu-malloc --out speed.json

@@ -1,4 +1,4 @@
-"""Look a data set over before training: `python -m experiments.check DATASET`."""
+"""Check a data set before training: `python -m experiments.check DATASET`."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def parser() -> arguments.Parser:
     """The flags of this command."""
     parser = arguments.Parser(
         "check",
-        "Say everything that is wrong with a data set, file by file, in the words in "
-        "which training would refuse it, and what is worth knowing; then count its pixels.",
+        "List everything that is wrong with a data set, file by file, as training would "
+        "refuse it, and what else is worth knowing; then count the pixels of each class.",
         EPILOG,
     )
     parser.add_argument("dataset", help="voc2007, shapes, or a folder in VOC's layout")
@@ -81,6 +81,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {line}")
     for note in found.notes:
         print(f"note: {note}")
+    if source.classes.colours is None and (hidden := only_void(found)):
+        print(f"hint: if 255 is an object in these masks, add --fix-255 ID, such as {hidden}")
     print(table(found))
     if args.out:
         groups = [
@@ -108,6 +110,14 @@ def fix_255(source: Source, label: int) -> None:
         path.rename(kept)
     files.write_text(path, text)
     print(f"{path}: 255 is {source.classes.names[label]}")
+
+
+def only_void(found: survey.Survey) -> str:
+    """`1 for NAME`, the likely class, where masks have void pixels and no class but 0; else ""."""
+    pixels = sum(split.pixels for split in found.splits.values())
+    if len(found.class_names) < 2 or not pixels[VOID] or pixels[1 : len(found.class_names)].any():
+        return ""
+    return f"1 for {found.class_names[1]}"
 
 
 def table(found: survey.Survey) -> str:

@@ -1,4 +1,4 @@
-"""Lay finished runs side by side: `python -m experiments.compare WORKDIR WORKDIR ... --out DIR`."""
+"""Compare finished runs: `python -m experiments.compare WORKDIR WORKDIR ... --out DIR`."""
 
 from __future__ import annotations
 

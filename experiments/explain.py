@@ -1,4 +1,4 @@
-"""Which of the paper's numbers a constant prediction gives: `python -m experiments.explain`.
+"""Find which of the paper's numbers a constant prediction gives: `python -m experiments.explain`.
 
 A network that has learnt nothing predicts one class everywhere. What such a prediction scores
 follows from the masks alone, and from how one counts. This tries every constant class with every

@@ -1,4 +1,4 @@
-"""Hand a network on: `python -m experiments.export WORKDIR --format onnx --out model.onnx`."""
+"""Export a network: `python -m experiments.export WORKDIR --format onnx --out model.onnx`."""
 
 from __future__ import annotations
 

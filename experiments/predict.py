@@ -84,6 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     from experiments.cli import segment
     from fcn_jax import report
     from fcn_jax.inference import predict
+    from fcn_jax.training import progress
 
     if args.pretrained:
         restored = segment.published(args.pretrained, args.weights)
@@ -102,8 +103,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.areas:
         segment.write_areas([area for done in made for area in done.areas], args.areas)
     print(
-        f"{len(made)} of {len(jobs)} images segmented into {args.out} "
-        f"({predict.programs(restored)} programs compiled)"
+        f"{len(made)} of {progress.count(len(jobs), 'image')} segmented into {args.out} "
+        f"({progress.count(predict.programs(restored), 'program')} compiled)"
     )
     if len(made) > 1:
         page = args.out / "index.html"

@@ -1,4 +1,4 @@
-"""The paper's table beside ours: `python -m experiments.reproduce`."""
+"""Repeat the paper's experiments: `python -m experiments.reproduce`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def parser() -> arguments.Parser:
     """The flags of this command."""
     parser = arguments.Parser(
         "reproduce",
-        "Run the paper's seven experiments and lay its numbers beside ours: writes "
+        "Run the paper's seven experiments and show its numbers beside ours: writes "
         "table.md, table.json and report.html. Flags that are left out keep the paper's values: "
         "up to 500 epochs of batches of 16 at 224x224 on voc2007.",
         EPILOG,

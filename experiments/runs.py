@@ -1,4 +1,4 @@
-"""List runs with their state, score and size, or remove some: `python -m experiments.runs`."""
+"""List runs with their scores, or remove some: `python -m experiments.runs`."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Studies of the recipes in `tuned`: `python -m experiments.study ablation | networks`."""
+"""Study the ingredients of a recipe: `python -m experiments.study ablation | networks`."""
 
 from experiments import paper, tuned
 from experiments.cli import arguments, command, sweep

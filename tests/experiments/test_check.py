@@ -45,7 +45,7 @@ def test_what_is_no_data_set_fails_too(tmp_path, capsys):
     assert check.main([str(tmp_path / "nothing")]) == 1
 
 
-def test_a_split_without_any_sound_pair(root, capsys):
+def test_a_split_without_any_valid_pair(root, capsys):
     for path in (root / "JPEGImages").iterdir():
         path.write_bytes(b"")
     assert check.main([str(root)]) == 1
@@ -58,11 +58,14 @@ def test_255_can_be_given_to_a_class(root, capsys):
         ids = np.array(Image.open(path))
         Image.fromarray(np.where(ids == 1, 255, 0).astype(np.uint8)).save(path)
     assert check.main([str(root)]) == 1
-    assert "no mask has any class but 0 and void 255" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "no mask has any class but 0 and void 255" in out
+    assert "hint: if 255 is an object in these masks, add --fix-255 ID, such as 1 for object" in out
     assert check.main([str(root), "--fix-255", "1"]) == 0
     assert (root / "classes.txt").read_text() == "0 ground\n255 object\n"
     assert (root / "classes.txt.bak").read_text() == "ground\nobject\n"
     lines = capsys.readouterr().out.splitlines()
+    assert not any(line.startswith("hint:") for line in lines)
     (cells,) = (line.split() for line in lines if line.split()[1:2] == ["object"])
     assert int(cells[2]) > 0
     assert check.main([str(root), "--fix-255", "2"]) == 1

@@ -67,7 +67,7 @@ def test_masks_and_overlays_have_the_size_of_the_image(folder, capsys):
         assert (mask.mode, mask.size) == ("P", (30, 20))
         expected = predict.predict(fakes.checkpoint(), read(folder / "a/x.jpg"))
         np.testing.assert_array_equal(np.asarray(mask), expected)
-    assert "1 of 1 images segmented" in capsys.readouterr().out
+    assert "1 of 1 image segmented" in capsys.readouterr().out
 
 
 def test_equal_stems_never_share_a_name(folder):

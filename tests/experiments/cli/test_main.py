@@ -30,7 +30,7 @@ def test_every_command_shows_its_help_under_the_name_it_was_called_by(name, monk
     assert "python -m" not in out
 
 
-def test_the_overview_names_them_all(monkeypatch, capsys):
+def test_the_overview_lists_every_command(monkeypatch, capsys):
     assert call(monkeypatch) == 0
     out = capsys.readouterr().out
     assert [line.split()[0] for line in out.splitlines()[2:]] == list(main.COMMANDS)
