@@ -239,15 +239,19 @@ def test_each_file_of_a_run_finds_the_disk_full_once(trained, tmp_path, monkeypa
     monkeypatch.setattr(files, "require", no_room_once)
     argv = [*SMALL, "--epochs", "2", "--lr", "0.03", "--workdir", str(folder), "--quiet"]
     while _enter(run.main, *argv) == 2:
-        (line,) = capsys.readouterr().err.splitlines()
+        # A page that cannot be refreshed while the run lives is a warning and ends nothing.
+        lines = capsys.readouterr().err.splitlines()
+        (line,) = [line for line in lines if not line.startswith("warning: ")]
         assert line.startswith(f"error: {folder}")
         assert re.search(
             r"the disk is too full \(\d.* free, .* needs \d.*\): make room, then", line
         )
-    assert refused == [
+    pages = {"curves.png", "gallery.png", "report.html"}  # also while the run lives
+    assert [name for name in refused if name not in pages] == [
         "config.json", "data.json", "metrics.jsonl", "the second checkpoint", "eval-val.json",
-        "eval-val.npz", "result.json", "curves.png", "gallery.png", "report.html",
+        "eval-val.npz", "result.json",
     ]  # fmt: skip
+    assert pages <= set(refused)
     results = [json.loads((f / "result.json").read_text()) for f in (trained, folder)]
     assert results[0]["val"] == results[1]["val"]
     assert not list(folder.glob("*.part"))
