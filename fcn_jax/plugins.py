@@ -49,15 +49,15 @@ def find(name: str) -> Any:
     module, _, attribute = name.partition(":")
     if module not in _allowed:
         raise InputError(
-            f"{name} is code from outside this package, which is imported only where it is asked "
-            "for: name its module",
+            f"{name} is code from outside this package, which is imported only on request: "
+            f"name its module here, or from Python call fcn_jax.plugins.allow({module!r})",
             field="plugin",
             value=module,
         )
     found: Any = importlib.import_module(module)
     for part in attribute.split("."):
         if not hasattr(found, part):
-            raise InputError(f"has no {attribute}", field="plugin", value=module)
+            raise InputError(f"the module has no {attribute}", field="plugin", value=module)
         found = getattr(found, part)
     if not callable(found):
         raise InputError(f"{attribute} cannot be called", field="plugin", value=module)

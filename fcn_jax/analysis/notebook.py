@@ -85,6 +85,12 @@ class Segmentation:
     palette: np.ndarray
     """uint8 [K, 3]."""
 
+    def __repr__(self) -> str:
+        """Short: not the arrays."""
+        height, width = self.mask.shape
+        found = ", ".join(f"{name} {100 * part:.1f} %" for name, part in self.areas().items())
+        return f"Segmentation({height}x{width}: {found})"
+
     def areas(self) -> dict[str, float]:
         """Fraction of the image for each class that occurs, largest first."""
         counts = np.bincount(self.mask.ravel(), minlength=len(self.class_names))

@@ -64,6 +64,11 @@ class Dataset:
     root: str = ""
     """The absolute path of the raw files; "" where there are none."""
 
+    def __repr__(self) -> str:
+        """Short: not the palette."""
+        sizes = ", ".join(f"{name} {len(split)}" for name, split in self.splits.items())
+        return f"Dataset({self.name}, {len(self.class_names)} classes, images: {sizes})"
+
     @cached_property
     def trivial(self) -> metrics.Trivial:
         """The constant predictor that results on this data set are compared with."""

@@ -63,6 +63,10 @@ def test_a_segmentation_shows_image_and_mask_with_a_legend(made):
     assert [a.get_title() for a in axes] == ["image", "prediction"]
 
 
+def test_a_segmentation_is_printed_in_one_line(made):
+    assert repr(made) == "Segmentation(60x100: background 75.0 %, right 25.0 %)"
+
+
 def test_areas_are_fractions_largest_first(made):
     assert list(made.areas().items()) == [("background", 0.75), ("right", 0.25)]
 

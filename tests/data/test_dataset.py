@@ -40,6 +40,7 @@ def test_a_data_set_from_any_sequence_of_pairs():
     np.testing.assert_array_equal(example.mask, pairs(3)[2][1])
     assert example.mask.dtype == np.uint8
     assert data.palette.shape == (3, 3)
+    assert repr(data) == "Dataset(arrays, 3 classes, images: train 3, val 2)"
     with pytest.raises(InputError, match="no split 'test', only train, val"):
         data.splits["test"]
 
