@@ -113,7 +113,7 @@ def test_a_run_folder_imports_nothing_by_itself(main, trained, tmp_path, capsys)
         (["--arch", f"{MODULE}:Untrainable"], "it raises TypeError"),
         (["--arch", f"{MODULE}:number"], "it makes int, not a Flax Linen module"),
         (["--arch", f"{MODULE}:squared_error"], "--arch .*: cannot be made: .*missing"),
-        (["--arch", f"{MODULE}:Nothing"], f"--plugin {MODULE}: has no Nothing"),
+        (["--arch", f"{MODULE}:Nothing"], f"--plugin {MODULE}: the module has no Nothing"),
         (["--loss", f"{MODULE}:a_constant"], "a_constant cannot be called"),
         (["--arch", "no_such_module:Net"], "--plugin no_such_module: cannot be imported"),
         (["--optimizer", "lion"], "--optimizer lion: choose one of adam.* or give module:name"),
