@@ -29,7 +29,7 @@ def parser() -> arguments.Parser:
         "refuse it, and what else is worth knowing; then count the pixels of each class.",
         EPILOG,
     )
-    parser.add_argument("dataset", help="voc2007, shapes, or a folder in VOC's layout")
+    parser.add_argument("dataset", help="voc2007, shapes, or the folder of a data set")
     parser.add_argument("--out", type=Path, metavar="PNG", help="write a contact sheet")
     parser.add_argument(
         "--fix-255",

@@ -25,7 +25,7 @@ def parser() -> arguments.Parser:
     parser = arguments.Parser(
         "evaluate",
         "Evaluate the best checkpoint of a run; writes WORKDIR/eval-SPLIT.json. "
-        "The checkpoint says everything: no training flag has to be repeated.",
+        "All settings come from the checkpoint: no training flag has to be repeated.",
     )
     parser.add_argument("workdir", type=Path, metavar="WORKDIR", help="folder of a run")
     parser.add_argument(

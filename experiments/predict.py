@@ -39,10 +39,13 @@ def parser() -> arguments.Parser:
         help="use torchvision's published weights of this network instead of a run (VOC's classes)",
     )
     parser.add_argument(
-        "--weights", type=Path, metavar="FILE", help="with --pretrained: the weights, on this disk"
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="with --pretrained: the weights as a file, instead of a download",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder to write to")
-    parser.add_argument("--recursive", action="store_true", help="search folders to the bottom")
+    parser.add_argument("--recursive", action="store_true", help="also search subfolders")
     parser.add_argument(
         "--scale",
         type=arguments.choice(SCALES),

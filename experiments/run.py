@@ -29,7 +29,7 @@ RUNTIME = ("devices", "save_every", "save_steps", "cache")
 def parser(base: Config | None = None) -> arguments.Parser:
     """The flags of this command; the help shows the values of `base` as the defaults."""
     parser = arguments.Parser(
-        "run", "Train a segmentation network, evaluate it and show what it does.", EPILOG
+        "run", "Train a segmentation network, evaluate it and write a report.", EPILOG
     )
     flags.add_run_flags(parser, base or flags.experiment("default"))
     flags.add_plugin_flag(parser)
@@ -38,7 +38,7 @@ def parser(base: Config | None = None) -> arguments.Parser:
     where.add_argument(
         "--workdir", type=Path, metavar="DIR", help="run folder (default: runs/NAME-NUMBER)"
     )
-    where.add_argument("--resume", action="store_true", help="insist that there is a run to resume")
+    where.add_argument("--resume", action="store_true", help="fail if there is no run to resume")
     arguments.add_fields(where, "", Runtime(), RUNTIME)
     where.add_argument(
         "--cpu-malloc",
@@ -53,19 +53,21 @@ def parser(base: Config | None = None) -> arguments.Parser:
         help="one of several processes, on hosts that share the run folder; the cluster (Slurm, "
         "MPI, Cloud TPU, ...) is found by jax.distributed",
     )
-    where.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, where not found")
     where.add_argument(
-        "--process-id", type=arguments.whole(0), metavar="I", help="of this process, from 0"
+        "--coordinator", metavar="HOST:PORT", help="address of process 0, if no cluster is found"
     )
     where.add_argument(
-        "--process-count", type=arguments.whole(1), metavar="N", help="of all processes"
+        "--process-id", type=arguments.whole(0), metavar="I", help="number of this process, from 0"
+    )
+    where.add_argument(
+        "--process-count", type=arguments.whole(1), metavar="N", help="number of processes"
     )
     where.add_argument("--quiet", action="store_true", help="print nothing but the result")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, train, write the page."""
+    """Parse, train, write the report."""
     words = sys.argv[1:] if argv is None else argv
     args = parser(flags.base_of(words)).parse_args(words)
     flags.load_plugins(args)

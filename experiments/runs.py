@@ -24,7 +24,7 @@ def parser() -> arguments.Parser:
         nargs="*",
         metavar="DIR",
         default=[Path("runs")],
-        help="folders to look into, to the bottom (default: runs)",
+        help="folders to search, with their subfolders (default: runs)",
     )
     parser.add_argument(
         "--remove", type=Path, nargs="+", metavar="RUN", help="delete these run folders instead"

@@ -21,8 +21,8 @@ from fcn_jax.types import InputError
 SCHEMA = 2
 """Version of the JSON form; raised whenever a field changes its meaning.
 
-2: model.freeze_backbone was removed; a rate scale of 0 freezes. The last that were written as 1 had
-no such field any more, and are read."""
+2: model.freeze_backbone was removed; optim.backbone_scale 0 freezes. Files of version 1 without
+that field can be read."""
 
 Pair = tuple[float, float]
 CacheMode = Literal["auto", "device", "host", "none"]
@@ -60,7 +60,7 @@ def check(group: str, config: Any, **limits: tuple[float, float]) -> None:
 
 
 def choices_of(hint: Any) -> tuple[str, ...]:
-    """The words of a `Literal`, also where it is one part of a union; none for other types."""
+    """The values of a `Literal`, also where it is one part of a union; none for other types."""
     parts = typing.get_args(hint) if typing.get_origin(hint) is typing.Union else (hint,)
     found = (typing.get_args(part) for part in parts if typing.get_origin(part) is Literal)
     return next(found, ())
@@ -93,7 +93,7 @@ def _set_pair(group: str, config: Any, name: str, highest: float) -> None:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is trained on, and in which form."""
+    """Which data is trained on, and in which form."""
 
     dataset: str = "voc2007"
     """`voc2007`, `shapes`, or the folder of a data set."""
@@ -133,17 +133,16 @@ class ModelConfig:
     """Which network, and what it starts from."""
 
     arch: str = "fcn"
-    """The network: a name of `models.MODELS`, or `module:name` of a Flax module with the same call.
-    """
+    """The network: a name of `fcn_jax.MODELS`, or `module:name` of a Flax module of your own."""
     init: Literal["xavier", "he"] = "xavier"
-    """Random initialisation of what is not pretrained; the paper has Xavier."""
+    """Random initialisation of what is not pretrained; the paper's is Xavier."""
     pretrained: str | None = None
     """`imagenet`, `imagenet-v2`, a .pth or .safetensors file, the folder of a run, or a folder of
     model.safetensors and config.json."""
     freeze_bn: bool = False
     """Keep the backbone's batch statistics as they were loaded; use it with small batches."""
     freeze_stages: int = 0
-    """Keep the stem and the first N - 1 stages of a ResNet backbone as they were loaded."""
+    """Freeze the stem and the first N - 1 stages of a ResNet backbone; 0 freezes none."""
     remat: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
 
@@ -203,8 +202,8 @@ class LossConfig:
     lovasz: float = 0.0
     """Weight of a Lovasz-softmax term added to the cross-entropy; 0 leaves it out."""
     function: str | None = None
-    """`module:name` of a function `(logits, labels, class_weights) -> (sum, weight)` that takes the
-    place of the cross-entropy in training; void is 255. None: the cross-entropy."""
+    """`module:name` of a function `(logits, labels, class_weights) -> (sum, weight)` that replaces
+    the cross-entropy in training; void is 255. None: the cross-entropy."""
     aux_weight: float = 0.4
     """Weight of the auxiliary head's loss, for networks that have such a head."""
 
@@ -233,7 +232,7 @@ class OptimConfig:
     lr: float = 1e-4
     """Peak learning rate."""
     momentum: float = 0.9
-    """Of `sgd`; the Adam variants have their own."""
+    """Momentum of `sgd`; the Adam variants have their own."""
     weight_decay: float = 1e-5
     """Strength of the weight decay."""
     schedule: Literal["constant", "cosine_annealing", "cosine", "poly"] = "constant"
@@ -281,7 +280,7 @@ class Config:
     """Everything a run's result depends on, besides the data's content."""
 
     experiment: str = "default"
-    """Whose settings this started from."""
+    """Name of the recipe that this started from."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -292,10 +291,10 @@ class Config:
     patience: int = 30
     """Stop after this many epochs without a better validation mIoU; 0: never."""
     bn_batches: int = 0
-    """Before each validation, re-estimate batch norm's statistics from so many batches of the epoch
-    (at most all), see `training.precise_bn`; 0: the running ones are used."""
+    """Before each validation, re-estimate batch norm's statistics from this many batches of the
+    epoch (at most all), see `training.precise_bn`; 0: use the running statistics."""
     seed: int = 0
-    """Of everything random."""
+    """Seed of everything random."""
     precision: Literal["f32", "tf32", "bf16"] = "f32"
     """`f32`: true float32; `tf32`: float32 with TF32 matrix units; `bf16`: bfloat16 activations
     and convolutions, float32 parameters, statistics, loss and optimizer."""

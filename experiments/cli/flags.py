@@ -65,13 +65,21 @@ def add_run_flags(parser: argparse.ArgumentParser, base: Config) -> None:
         "--experiment",
         metavar="NAME",
         default="default",
-        help=f"whose settings to start from: {', '.join(EXPERIMENTS)} (default: default)",
+        help=f"recipe whose settings to start from: {', '.join(EXPERIMENTS)} (default: default)",
     )
     for prefix, title in GROUPS.items():
         group = parser.add_argument_group(f"{title}, as in the experiment {base.experiment}")
         part = getattr(base, prefix) if prefix else base
         names = [f.name for f in dataclasses.fields(part) if f.name not in (*GROUPS, "experiment")]
-        arguments.add_fields(group, prefix, part, names)
+        more = {"arch": {"help": _arch_help(base)}} if prefix == "model" else {}
+        arguments.add_fields(group, prefix, part, names, **more)
+
+
+def _arch_help(base: Config) -> str:
+    return (
+        f"The network: {', '.join(MODELS)}, or module:name of a Flax module of your own. "
+        f"(default: {base.model.arch})"
+    )
 
 
 def add_config_flags(parser: Any, fields: Sequence[str]) -> None:
@@ -101,14 +109,14 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_plugin_flag(parser: Any) -> None:
-    """Add the flag that lets a run's own code be imported."""
+    """Add the flag that lets code from outside the package be imported."""
     parser.add_argument(
         "--plugin",
         nargs="+",
         metavar="MODULE",
         default=[],
-        help="import these modules: of networks, losses, ... that are named module:name, or that "
-        "they register",
+        help="import these modules: of networks, losses and so on that are named module:name, or "
+        "registered by them under a name",
     )
 
 

@@ -100,7 +100,7 @@ def test_a_run_folder_imports_nothing_by_itself(main, trained, tmp_path, capsys)
         command.run(lambda _: main([str(trained), *more.get(main, [])]))
     assert left.value.code == 2
     assert re.fullmatch(
-        rf"error: --plugin {MODULE}: .* is code from outside this package.*: name its module here, .*\n",
+        rf"error: --plugin {MODULE}: .* is code from outside .*: name its module here, .*\n",
         capsys.readouterr().err,
     )
 
