@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     total = sum(len(ids) for ids in source.splits.values())
     with tqdm(total=total, unit="img", disable=not sys.stderr.isatty(), leave=False) as bar:
         found = survey.survey(source, bar.update)
-    for line in survey.kinds(found.problems):
+    for line in survey.grouped(found.problems):
         print(f"error: {line}")
     for note in found.notes:
         print(f"note: {note}")

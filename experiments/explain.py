@@ -2,7 +2,7 @@
 
 A network that has learnt nothing predicts one class everywhere. What such a prediction scores
 follows from the masks alone, and from how one counts. This tries every constant class with every
-way of counting that comes to mind, and lists those that give a number of the paper's to its last
+plausible way of counting, and lists those that give a number of the paper's to its last
 printed digit. Many ways are tried, so some agree by chance: each number comes with how many were
 tried, how many would be expected to agree by chance, and in how many respects the best of them
 differs from what the released code does (its "departures").
@@ -321,15 +321,15 @@ def table(numbers: Sequence[Mapping[str, Any]]) -> str:
     ]
     for n in numbers:
         best = n["best"]
-        told = ["no constant prediction", "", ""]
+        best_cells = ["no constant prediction", "", ""]
         if best is not None:
-            told = [
+            best_cells = [
                 best["text"],
                 f"{best['value']:.4f}",
                 f"{best['departures']} ({best['like_it']})",
             ]
         cells = [n["experiment"], f"{n['metric']} {n['text']}", f"{n['matches']} / {n['tried']}"]
-        lines.append("| " + " | ".join([*cells, f"{n['chance']:.1f}", *told]) + " |")
+        lines.append("| " + " | ".join([*cells, f"{n['chance']:.1f}", *best_cells]) + " |")
     return "\n".join(lines)
 
 

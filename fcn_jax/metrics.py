@@ -1,6 +1,6 @@
-"""Confusion counts on the device, everything else from them, in integers, on the host.
+"""Metrics: confusion counts on the device, and every score from them on the host.
 
-The one raw result of an evaluation is `counts`, int64 [N, K+1, K]: for each of N images, how many
+The raw result of an evaluation is `counts`, int64 [N, K+1, K]: for each of N images, how many
 pixels of true class r (row K: void) were predicted as class c. The standard metrics, the paper's
 variants and the rows of a trivial and of a perfect predictor are all sums of it.
 """

@@ -1,4 +1,4 @@
-"""Adam and SGD as PyTorch has them, learning-rate schedules, and a backbone's own rate."""
+"""Adam and SGD with PyTorch's semantics, learning-rate schedules, and a rate for the backbone."""
 
 import inspect
 from collections.abc import Hashable, Sequence
@@ -84,8 +84,8 @@ def make_optimizer(
     (betas 0.9 and 0.999, eps 1e-8 outside the root). `adamw` subtracts lr * w * p instead. `sgd` is
     PyTorch's `SGD(lr, momentum, weight_decay=w)`, without dampening.
 
-    The backbone's rate is `backbone_scale` times the rest's. With `backbone_delay` it is 0 for so
-    many steps, in which the optimizer's moments of the backbone are collected already.
+    The backbone's rate is `backbone_scale` times the rest's. With `backbone_delay` it is 0 for
+    that many steps, in which the optimizer's moments of the backbone are collected already.
 
     Args:
         config: the optimizer.

@@ -112,7 +112,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 # ---- values --------------------------------------------------------------------------------------
 
 
-class Kind(NamedTuple):
+class Converter(NamedTuple):
     """How a value is read from the command line."""
 
     convert: Callable[[str], Any]
@@ -170,27 +170,29 @@ def _pair(text: str) -> tuple[float, float]:
     return float(low), float(high)
 
 
-size = Kind(_typed(image_size, "one side (224) or HEIGHTxWIDTH (360x480)"), "HEIGHTxWIDTH")
+size = Converter(_typed(image_size, "one side (224) or HEIGHTxWIDTH (360x480)"), "HEIGHTxWIDTH")
 
-KINDS: dict[Any, Kind] = {
-    int: Kind(whole(), "N"),
-    float: Kind(_typed(float, "a number"), "X"),
-    str: Kind(str, "NAME"),
-    Path: Kind(Path, "PATH"),
+CONVERTERS: dict[Any, Converter] = {
+    int: Converter(whole(), "N"),
+    float: Converter(_typed(float, "a number"), "X"),
+    str: Converter(str, "NAME"),
+    Path: Converter(Path, "PATH"),
     tuple[int, int]: size,
-    tuple[float, float]: Kind(_typed(_pair, "two numbers, as 0.5,2"), "MIN,MAX"),
+    tuple[float, float]: Converter(_typed(_pair, "two numbers, as 0.5,2"), "MIN,MAX"),
 }
 
 
-def kind_of(hint: Any) -> Kind:
+def converter_of(hint: Any) -> Converter:
     """How a field of this type is read; `none` stands for None where the field may be None."""
     if words := configs.choices_of(hint):
         plugin = configs.accepts_plugin(hint)
-        return Kind(choice(words, plugin), "{" + ",".join(words) + ",module:name" * plugin + "}")
+        return Converter(
+            choice(words, plugin), "{" + ",".join(words) + ",module:name" * plugin + "}"
+        )
     if isinstance(hint, types.UnionType):
-        inner = next(kind_of(t) for t in typing.get_args(hint) if t is not type(None))
+        inner = next(converter_of(t) for t in typing.get_args(hint) if t is not type(None))
         return inner._replace(convert=lambda text: None if text == "none" else inner.convert(text))
-    return KINDS[hint]
+    return CONVERTERS[hint]
 
 
 def shown(value: Any) -> str:
@@ -266,6 +268,6 @@ def add_fields(
         if hints[name] is bool:
             options["action"] = Switch
         else:
-            options["type"], options["metavar"] = kind_of(hints[name])
+            options["type"], options["metavar"] = converter_of(hints[name])
         options |= replaced.get(name, {})
         parser.add_argument(flag(field), *ALIASES.get(field, ()), **options)

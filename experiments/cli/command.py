@@ -1,4 +1,4 @@
-"""What every command does alike: the start of its process, clear errors, and jax's set-up.
+"""What every command does: set its process and JAX up, and print errors in one line.
 
 Importing a command changes nothing. `start`, called where a command is the program, sets the
 process up; `main` of a command may be called from anywhere.
@@ -28,7 +28,7 @@ _program = False
 
 
 def start(main: Main) -> None:
-    """Run a command as this process's whole work: the streams, and later `tune`, are its own."""
+    """Run a command as this process's whole work: the streams, and later `tune`, belong to it."""
     global _program
     _program = True
     streams.repair()
@@ -66,7 +66,7 @@ def run(main: Main) -> None:
 
             if not files.is_full(error):
                 raise
-            # Errors of a run's files name the file: what is left is our output, sent to a file.
+            # Errors of a run's files name the file: this is our own output, sent to a file.
             where = error.filename or "the output"
             print(f"error: {where}: the disk is full: make room, then repeat", file=sys.stderr)
             os._exit(2)  # at an orderly exit Python would try to print again

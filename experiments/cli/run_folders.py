@@ -1,4 +1,4 @@
-"""The folders that runs are given where none is named: runs/fcn-voc2007-1, -2, ..."""
+"""Default folders of runs: runs/fcn-voc2007-1, -2, ..."""
 
 import re
 from pathlib import Path

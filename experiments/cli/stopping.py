@@ -1,4 +1,4 @@
-"""What a command says when a signal has stopped it, and how it is resumed."""
+"""What a command prints when a signal has stopped it: how to resume."""
 
 import shlex
 import sys

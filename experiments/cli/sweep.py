@@ -31,7 +31,7 @@ FIELDS = (
 
 
 class RunSpec(NamedTuple):
-    """One line of the table to be; its runs differ in the seed alone."""
+    """One line of the final table; its runs differ in the seed only."""
 
     name: str
     config: Config
@@ -53,7 +53,7 @@ class Sweep(NamedTuple):
     train: bool
     """Whether to make the runs that are missing, or to leave them out."""
     command: str
-    """That resumes the sweep, for whoever interrupts it."""
+    """Resumes the sweep after an interruption."""
 
 
 def add_flags(parser: argparse.ArgumentParser, workdir: str) -> None:
@@ -124,7 +124,7 @@ def adapted(base: Config, args: argparse.Namespace) -> Config:
 
 
 def run(specs: Sequence[RunSpec], sweep: Sweep) -> list[compare.Entry]:
-    """Make all runs; what cannot be made is left out, with a line that says why.
+    """Make all runs; those that cannot be made are left out, with a line that says why.
 
     Raises:
       InputError: if none could be made.

@@ -1,4 +1,4 @@
-"""Is network A better than network B? A paired bootstrap over the images of a split."""
+"""A paired bootstrap over the images of a split: is network A better than network B?"""
 
 from typing import NamedTuple
 

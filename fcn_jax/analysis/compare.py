@@ -1,4 +1,4 @@
-"""Finished runs side by side: one page, one table, and whether a difference is more than chance."""
+"""Comparison of finished runs: a page, a table, and confidence intervals of the differences."""
 
 import itertools
 from collections import Counter
@@ -50,7 +50,7 @@ def group(folders: Sequence[Path]) -> list[Entry]:
 
 
 def distinct_names(groups: Sequence[Sequence[Path]]) -> list[str]:
-    """A name for each group of folders: the end of its first path, as long as need be.
+    """A name for each group of folders: the end of its first path, as long as is needed.
 
     >>> distinct_names([[Path("/a/run")], [Path("/b/run")], [Path("/x-seed0"), Path("/x-seed1")]])
     ['a/run', 'b/run', 'x']

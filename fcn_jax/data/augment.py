@@ -339,11 +339,11 @@ def jitter_colour(
     """Change brightness (0), contrast (1) and saturation (2), as torchvision's ColorJitter.
 
     Each is a blend f * image + (1 - f) * reference, cut to 0..255. The reference is black, the
-    image's mean grey, and every pixel's own grey. The mean is taken over `inside`, so padding has
-    no say.
+    image's mean grey, and every pixel's own grey. The mean is taken over `inside`, so padding
+    does not count.
 
-    image: float32 [h, w, 3] in 0..255; inside: bool [h, w]; factors: float32 [3], by kind; order:
-    int32 [3], the kinds in the order in which they are made. Returns float32 [h, w, 3].
+    image: float32 [h, w, 3] in 0..255; inside: bool [h, w]; factors: float32 [3], in the order
+    above; order: int32 [3], in which they are applied. Returns float32 [h, w, 3].
     """
     luma = jnp.asarray(_LUMA, jnp.float32)[None, None]
     count = jnp.maximum(jnp.sum(inside, dtype=jnp.float32), 1.0)

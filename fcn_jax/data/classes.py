@@ -1,4 +1,4 @@
-"""The classes of a data set: VOC's, and those that a text names. Nothing here reads files."""
+"""The classes of a data set: VOC's, or those of a class list. Nothing here reads files."""
 
 import colorsys
 import json
@@ -46,7 +46,7 @@ VOC_CLASSES = (
 def voc_palette(n: int = 256) -> np.ndarray:
     """VOC's colours for the class ids 0..n-1, uint8 [n, 3].
 
-    The bits of the id are dealt out to red, green and blue in turn, each colour taking its most
+    The bits of the id go to red, green and blue in turn, each colour taking its most
     significant bit first: colour c of id i is sum_k ((i >> (3k + c)) & 1) << (7 - k), k = 0..7
     (the colour map of the PASCAL VOC development kit). Id 255 gets its cream, `types.VOID_COLOUR`.
     """
@@ -109,11 +109,12 @@ class _Row(NamedTuple):
 def parse_classes(text: str, where: str) -> Classes:
     """Read a list of classes.
 
-    Understood are a name a line; `name r g b` or `r g b name`; numbered lists, as `0 background` or
-    `0: background`, in any order; tables with commas, semicolons or tabs, with a header or without
-    (class_dict.csv, Roboflow's _classes.csv); CVAT's labelmap.txt; a YAML list under `names:`.
-    Empty lines and lines that begin with # are skipped. A class named void, unlabelled, unlabeled
-    or ignore, anywhere in the list, is no class: its number and its colour mean void.
+    These forms are read: one name per line; `name r g b` or `r g b name`; numbered lists, as `0
+    background` or `0: background`, in any order; tables with commas, semicolons or tabs, with a
+    header or without (class_dict.csv, Roboflow's _classes.csv); CVAT's labelmap.txt; a YAML
+    list under `names:`. Empty lines and lines that begin with # are skipped. A class named
+    void, unlabelled, unlabeled or ignore, anywhere in the list, is no class: its number and its
+    colour mean void.
 
     Args:
         text: of the file.

@@ -1,4 +1,4 @@
-"""A small downloader: several mirrors, time-outs, resuming, size and sha256 checked."""
+"""A small downloader: several mirrors, time-outs, resuming, verified size and sha256."""
 
 import dataclasses
 import hashlib
@@ -20,7 +20,7 @@ _CHUNK = 2**14
 
 @dataclasses.dataclass(frozen=True)
 class Artifact:
-    """A file to be had from several addresses."""
+    """A file that several mirrors have."""
 
     filename: str
     size: int

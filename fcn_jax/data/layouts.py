@@ -1,4 +1,4 @@
-"""Which file of a folder is an image, which a mask, of which split: the layouts that are known.
+"""The layouts of data set folders: which file is an image or a mask, and of which split.
 
 Known are VOC's (JPEGImages and SegmentationClass, or images and masks), the same with a folder for
 each split below (images/train, masks/train), or above (train/images, train/masks), both kinds in

@@ -1,4 +1,4 @@
-"""Data sets through tfds, without TensorFlow: VOC-2007, any folder, the drawn shapes.
+"""Data sets prepared with tfds, without TensorFlow: VOC-2007, any folder, and `shapes`.
 
 One builder prepares all three once, as array_record files of checked, encoded bytes; reading is
 lazy random access. `load` plans (what is to be prepared, and under which name), prepares where that

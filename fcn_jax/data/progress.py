@@ -1,4 +1,4 @@
-"""Progress of long work on a data set: a bar on a terminal, elsewhere now and then a line."""
+"""Progress of long work on a data set: a bar on a terminal, elsewhere a line from time to time."""
 
 import contextlib
 import logging

@@ -1,4 +1,4 @@
-"""Trees of raw files that are only read: a folder, or VOC's tar archives."""
+"""Read-only trees of raw files: a folder, or VOC's tar archives."""
 
 import os
 import tarfile

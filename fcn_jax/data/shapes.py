@@ -1,6 +1,6 @@
-"""Draws `shapes`: a VOC-shaped data set that needs no network, only a seed.
+"""Generates `shapes`: a data set in VOC's layout that needs no download, only a seed.
 
-Its 21 classes bear VOC's names, but what tells them apart is form: ten patterns of
+Its 21 classes have VOC's names, but differ in form: ten patterns of
 different coarseness and proportions, each mostly light inside round outlines and mostly dark inside
 angular ones. Colours are random for every object and every background, so a classifier that sees
 single pixels learns next to nothing. Mirrored, every class is still itself.

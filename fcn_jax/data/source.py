@@ -1,4 +1,4 @@
-"""A data set before it is prepared: which ids there are, in which splits, of which classes.
+"""The raw files of a data set, before it is prepared: its ids, splits and classes.
 
 A `Source` is opened from VOC-2007's archives or from a folder. It reads names and lists, no images;
 `validate` looks into those.

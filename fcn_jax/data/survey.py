@@ -1,4 +1,4 @@
-"""A data set looked at before it is trained on: what is wrong, what is worth knowing, numbers.
+"""A survey of a data set before training: problems, notes and statistics.
 
 What is wrong is found by `validate.problems`, the very checks that training makes.
 """
@@ -49,10 +49,10 @@ class Survey:
     splits: Mapping[str, Split]
 
 
-def kinds(problems: Sequence[validate.Problem]) -> list[str]:
-    """One line for each kind of problem: the first of it, how many more there are, and where.
+def grouped(problems: Sequence[validate.Problem]) -> list[str]:
+    """One line per group of problems: the first of them, how many more there are, and where.
 
-    Messages are of one kind if they differ in names of files and numbers only.
+    Messages are of one group if they differ in names of files and numbers only.
     """
     groups: dict[str, list[validate.Problem]] = defaultdict(list)
     for problem in problems:

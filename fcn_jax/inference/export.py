@@ -1,7 +1,7 @@
-"""A trained network as a file that runs without this package: StableHLO or ONNX, and the proof.
+"""Export of a trained network to StableHLO or ONNX, with a comparison on real images.
 
-Both take raw images, [N, H, W, 3] RGB in 0..255, normalise inside, and return logits float32
-[N, H, W, K].
+Both programs run without this package. They take raw images, [N, H, W, 3] RGB in 0..255, normalise
+inside, and return logits float32 [N, H, W, K].
 """
 
 import json

@@ -1,4 +1,4 @@
-"""From a checkpoint and any image to a mask of the image's own size."""
+"""Prediction: masks at the size of the image, from a checkpoint and images of any size."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, partial

@@ -1,4 +1,4 @@
-"""What a network has to be like, checked on shapes alone: nothing is computed."""
+"""The calling convention of a network, checked on shapes alone: nothing is computed."""
 
 from functools import partial
 from typing import Any

@@ -1,4 +1,4 @@
-"""The contact sheet: many images under their masks, to see at a glance what is off."""
+"""The contact sheet: many images under their masks, to spot mistakes at a glance."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the pages say in words: how to read the numbers, and why they differ from the paper's."""
+"""Texts of the pages: how to read the numbers, and why they differ from the paper's."""
 
 METRIC_NOTES = (
     (
@@ -35,8 +35,8 @@ METRIC_NOTES = (
 PAPER_DIFFERENCES = (
     "The paper prints one IoU and does not say how it averages. By its released code it is taken "
     "per image or per batch; its best number lies above what a perfect prediction can reach per "
-    "image, so that row at least was taken per batch. Its number is therefore laid beside both "
-    "variants here, and beside the standard mIoU there is none to lay.",
+    "image, so that row at least was taken per batch. Its number is therefore shown beside both "
+    "variants here, and none is shown beside the standard mIoU.",
     "Two of the paper's rows (0.0358 and 0.0383 IoU, both at 0.751 pixel accuracy) sit at or "
     "next to what an all-background prediction scores, and its baseline accuracy of 0.704 is "
     "that of an all-background prediction with void counted wrong. Those networks had learnt "

@@ -1,4 +1,4 @@
-"""Several processes that make one run: who writes, what is agreed, and which part is whose.
+"""Runs of several processes: their mesh, their shardings, and what they decide together.
 
 With one process every function here returns what it was given, and no collective is compiled. With
 several, each function that says "all" is collective: all processes call it, in the same order, from

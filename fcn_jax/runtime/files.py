@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, locks, and clear errors where the disk is full."""
+"""Files that are written whole or not at all, locks, and clear errors for a full disk."""
 
 import contextlib
 import errno
@@ -109,7 +109,7 @@ def require(folder: Path, needed: int, what: str, remedy: str = "make room") -> 
 def refused(
     path: Path, error: OSError, needed: int | None = None, remedy: str = "make room"
 ) -> InputError:
-    """What to tell of a write to `path` that failed."""
+    """The error for a write to `path` that failed."""
     if error.errno in _FULL:
         return full(path, needed, remedy=remedy)
     return InputError(
@@ -119,7 +119,7 @@ def refused(
 
 
 def full(path: Path, needed: int | None, what: str = "it", remedy: str = "make room") -> InputError:
-    """What to tell where the disk that `path` is on is full."""
+    """The error where the disk of `path` is full."""
     numbers = [f"{amount(free(path))} free"]
     if needed is not None:
         numbers.append(f"{what} needs {amount(needed)}")
@@ -145,7 +145,7 @@ def free(path: Path) -> int:
 
 
 def amount(size: int) -> str:
-    """Bytes as a reader says them: 512 bytes, 4.2 kB, 911.1 MB."""
+    """Bytes in words: 512 bytes, 4.2 kB, 911.1 MB."""
     if size < 1000:
         return f"{size} bytes"
     return f"{size / 1e3:.1f} kB" if size < 1e6 else f"{size / 1e6:.1f} MB"

@@ -1,4 +1,4 @@
-"""Which version of the package runs: its number, and the commit of a checkout."""
+"""The version of the package that runs, and the commit of a checkout."""
 
 import contextlib
 import subprocess

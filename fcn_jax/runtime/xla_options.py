@@ -1,4 +1,4 @@
-"""What is asked of XLA for the programs of this package, beyond its defaults."""
+"""Compiler options of XLA for the programs of this package."""
 
 from functools import cache
 

@@ -1,4 +1,4 @@
-"""The folder of a run: its files, and who may write them."""
+"""The folder of a run: its files, and its lock."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""A configuration made concrete: the data on the devices, the network, the programs."""
+"""The setup of a run: its data on the devices, its network and its compiled programs."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -38,7 +38,7 @@ class Programs(NamedTuple):
 
 
 class Placement(NamedTuple):
-    """How arrays go to the devices."""
+    """How arrays are placed on the devices."""
 
     replicate: loader.Put
     """A tree of host arrays -> the same, whole on every device."""

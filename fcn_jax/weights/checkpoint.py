@@ -119,7 +119,7 @@ class Checkpoints:
             self._pending = None
 
     def close(self) -> None:
-        """Finish the last save and let go of the directory."""
+        """Finish the last save and release the directory."""
         try:
             self.wait()
         finally:

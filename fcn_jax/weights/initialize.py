@@ -1,4 +1,4 @@
-"""The variables a network starts from: random ones, published ones, a checkpoint or another run."""
+"""The variables a network starts from: random, published, of a file or of another run."""
 
 import logging
 from functools import partial
@@ -19,7 +19,7 @@ from fcn_jax.weights.torchvision import pretrained
 _log = logging.getLogger(__name__)
 
 IMAGENET = {"imagenet": "IMAGENET1K_V1", "imagenet-v2": "IMAGENET1K_V2"}
-"""What `model.pretrained` may say instead of a path -> torchvision's name of the weights."""
+"""Values of `model.pretrained` that are not a path -> torchvision's name of the weights."""
 
 _FIELD = "model.pretrained"
 

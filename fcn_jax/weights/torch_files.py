@@ -1,9 +1,9 @@
 """Files of tensors, PyTorch's `.pth` (both formats) and `.safetensors`, without PyTorch.
 
 A `.pth` file holds a pickle, and unpickling runs whatever the file's author likes. So nothing is
-unpickled here: `_interpret` is a little machine for the few operations that a state dict needs. It
-knows strings, numbers, containers and tensors, calls nothing, and refuses the rest. What training
-scripts save beside the weights (arguments, paths, NumPy numbers) is stepped over unread.
+unpickled here: `_interpret` is a small interpreter for the few operations that a state dict needs.
+It knows strings, numbers, containers and tensors, calls nothing, and refuses the rest. What
+training scripts save beside the weights (arguments, paths, NumPy numbers) is skipped.
 
 No declared size is believed: a tensor is a view into bytes that the file really holds.
 """

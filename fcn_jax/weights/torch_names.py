@@ -162,7 +162,7 @@ def _axes(path: tuple[str, ...]) -> tuple[int, ...] | None:
 def load_torch_weights(arch: str, state_dict_or_path: Source, **options: Any) -> Tree:
     """Our variables from PyTorch's: {"params", "batch_stats"} of float32 NumPy arrays.
 
-    The number of classes is the checkpoint's. Left aside by name, on purpose: the counters
+    The number of classes is the checkpoint's. Ignored by name: the counters
     `num_batches_tracked`; a ResNet's classifier `fc`; `aux_classifier` unless `aux=True` is given.
     The released U-Net's one normalisation a stage is copied to both convolutions.
 
@@ -261,7 +261,7 @@ def _state(source: Source) -> tuple[str, dict[str, np.ndarray]]:
 
 
 def _array(value: Any) -> np.ndarray:
-    """An array of anything NumPy can read, or of a PyTorch tensor (which has bfloat16, it not)."""
+    """An array of anything NumPy can read, or of a PyTorch tensor; bfloat16 becomes float32."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         value = value.float() if value.is_floating_point() else value

@@ -1,4 +1,4 @@
-"""torchvision's published weights: which file, where it lies, and whether it is the right one."""
+"""torchvision's published weights: their files, downloaded and verified."""
 
 import re
 from pathlib import Path

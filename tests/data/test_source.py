@@ -206,7 +206,7 @@ def test_masks_in_jpeg_are_refused_with_the_reason_in_one_line(tmp_path):
     for path in (root / "SegmentationClass").iterdir():
         Image.open(path).save(path.with_suffix(".jpg"))
         path.unlink()
-    (line,) = survey.kinds(list(validate.problems(open_folder(root))))
+    (line,) = survey.grouped(list(validate.problems(open_folder(root))))
     assert "is JPEG inside, not PNG: compression changes class ids" in line
     assert "; 7 more of this kind: im" in line
 
