@@ -191,9 +191,8 @@ def _made(data: dict[str, Any]) -> str:
     runs = [result for results in data["results"].values() for result in results]
     first = runs[0]
     seeds = ", ".join(sorted({str(result["seed"]) for result in runs}))
-    epochs = ", ".join(sorted({run["epochs"] for run in data["runs"]}))
     return (
-        f"{first['dataset']} (val), seed {seeds}, {epochs} epochs; {len(runs)} runs in "
+        f"{first['dataset']} (val), seed {seeds}; {len(runs)} runs in "
         f"{text.duration(sum(result['seconds'] for result in runs))} on {_machine(first)}:\n\n"
         f"```bash\n{data['command']}\n```"
     )
@@ -249,8 +248,8 @@ def models_table() -> str:
         miou = measured.get(row["name"], "")
         lines.append(_row(row["name"], size, f"{row['flops'] / 1e9:.1f}", row["weights"], miou))
     note = (
-        "Of 21 classes; forward, one image of 224x224, convolutions only. mIoU: the best run of "
-        "this repository; an empty cell has not been run."
+        "Parameters for 21 classes; GFLOPs of the convolutions in a forward pass of one 224x224 "
+        "image. mIoU: the\nbest run in this repository, and its recipe; empty: not run."
     )
     return "\n".join([*lines, "", note])
 

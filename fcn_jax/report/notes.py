@@ -11,7 +11,8 @@ METRIC_NOTES = (
         "paper's IoU, per image",
         "Intersection / max(union, 1) for every image and class, void counted as background, "
         "averaged over all images and classes. A class that is not in an image counts as 0, so "
-        "that even a perfect prediction stays far below 1.",
+        "that even a perfect prediction stays far below 1. The paper's pixel accuracy also counts "
+        "void as background.",
     ),
     (
         "paper's IoU, per 16 images",
@@ -20,9 +21,8 @@ METRIC_NOTES = (
     ),
     (
         "pixel accuracy",
-        "The fraction of labelled pixels that are right. The paper's variant counts void as "
-        "background. Background fills most of the image, so predicting nothing but background "
-        "already scores high: read it beside the all-background column.",
+        "The fraction of labelled pixels that are right. Background often fills most of the image, "
+        "so predicting nothing but background already scores high: compare with all-background.",
     ),
     (
         "all-background or majority class, perfect",

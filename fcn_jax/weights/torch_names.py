@@ -261,7 +261,7 @@ def _state(source: Source) -> tuple[str, dict[str, np.ndarray]]:
 
 
 def _array(value: Any) -> np.ndarray:
-    """An array of anything NumPy can read, or of a PyTorch tensor; bfloat16 becomes float32."""
+    """An array of anything NumPy can read, or of a PyTorch tensor, whose floats become float32."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         value = value.float() if value.is_floating_point() else value

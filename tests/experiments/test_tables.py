@@ -74,7 +74,7 @@ def test_a_study_by_hand(tmp_path, monkeypatch):
         "| all-background | 0.0300 | 0.0300 |  |  |  |  |",
     ]
     assert lines[6] == (
-        "towns (val), seed 4, 5, 3 epochs; 2 runs in 2 min 5 s on cpu, 2 cores; jax 1, flax 2:"
+        "towns (val), seed 4, 5; 2 runs in 2 min 5 s on cpu, 2 cores; jax 1, flax 2:"
     )
     assert lines[9] == "python -m it --epochs 3"
 
