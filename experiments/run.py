@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from experiments.cli import arguments, command, flags, run_folders, stopping
+from fcn_jax import config as configs
 from fcn_jax.config import Config
 from fcn_jax.training.options import Runtime
 from fcn_jax.types import InputError
@@ -137,7 +138,11 @@ def _train(args: argparse.Namespace, config: Config, runtime: Runtime, again: st
         return 0
     if primary:
         print(report.result_table(result, dataset.class_names))
-        print(f"\nresult, images and page: {folder}/report.html", flush=True)
+        print(f"\nreport: {folder}/report.html", flush=True)
+        if not args.quiet:
+            plugins = configs.plugin_modules(config)
+            words = [str(folder), "IMAGE", "--out", "DIR", *["--plugin"] * bool(plugins), *plugins]
+            print(f"to segment images: {stopping.command('predict', words)}", flush=True)
     return 0
 
 

@@ -68,6 +68,15 @@ def trained(tmp_path_factory):
     return folder
 
 
+def test_a_finished_run_names_the_next_command(trained, fake_data, capsys):
+    argv = [*SMALL, "--epochs", "2", "--lr", "0.03", "--workdir", str(trained)]
+    assert run.main([*argv, "--quiet"]) == 0
+    assert capsys.readouterr().out.endswith(f"\nreport: {trained}/report.html\n")
+    assert run.main(argv) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"to segment images: python -m experiments.predict {trained} IMAGE --out DIR"
+
+
 def test_a_run_leaves_everything_it_promises(trained):
     names = {p.name for p in trained.iterdir()}
     assert names >= {
