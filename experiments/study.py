@@ -137,7 +137,7 @@ def chosen(specs: list[sweep.RunSpec], names: list[str] | None) -> list[sweep.Ru
     for name in names or ():
         if name not in known:
             near = arguments.nearest(name, known)
-            raise InputError(f"--only {name!r}: choose of {', '.join(known)}{near}")
+            raise InputError(f"--only {name!r}: choose one of {', '.join(known)}{near}")
     return [spec for spec in specs if names is None or spec.name in names]
 
 

@@ -39,7 +39,7 @@ def overview(name: str) -> int:
     """
     if name not in ("-h", "--help", "help"):
         near = arguments.nearest(name, COMMANDS)
-        raise InputError(f"{name}: choose a command of {', '.join(COMMANDS)}{near}")
+        raise InputError(f"{name}: choose one of {', '.join(COMMANDS)}{near}")
     print("usage: fcn-jax COMMAND [flags]; fcn-jax COMMAND --help shows the flags\n")
     for known in COMMANDS:
         doc = importlib.import_module(f"experiments.{known}").__doc__ or ""

@@ -131,7 +131,7 @@ def _check(entries: Sequence[Entry]) -> None:
             raise InputError(
                 f"{folder} was validated on {len(other_ids)} images and {other.shape[-1]} classes, "
                 f"{first} on {len(ids)} and {counts.shape[-1]}, or on other images: compare runs "
-                "of one data set"
+                "on the same data set"
             )
 
 

@@ -147,7 +147,8 @@ _COLUMNS = {
 
 def _rows(lines: list[tuple[int, str]], where: str) -> list[_Row]:
     if lines and lines[0][1][0] in "{[<":
-        raise InputError(f"{where} line {lines[0][0]} is no list of classes: write one name a line")
+        line = lines[0][0]
+        raise InputError(f"{where} line {line} is no list of classes: write one name per line")
     if lines and _word(lines[0][1].rstrip(":")) in _HEADER:
         lines = lines[1:]  # a header, or YAML's `names:`
     if lines and all(line.startswith("- ") for _, line in lines):
@@ -204,7 +205,7 @@ def _table(cells: list[tuple[int, list[str]]], where: str) -> list[_Row]:
         if "name" not in columns:
             raise InputError(
                 f"{where} line {number}: the header {', '.join(head)} names no column `name`: "
-                "write one name a line"
+                "write one name per line"
             )
     else:
         numeric = [all(len(r) > i and r[i].isdigit() for _, r in cells) for i in range(len(head))]
@@ -222,7 +223,7 @@ def _table(cells: list[tuple[int, list[str]]], where: str) -> list[_Row]:
         found = {c: v for c, v in zip(columns, row, strict=False) if c}
         digits = {c: v for c, v in found.items() if c != "name"}
         if "name" not in found or not all(v.isdigit() for v in digits.values()):
-            raise InputError(f"{where} line {line} is not understood: write one name a line")
+            raise InputError(f"{where} line {line} is not understood: write one name per line")
         colour = tuple(int(digits[c]) for c in "rgb") if {"r", "g", "b"} <= set(digits) else None
         rows.append(
             _Row(line, found["name"], int(digits["value"]) if "value" in digits else None, colour)

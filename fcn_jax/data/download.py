@@ -66,7 +66,7 @@ def _is_right(target: Path, size: int | None, sha256: str) -> bool:
         right_size = target.is_file() and size in (None, target.stat().st_size)
         return right_size and sha256_of(target).startswith(sha256)
     except OSError as error:
-        raise InputError(f"{target}: cannot be read ({error.strerror}): set that right") from None
+        raise InputError(f"{target}: cannot be read ({error.strerror}): fix that") from None
 
 
 def _fetch(
@@ -98,7 +98,7 @@ def _fetch(
             return target
     facts = f"sha256 {sha256}" if size is None else f"{size} bytes, sha256 {sha256}"
     raise InputError(
-        f"{filename} could not be downloaded ({'; '.join(reasons)}): get it by hand "
+        f"{filename} could not be downloaded ({'; '.join(reasons)}): download it by hand "
         f"({facts}) and put it into {folder}"
     )
 

@@ -101,7 +101,7 @@ def open_archives(trainval: Path, test: Path | None, name: str = "voc2007") -> S
 def open_folder(root: Path, name: str | None = None, seed: int = 0) -> Source:
     """Open a folder in one of the layouts that `layouts` knows.
 
-    Splits come from lists (ImageSets/Segmentation/{train,val,test}.txt, one id a line), else from
+    Splits come from lists (ImageSets/Segmentation/{train,val,test}.txt, one id per line), else from
     the folders of the images; without either one image of five, chosen by `seed`, is val and the
     rest train. A class list (`CLASS_FILES`, see `classes.parse_classes`) names the classes; without
     it they are VOC's 21, or those of the data set that the layout belongs to.

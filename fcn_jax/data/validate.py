@@ -116,7 +116,7 @@ def list_problems(source: Source) -> Iterator[Problem]:
     where = source.files.title
     for split in ("train", "val"):
         if split not in source.splits:
-            yield Problem(f"{where} has no {LISTS}/{split}.txt: add it, with one id a line")
+            yield Problem(f"{where} has no {LISTS}/{split}.txt: add it, with one id per line")
     for split, ids in source.splits.items():
         if not ids:
             yield Problem(

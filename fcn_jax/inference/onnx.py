@@ -78,6 +78,10 @@ def import_onnx():
     return onnx
 
 
+def _unsupported(what: str) -> InputError:
+    return InputError(f"the ONNX export does not support {what}: export to stablehlo instead")
+
+
 class _Graph:
     """Nodes and constants so far, and one method for each primitive."""
 
@@ -136,10 +140,7 @@ class _Graph:
             return [self.elementwise(ELEMENTWISE[name], inputs, shape)]
         method = getattr(self, f"do_{name}", None)
         if method is None:
-            raise InputError(
-                f"the network uses {name}, which the ONNX export does not know: "
-                "export it as stablehlo"
-            )
+            raise _unsupported(f"the primitive {name}")
         return [Value(method(eqn, *inputs), shape)]
 
     def named(self, name: str, inputs: list, shape: Sequence[int]) -> Value | None:
@@ -205,12 +206,12 @@ class _Graph:
 
     def do_reshape(self, eqn, x: Value) -> str:
         if tuple(eqn.outvars[0].aval.shape) != x.shape:
-            raise InputError("the network reshapes its activations, which the ONNX export cannot")
+            raise _unsupported("a reshape of activations")
         return x.name
 
     def do_reduce_sum(self, eqn, x: Value) -> str:
         if tuple(eqn.params["axes"]) != (1, 2) or len(x.shape) != 4:
-            raise InputError("a sum is not over rows and columns: the ONNX export cannot")
+            raise _unsupported("a sum over other axes than rows and columns")
         axes = self.constant(np.array([2, 3], np.int64))
         return self.node("ReduceSum", [x.name, axes], keepdims=0)
 
@@ -224,15 +225,15 @@ class _Graph:
         if dims == (0, 1, 2, 3) and x.shape[1:3] == (1, 1) and shape[::3] == x.shape[::3]:
             whole = self.constant(np.array([1, 1, *shape[1:3]], np.int64))
             return self.node("Expand", [x.name, whole])
-        raise InputError("the network repeats its activations, which the ONNX export cannot")
+        raise _unsupported("this broadcast of activations")
 
     def do_conv_general_dilated(self, eqn, x: Value, kernel) -> str:
         p = eqn.params
         numbers = p["dimension_numbers"]
         if tuple(map(tuple, numbers)) != ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2)):
-            raise InputError("a convolution is not NHWC, HWIO: the ONNX export knows no other")
+            raise _unsupported("a convolution in another layout than NHWC, HWIO")
         if isinstance(kernel, Value) or p["batch_group_count"] != 1:
-            raise InputError("a convolution's kernel is not constant: the ONNX export cannot")
+            raise _unsupported("a convolution whose kernel is not constant")
         kernel = np.asarray(kernel)
         if tuple(p["lhs_dilation"]) == (1, 1):
             (top, bottom), (left, right) = p["padding"]
@@ -254,7 +255,7 @@ class _Graph:
         """
         plain = tuple(p["window_strides"]) == tuple(p["rhs_dilation"]) == (1, 1)
         if not plain or p["feature_group_count"] != 1:
-            raise InputError("a transposed convolution is strided, dilated or grouped: not known")
+            raise _unsupported("a transposed convolution that is strided, dilated or grouped")
         taps = kernel.shape[:2]
         low = [k - 1 - pair[0] for k, pair in zip(taps, p["padding"], strict=True)]
         high = [k - 1 - pair[1] for k, pair in zip(taps, p["padding"], strict=True)]
@@ -270,7 +271,7 @@ class _Graph:
     def do_pad(self, eqn, x: Value, fill) -> str:
         config = [eqn.params["padding_config"][axis] for axis in TO_ONNX]
         if any(inside for *_, inside in config):
-            raise InputError("a pad puts zeros between pixels: the ONNX export does not know it")
+            raise _unsupported("padding between pixels")
         if not any(low or high for low, high, _ in config):
             return x.name
         pads = np.array([c[0] for c in config] + [c[1] for c in config], np.int64)
@@ -300,7 +301,7 @@ class _Graph:
         size, strides, padding = (p[k] for k in ("window_dimensions", "window_strides", "padding"))
         dilated = {*p["base_dilation"], *p["window_dilation"]} != {1}
         if dilated or (size[0], size[3], strides[0], strides[3]) != (1, 1, 1, 1):
-            raise InputError("a maximum is not over rows and columns: the ONNX export cannot")
+            raise _unsupported("a maximum over other axes than rows and columns")
         pads = [padding[1][0], padding[2][0], padding[1][1], padding[2][1]]
         return self.node(
             "MaxPool", [x.name], kernel_shape=size[1:3], strides=strides[1:3], pads=pads

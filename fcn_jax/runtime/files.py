@@ -114,7 +114,7 @@ def refused(
         return full(path, needed, remedy=remedy)
     return InputError(
         f"{path}: cannot be written ({error.strerror or error}): "
-        f"set that right or choose another folder, {_AGAIN}"
+        f"fix that or choose another folder, {_AGAIN}"
     )
 
 

@@ -120,7 +120,7 @@ def _os_error(error: BaseException) -> int | None:
 
 def _unreadable(path: Path, reason: str) -> InputError:
     return InputError(
-        f"{path}: cannot be read ({reason}): nothing was changed; set that right, then repeat"
+        f"{path}: cannot be read ({reason}): nothing was changed; fix that, then repeat"
     )
 
 

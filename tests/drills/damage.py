@@ -216,7 +216,7 @@ def list_empty(v):
 @damage
 def list_missing(v):
     v.list.unlink()
-    return "add it, with one id a line", v.list.name
+    return "add it, with one id per line", v.list.name
 
 
 @damage

@@ -154,7 +154,9 @@ def test_bfloat16_networks_are_exported_in_float32():
 
 def test_an_unknown_primitive_is_named():
     pytest.importorskip("onnx")
-    with pytest.raises(InputError, match="the network uses sort, which the ONNX export"):
+    with pytest.raises(
+        InputError, match="does not support the primitive sort: export to stablehlo instead"
+    ):
         onnx_graph.convert(lambda x: jnp.sort(x.astype(jnp.float32), -1), (8, 8))
 
 

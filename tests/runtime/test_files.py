@@ -52,8 +52,8 @@ def test_a_failed_write_leaves_the_old_file_and_no_part(tmp_path, error):
     [
         (errno.ENOSPC, "the disk is too full (7.0 kB free, it needs 3 bytes): make room, then"),
         (errno.EDQUOT, "the disk is too full (7.0 kB free, it needs 3 bytes): make room, then"),
-        (errno.EACCES, "cannot be written (Permission denied): set that right or choose another"),
-        (errno.EROFS, "cannot be written (Read-only file system): set that right or choose"),
+        (errno.EACCES, "cannot be written (Permission denied): fix that or choose another"),
+        (errno.EROFS, "cannot be written (Read-only file system): fix that or choose"),
     ],
 )
 @pytest.mark.parametrize("write", ["write_bytes", "write_text"])
