@@ -78,6 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     flags.load_plugins(args)
 
     from fcn_jax.inference import export, predict
+    from fcn_jax.runtime import files
 
     restored = predict.load_checkpoint(args.workdir)
     if args.format == "safetensors":
@@ -89,11 +90,11 @@ def main(argv: list[str] | None = None) -> int:
     paths = export.save(exported, restored, report, args.out)
     agreed = export.agrees(report)
     print(
-        f"{args.out}: {len(exported.data) / 1e6:.1f} MB, for images of "
+        f"{args.out}: {files.amount(len(exported.data))}, for images of "
         f"{'any size' if exported.size is None else '{}x{} (height x width)'.format(*size)}\n"
         f"compared on {report['images']} images: largest difference "
         f"{report['max_abs_difference']:.2e} of logits up to {report['max_abs_logit']:.1f}, "
-        f"argmax agrees on {report['argmax_agreement']:.4%} of the pixels\n"
+        f"the predicted class agrees on {report['argmax_agreement']:.4%} of the pixels\n"
         f"also written: {paths[0]}, {paths[1]}"
     )
     if not agreed:
