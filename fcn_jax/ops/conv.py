@@ -16,6 +16,7 @@ mode, `vmap`, `jit` and any order of differentiation work, since the rule is ord
 Layouts: images [N, H, W, C], kernels [kh, kw, I, O]. Below M = N H' W' output positions.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -42,22 +43,50 @@ FEW = 64
 """Features up to which a transposed convolution's own sum of patches is the faster one forward too
 (64 at 8x56x56x64: 26 ms of processor time instead of 38; at 8x28x28x128 as fast either way)."""
 
+TILES = 32
+"""Winograd's tiles from which on a result alone is faster by it: with fewer, transforming the
+kernel takes longer than the products save. (Processor time against XLA's: 512 -> 512 at 7x7, 16
+tiles, 1.35; two such images 1.00, eight 0.77; 12x12, 36 tiles, 0.79.)"""
 
-_fast = ContextVar("fast", default=False)
+ENOUGH = 16
+"""As `MANY`, for a result alone whose tiles stay in the cache: 32 -> 32 at 112x112 takes 0.72 of
+XLA's processor time, 64 -> 64 at 56x56 0.67, 16 -> 16 at 224x224 1.5."""
+
+CACHED_BYTES = 64 * 2**20
+"""Tiles of one image up to which that holds. (64 -> 64 at 224x224, 98 MiB: 1.1.)"""
+
+RGB = 4
+"""Channels up to which patches are faster for 3x3 taps: 3 -> 64 at 224x224 takes 0.80 of XLA's
+processor time for one image and 0.90 for eight."""
+
+RESULT_BYTES = 8 * 2**20
+"""Result of a transposed convolution from which on patches are faster for `FEW` features: 64 -> 64
+at 56x56 takes 1.22 of XLA's processor time for one image, 3 MiB, and 0.69 for eight."""
+
+POSITIONS = 256
+"""Pixels up to which patches are faster for every transposed convolution (512 -> 512 at 7x7: 0.88
+of XLA's processor time for one image, 1.02 for eight)."""
+
+
+_mode: ContextVar[str] = ContextVar("mode", default="plain")
 
 
 @contextmanager
-def fast_on_cpu() -> Iterator[None]:
+def fast_on_cpu(forward_only: bool = False) -> Iterator[None]:
     """What is traced within this is computed by a CPU's formulas on a CPU.
 
     So are derivatives, always. The rest are XLA's own convolutions, unless asked for in this way:
     a network that is exported, or called op by op, should be the plain one.
+
+    Args:
+        forward_only: choose the formula of each shape for its result alone. Otherwise it is the one
+            that a training step uses, so that an evaluation rounds as training does.
     """
-    token = _fast.set(True)
+    token = _mode.set("forward" if forward_only else "step")
     try:
         yield
     finally:
-        _fast.reset(token)
+        _mode.reset(token)
 
 
 def conv(
@@ -85,7 +114,7 @@ def conv(
     FLOPs: 2 M kh kw I O forward, and as many for each of the two gradients.
     """
     window = Window(_pair(stride), _pairs(padding), _pair(dilation))
-    return _conv_once(x, kernel, window, _fast.get())
+    return _conv_once(x, kernel, window, _mode.get())
 
 
 def conv_transpose(
@@ -114,7 +143,7 @@ def conv_transpose(
     """
     (top, bottom), (left, right) = _pairs(padding)
     padding = ((top, bottom - output_padding[0]), (left, right - output_padding[1]))
-    return _conv_transpose_once(x, kernel, Window(_pair(stride), padding, (1, 1)), _fast.get())
+    return _conv_transpose_once(x, kernel, Window(_pair(stride), padding, (1, 1)), _mode.get())
 
 
 def _pair(values: Sequence[int]) -> Pair:
@@ -193,6 +222,35 @@ def _formulas_transpose(x: Array, kernel: Array, window: Window) -> _Formulas:
     return _Formulas(ours if kernel.shape[3] <= FEW else xla, xla, ours)
 
 
+def _forward_formula(x: Array, kernel: Array, window: Window) -> Callable[..., Array]:
+    """The fastest one for the result alone; see the constants above for what was measured."""
+    kh, kw, channels, features = kernel.shape
+    if (kh, kw) != (3, 3):
+        return _formulas(x, kernel, window).forward
+    height, width = (window.out_size(x.shape[1 + i], 3, i) for i in (0, 1))
+    if min(*x.shape[1:3], height, width) < 3 or channels <= RGB:
+        return im2col.conv
+    tiles = -(-height // 2) * -(-width // 2)
+    tile_bytes = 16 * tiles * (channels + features) * x.dtype.itemsize
+    least = ENOUGH if tile_bytes <= CACHED_BYTES else MANY
+    many = channels * features >= least * (channels + features)
+    if many and window.stride == window.dilation == (1, 1) and len(x) * tiles >= TILES:
+        return winograd.conv
+    return _xla_conv
+
+
+def _forward_formula_transpose(x: Array, kernel: Array, window: Window) -> Callable[..., Array]:
+    """As `_forward_formula`."""
+    n, height, width, _ = x.shape
+    formula = _formulas_transpose(x, kernel, window).forward
+    if n * height * width <= POSITIONS or min(height, width) < max(kernel.shape[:2]):
+        return im2col.conv_transpose
+    result_bytes = n * height * width * math.prod(window.stride) * kernel.shape[3]
+    if formula is im2col.conv_transpose and result_bytes * x.dtype.itemsize < RESULT_BYTES:
+        return _xla_conv_transpose
+    return formula
+
+
 def _on_cpu(cpu: Callable, default: Callable, window: Window) -> Callable[..., Array]:
     """`cpu` in a program for a CPU, `default` in any other; decided when the program is lowered."""
     if cpu is default:
@@ -212,22 +270,30 @@ def _on_cpu(cpu: Callable, default: Callable, window: Window) -> Callable[..., A
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _conv(x: Array, kernel: Array, window: Window, fast: bool) -> Array:
-    formula = _formulas(x, kernel, window).forward if fast else _xla_conv
+def _conv(x: Array, kernel: Array, window: Window, mode: str) -> Array:
+    formula = _xla_conv
+    if mode == "step":
+        formula = _formulas(x, kernel, window).forward
+    elif mode == "forward":
+        formula = _forward_formula(x, kernel, window)
     return _on_cpu(formula, _xla_conv, window)(x, kernel)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _conv_transpose(x: Array, kernel: Array, window: Window, fast: bool) -> Array:
-    formula = _formulas_transpose(x, kernel, window).forward if fast else _xla_conv_transpose
+def _conv_transpose(x: Array, kernel: Array, window: Window, mode: str) -> Array:
+    formula = _xla_conv_transpose
+    if mode == "step":
+        formula = _formulas_transpose(x, kernel, window).forward
+    elif mode == "forward":
+        formula = _forward_formula_transpose(x, kernel, window)
     return _on_cpu(formula, _xla_conv_transpose, window)(x, kernel)
 
 
-def _conv_jvp(window: Window, _: bool, primals: Arrays, tangents: tuple) -> Arrays:
+def _conv_jvp(window: Window, _: str, primals: Arrays, tangents: tuple) -> Arrays:
     return _jvp(_formulas(*primals, window), _xla_conv, window, primals, tangents)
 
 
-def _conv_transpose_jvp(window: Window, _: bool, primals: Arrays, tangents: tuple) -> Arrays:
+def _conv_transpose_jvp(window: Window, _: str, primals: Arrays, tangents: tuple) -> Arrays:
     formulas = _formulas_transpose(*primals, window)
     return _jvp(formulas, _xla_conv_transpose, window, primals, tangents)
 

@@ -1,12 +1,16 @@
 """From any image to a mask of its own size: both scales, bands, views, programs."""
 
+from functools import partial
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from fcn_jax.data import batches
 from fcn_jax.inference import predict
+from fcn_jax.models import create_model
 from fcn_jax.types import InputError
 from tests import fakes
 
@@ -35,6 +39,20 @@ def test_fit_is_what_validation_sees(checkpoint):
     mask = predict.predict(checkpoint, image)
     assert mask.dtype == np.uint8
     np.testing.assert_array_equal(mask, np.stack(planes, -1).argmax(-1))
+
+
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("unet", "resnet50_fcn")]
+
+
+@pytest.mark.parametrize("name", ["fcn", "simplified_unet", "unet_resnet18", *SLOW])
+def test_logits_are_those_of_the_plain_network_but_for_rounding(name):
+    model, images = create_model(name, num_classes=5), photo(96, 64)[None]
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    logits = jax.jit(partial(predict.logits_of, model)).lower(variables, images).compile()
+    plain = jax.jit(model.apply).lower(variables, batches.normalize(images)).compile()
+    assert logits.as_text().count(" convolution(") < plain.as_text().count(" convolution(")
+    want = np.asarray(plain(variables, batches.normalize(images)))
+    np.testing.assert_allclose(logits(variables, images), want, rtol=0, atol=1e-5 * abs(want).max())
 
 
 @pytest.mark.parametrize("size", [(64, 96), (1, 1), (33, 50), (130, 32)])

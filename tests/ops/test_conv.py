@@ -481,6 +481,71 @@ def test_results_alone_are_xlas_unless_asked_for():
     assert text.as_text().count("stablehlo.convolution") == 2
 
 
+@pytest.mark.parametrize(
+    ("shape", "kernel", "formula"),
+    [
+        ((1, 7, 7, 512), (3, 3, 512, 512), conv._xla_conv),  # 16 tiles: the kernel's are more work
+        ((2, 7, 7, 512), (3, 3, 512, 512), conv.winograd.conv),  # 32
+        ((1, 56, 56, 64), (3, 3, 64, 64), conv.winograd.conv),  # 25 MiB of tiles
+        ((1, 224, 224, 64), (3, 3, 64, 64), conv._xla_conv),  # 98 MiB
+        ((1, 112, 112, 128), (3, 3, 128, 128), conv.winograd.conv),  # 49 MiB
+        ((1, 224, 224, 128), (3, 3, 128, 128), conv.winograd.conv),  # 196 MiB, many channels
+        ((1, 112, 112, 32), (3, 3, 32, 31), conv._xla_conv),  # too few features
+        ((1, 112, 112, 32), (3, 3, 32, 32), conv.winograd.conv),
+        ((1, 224, 224, 3), (3, 3, 3, 64), conv.im2col.conv),
+        ((1, 2, 9, 64), (3, 3, 64, 64), conv.im2col.conv),  # XLA would run nested loops
+        ((1, 1, 1, 64), (7, 7, 64, 64), conv.im2col.conv),
+        ((1, 56, 56, 64), (1, 1, 64, 64), conv._xla_conv),
+    ],
+)
+def test_the_formula_of_a_result_alone_is_chosen_by_its_shape(shape, kernel, formula):
+    x, k = (jax.ShapeDtypeStruct(s, np.float32) for s in (shape, kernel))
+    reach = kernel[0] // 2
+    window = conv.Window((1, 1), ((reach, reach), (reach, reach)), (1, 1))
+    assert conv._forward_formula(x, k, window) is formula
+    if kernel[0] == 3 and shape[1] > 2 and shape[3] > 3:
+        assert conv._forward_formula(x, k, window._replace(stride=(2, 2))) is conv._xla_conv
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "formula"),
+    [
+        ((1, 16, 16, 512), (3, 3, 512, 256), conv.im2col.conv_transpose),  # 256 pixels
+        ((1, 17, 16, 512), (3, 3, 512, 256), conv._xla_conv_transpose),
+        ((1, 56, 56, 64), (3, 3, 64, 64), conv._xla_conv_transpose),  # a result of 3 MiB
+        ((8, 56, 56, 64), (3, 3, 64, 64), conv.im2col.conv_transpose),  # 24 MiB
+        ((8, 56, 56, 64), (3, 3, 64, 65), conv._xla_conv_transpose),
+        ((1, 512, 2, 8), (2, 2, 8, 8), conv._xla_conv_transpose),
+        ((9, 2, 200, 8), (3, 3, 8, 8), conv.im2col.conv_transpose),  # XLA would run nested loops
+    ],
+)
+def test_so_is_that_of_a_transposed_one(shape, kernel, formula):
+    x, k = (jax.ShapeDtypeStruct(s, np.float32) for s in (shape, kernel))
+    window = conv.Window((2, 2), ((0, 0), (0, 0)), (1, 1))
+    assert conv._forward_formula_transpose(x, k, window) is formula
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel"),
+    [((1, 12, 13, 64), (3, 3, 64, 64)), ((2, 9, 8, 3), (3, 3, 3, 5)), ((1, 2, 2, 4), (3, 3, 4, 4))],
+)
+def test_results_alone_round_as_little(shape, kernel):
+    x, k = arrays(shape, kernel, np.float32)
+
+    def whole(function, k):
+        with conv.fast_on_cpu(forward_only=True):
+            return function(x, k)
+
+    for function, plain in ((conv.conv, xla_conv), (conv.conv_transpose, xla_conv_transpose)):
+        close(jax.jit(partial(whole, function))(k), plain(x, k), 2e-6)
+        # Derivatives are a training step's, to the bit.
+        got, want = (
+            jax.jit(jax.grad(lambda k, f=f: (f(k) ** 2).sum()))(k)
+            for f in (partial(whole, function), partial(function, x))
+        )
+        np.testing.assert_array_equal(got, want)
+
+
 def test_equal_layers_are_traced_once(limit):
     calls, real = [], conv._formulas
     limit(conv, "_formulas", lambda *arguments: calls.append(arguments) or real(*arguments))
