@@ -3,18 +3,18 @@
     python -m experiments.benchmark                                   # ours alone, all networks
     python -m experiments.benchmark --against torch stock --cpu-malloc --out speed.json
     python -m experiments.benchmark --arch unet --batch-size 4 --mode train --against torch
-    python -m experiments.benchmark --epoch --arch fcn                # does anything wait?
+    python -m experiments.benchmark --epoch --arch fcn                # where an epoch's time goes
 
 Each contender is a process of its own that stays alive. They are timed one after another in several
-rounds, so that a change of the machine's load meets all of them. A ratio is the median over the
-rounds of (the baseline's seconds / ours): above 1 we are faster. Against PyTorch it is taken to
-whichever of its modes has the best median. FLOPs are those of the convolutions (a training step:
-three times forward, a frozen part once), whatever a formula saves or wastes; the device's peak is
-that of a large matrix product in the same precision. Compiling is timed twice: from scratch, and in
-the next process, as at a second start. Memory is the peak of the process on a CPU (the compiler's
-included), of the device's allocator on a GPU. The ResNet's backbone is frozen, as in the paper,
-unless --train-backbone is given. Expect an hour on 2 cores for everything, 5 to 10 minutes for one
-network's training step.
+rounds, so that a change of the machine's load affects all of them. A ratio is the median over the
+rounds of (the baseline's seconds / ours): above 1 we are faster. Against PyTorch it is taken for
+the mode with the best median. FLOPs are those of the convolutions (a training step: three times
+forward, a frozen part once), whatever a formula saves or wastes; the device's peak is that of a
+large matrix product in the same precision. Compilation is timed twice: from scratch, and in the
+next process, which has the compilation cache. Memory is the peak of the process on a CPU (the
+compiler's included), of the device's allocator on a GPU. The ResNet's backbone is frozen, as in the
+paper, unless --train-backbone is given. Expect an hour on 2 cores for everything, 5 to 10 minutes
+for one network's training step.
 """
 
 import argparse
@@ -51,7 +51,9 @@ def parser() -> arguments.Parser:
         return {"nargs": "+", "metavar": "NAME", "type": kind, "default": default, "help": text}
 
     networks = list(BATCH_SIZE)
-    p.add_argument("--arch", **several(networks, networks, f"of {', '.join(networks)} (all)"))
+    p.add_argument(
+        "--arch", **several(networks, networks, f"of {', '.join(networks)} (default: all)")
+    )
     p.add_argument("--mode", **several(MODES, MODES, f"of {', '.join(MODES)} (default: all)"))
     sizes = ", ".join(f"{size} for {name}" for name, size in BATCH_SIZE.items())
     p.add_argument(

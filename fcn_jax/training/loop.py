@@ -68,7 +68,7 @@ def train(
         finished = distributed.from_primary(lambda: _finished(folder))
         if finished is not None:
             if runtime.show:
-                _logger.info("%s holds this run, finished: nothing to train", folder)
+                _logger.info("%s holds this run, which is finished: nothing to train", folder)
             return finished
         made = setup.build(config, dataset, runtime.devices, runtime.cache)
         made.meta["origin"] = runtime.origin
