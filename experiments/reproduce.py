@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments import paper
-from experiments.cli import arguments, command, sweep
+from experiments.cli import arguments, command, stopping, sweep
 from fcn_jax import config as configs
 from fcn_jax.types import InputError
 
@@ -58,7 +58,14 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     args.workdir = args.workdir or Path("runs/released" if args.released else "runs/paper")
     specs = chosen(released_specs(args) if args.released else paper_specs(args), args.only)
-    opened = sweep.open_sweep(args, "reproduce", argv)
+    again = stopping.command("reproduce", argv)
+    with command.resumable(again):
+        return _run(args, specs, again)
+
+
+def _run(args: argparse.Namespace, specs: list[sweep.RunSpec], again: str) -> int:
+    """What `main` does once the flags are read."""
+    opened = sweep.open_sweep(args, again)
 
     from fcn_jax.analysis import compare
 

@@ -71,6 +71,13 @@ def main(argv: list[str] | None = None) -> int:
     """Parse, train, write the report."""
     words = sys.argv[1:] if argv is None else argv
     args = parser(flags.base_of(words)).parse_args(words)
+    again = stopping.command("run", words)
+    with command.resumable(again):
+        return _start(args, again)
+
+
+def _start(args: argparse.Namespace, again: str) -> int:
+    """Read the flags, and set the process up."""
     flags.load_plugins(args)
     config = flags.to_config(args)
     runtime = Runtime(
@@ -90,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.distributed and not named:
         joined = distributed.joined()
     with joined:
-        return _train(args, config, runtime, stopping.command("run", words))
+        return _train(args, config, runtime, again)
 
 
 def processes(args: argparse.Namespace) -> tuple[str, int, int] | None:
@@ -109,7 +116,7 @@ def processes(args: argparse.Namespace) -> tuple[str, int, int] | None:
 
 
 def _train(args: argparse.Namespace, config: Config, runtime: Runtime, again: str) -> int:
-    """What `main` does once the processes know each other."""
+    """What `_start` does once the processes know each other."""
     import dataclasses
 
     from fcn_jax import report

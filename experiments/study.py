@@ -1,7 +1,9 @@
 """Study the ingredients of a recipe: `python -m experiments.study ablation | networks`."""
 
+import argparse
+
 from experiments import paper, tuned
-from experiments.cli import arguments, command, sweep
+from experiments.cli import arguments, command, stopping, sweep
 from fcn_jax import config as configs
 from fcn_jax.models import registry
 from fcn_jax.types import InputError
@@ -96,7 +98,14 @@ def main(argv: list[str] | None = None) -> int:
     if args.study == "ablation":  # a flag may have set what a line would change
         specs = specs[:1] + [s for s in specs[1:] if s.config != specs[0].config]
     specs = chosen(specs, args.only)
-    opened = sweep.open_sweep(args, "study", argv)
+    again = stopping.command("study", argv)
+    with command.resumable(again):
+        return _run(args, specs, again)
+
+
+def _run(args: argparse.Namespace, specs: list[sweep.RunSpec], again: str) -> int:
+    """What `main` does once the flags are read."""
+    opened = sweep.open_sweep(args, again)
 
     from fcn_jax.analysis import compare
 

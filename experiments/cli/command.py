@@ -9,12 +9,15 @@ import gc
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from experiments.cli import arguments, huge_pages, streams
+from experiments.cli import arguments, huge_pages, stopping, streams
 from fcn_jax import config as configs
+from fcn_jax.runtime import signals
 from fcn_jax.types import InputError
 
 Main = Callable[[list[str] | None], int | None]
@@ -70,6 +73,36 @@ def run(main: Main) -> None:
             where = error.filename or "the output"
             print(f"error: {where}: the disk is full: make room, then repeat", file=sys.stderr)
             os._exit(2)  # at an orderly exit Python would try to print again
+
+
+@contextlib.contextmanager
+def resumable(again: str) -> Iterator[None]:
+    """Stop at SIGINT or SIGTERM with the line that resumes the command, and exit code 0.
+
+    This is for all that a training does besides its steps, whose own handling replaces this one: it
+    imports, prepares data and renders, and may be ended at once, because nothing is lost.
+
+    Args:
+      again: the command line that resumes it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        if signals.is_first():
+            raise KeyboardInterrupt
+
+    previous = {s: signal.signal(s, stop) for s in signals.SIGNALS}
+    try:
+        yield
+    except KeyboardInterrupt:
+        stopping.stopped("stopped", again)
+        raise SystemExit(0) from None
+    finally:
+        for number, handler in previous.items():
+            # All is said and done: what comes while the process ends must not change its exit code.
+            signal.signal(number, signal.SIG_IGN if _program else handler)
 
 
 # ---- what is said --------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import filelock
 from fcn_jax import config as configs
 from fcn_jax.config import Config
 from fcn_jax.runtime import files
+from fcn_jax.training import run_dir
 from fcn_jax.types import InputError
 
 CONFIG, RESULT = "config.json", "result.json"
@@ -75,8 +76,7 @@ def _is_unfinished(folder: Path, config: Config) -> bool:
         theirs = configs.from_dict(files.read_json(folder / CONFIG))
     except InputError:  # damaged, or of another version
         return False
-    absolute = configs.with_absolute_paths
-    return absolute(theirs) == absolute(config)
+    return not run_dir.differences(theirs, config)
 
 
 def default_name(config: Config) -> str:

@@ -93,8 +93,8 @@ def add_flags(parser: argparse.ArgumentParser, workdir: str) -> None:
     flags.add_data_flags(parser)
 
 
-def open_sweep(args: argparse.Namespace, name: str, argv: list[str] | None) -> Sweep:
-    """Set jax up and load the data that the flags name."""
+def open_sweep(args: argparse.Namespace, again: str) -> Sweep:
+    """Set jax up and load the data that the flags name; `again` is the command to resume it."""
     command.tune_malloc(args.cpu_malloc)
     command.setup_jax()
 
@@ -103,7 +103,6 @@ def open_sweep(args: argparse.Namespace, name: str, argv: list[str] | None) -> S
     dataset = prepare.load(
         getattr(args, "data.dataset", "voc2007"), archives=args.archives, data_dir=args.data_dir
     )
-    again = stopping.command(name, argv)
     origin = flags.origin(args)
     train = not args.finished
     return Sweep(dataset, args.workdir, args.seeds, origin, args.save_every, train, again)

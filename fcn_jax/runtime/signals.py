@@ -22,6 +22,20 @@ StopRequested = Callable[[], bool]
 
 _logger = logging.getLogger(__name__)
 _active: list[StopRequested] = []
+_last: list[float] = []
+"""When a signal last asked to stop."""
+
+
+def is_first() -> bool:
+    """Whether a signal that comes now is a wish of its own; remembers it.
+
+    One that follows another within `GRACE_SECONDS` belongs to it.
+    """
+    now = time.monotonic()
+    first = not _last or now - _last[-1] >= GRACE_SECONDS
+    if first:
+        _last[:] = [now]
+    return first
 
 
 @contextlib.contextmanager
@@ -52,12 +66,17 @@ def handling(
         yield _active[0]
         return
     received: list[int] = []
+
+    def receive(number: int, _: object) -> None:
+        received.append(number)
+        is_first()
+
     listener, sender = socket.socketpair()
     sender.setblocking(False)
     thread = threading.Thread(target=_listen, args=(listener, message), name="signals", daemon=True)
     thread.start()
     previous_fd = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
-    previous = {s: signal.signal(s, lambda number, _: received.append(number)) for s in SIGNALS}
+    previous = {s: signal.signal(s, receive) for s in SIGNALS}
     _active.append(lambda: bool(received))
     try:
         yield _active[0]

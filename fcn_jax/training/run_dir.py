@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import filelock
 
 from fcn_jax import config as configs
+from fcn_jax.models import registry
 from fcn_jax.runtime import files
 from fcn_jax.types import InputError
 
@@ -17,6 +19,8 @@ CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
 CHECKPOINTS = "checkpoints"
+DAMAGED = "checkpoints-damaged"
+"""Where `weights.integrity.quarantine` moves damaged checkpoints."""
 DATA = "data.json"
 DIVERGED = "diverged.json"
 LOCK = ".lock"
@@ -42,7 +46,7 @@ def claim(folder: Path, config: configs.Config) -> Iterator[None]:
     """Hold the folder for one run of one process; make it if it is new.
 
     A folder without a finished step belongs to nobody: another run may take it over, and a start
-    that ends before its first saved step leaves nothing behind.
+    that ends before its first saved step leaves nothing behind where nothing was before.
 
     Raises:
       InputError: if another process holds it, another run lives in it, or it holds other files.
@@ -60,19 +64,37 @@ def claim(folder: Path, config: configs.Config) -> Iterator[None]:
         raise files.refused(folder, error) from error
     try:
         _check_owner(folder, config)
-        yield
+        held_nothing = not _OWN - {LOCK} & set(os.listdir(folder))
+        try:
+            yield
+        finally:
+            if held_nothing:
+                _clear(folder, made)
     finally:
-        if not has_steps(folder):
-            _clear(folder, made)
         lock.release()
 
 
 def has_steps(folder: Path) -> bool:
-    """Whether a run has saved a step there, or has finished."""
-    checkpoints = folder / CHECKPOINTS
-    if (folder / RESULT).exists():
-        return True
-    return checkpoints.is_dir() and any(p.name.isdigit() for p in checkpoints.iterdir())
+    """Whether a run has finished a step there: there is a checkpoint, valid or damaged, or a score.
+
+    Raises:
+      InputError: if that cannot be read now; nobody knows then, so nothing may be replaced.
+    """
+    try:
+        names = set(os.listdir(folder))
+        if {RESULT, DAMAGED} & names:
+            return True
+        if METRICS in names and (folder / METRICS).stat().st_size:
+            return True
+        found = os.listdir(folder / CHECKPOINTS) if CHECKPOINTS in names else []
+        return any(name.isdigit() for name in found)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or folder}: cannot be read ({error.strerror or error}): "
+            "nothing was changed; set that right, then repeat"
+        ) from error
 
 
 def _check_owner(folder: Path, config: configs.Config) -> None:
@@ -85,8 +107,7 @@ def _check_owner(folder: Path, config: configs.Config) -> None:
                 "choose another run folder"
             )
         return
-    theirs = configs.with_absolute_paths(configs.from_dict(files.read_json(path), str(path)))
-    changed = configs.differences(theirs, configs.with_absolute_paths(config))
+    changed = differences(configs.from_dict(files.read_json(path), str(path)), config)
     if changed:
         raise InputError(
             f"{folder}: holds another run ({'; '.join(changed)}): "
@@ -94,15 +115,30 @@ def _check_owner(folder: Path, config: configs.Config) -> None:
         )
 
 
+def differences(theirs: configs.Config, ours: configs.Config) -> list[str]:
+    """The fields that make two runs different ones, as `optim.lr: 0.001 -> 0.01`."""
+    network = registry.MODELS.get(ours.model.arch)
+    if theirs.model.arch == ours.model.arch and network is not None and not network.has_aux:
+        # Nothing depends on it, and its default was another one.
+        theirs = configs.replace(theirs, **{"loss.aux_weight": ours.loss.aux_weight})
+    return configs.differences(*map(configs.with_absolute_paths, (theirs, ours)))
+
+
 def _clear(folder: Path, made: bool) -> None:
-    """Remove what a start has written, if nothing else is there; and the folder if it made it."""
-    if any(p.name not in _OWN for p in folder.iterdir()):
-        return
-    with contextlib.suppress(OSError):
+    """Remove what a start has written, if nothing else is there; and the folder if it made it.
+
+    The folder held nothing before. What could be of use to anybody, or cannot be read, is kept.
+    """
+    with contextlib.suppress(OSError, InputError):
+        if has_steps(folder) or set(os.listdir(folder)) - _OWN:
+            return
+        checkpoints = folder / CHECKPOINTS
+        if checkpoints.exists():
+            for unfinished in checkpoints.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(unfinished)
+            checkpoints.rmdir()
         for name in (CONFIG, DATA, METRICS, *PAGES):
             (folder / name).unlink(missing_ok=True)
-        if (folder / CHECKPOINTS).is_dir():
-            shutil.rmtree(folder / CHECKPOINTS)  # leftovers of a save that was never finished
         if made and not (folder / DIVERGED).exists():
             (folder / LOCK).unlink(missing_ok=True)  # still locked: nobody else can have it
             folder.rmdir()

@@ -162,6 +162,11 @@ class Checkpoints:
                 f"{self.directory}: none of the checkpoints {', '.join(map(str, found))} "
                 "is valid: start again in another run folder"
             )
+        if distributed.from_primary(lambda: numbers(integrity.quarantine_folder(self.directory))):
+            raise InputError(
+                f"{self.directory}: all checkpoints were damaged, and are in "
+                f"{integrity.quarantine_folder(self.directory)}: start again in another run folder"
+            )
         return None
 
     def _quarantine(self, number: int, reason: str) -> None:

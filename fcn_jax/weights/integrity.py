@@ -124,9 +124,14 @@ def _unreadable(path: Path, reason: str) -> InputError:
     )
 
 
+def quarantine_folder(directory: Path) -> Path:
+    """Where the damaged checkpoints of `directory` go."""
+    return directory.with_name(directory.name + "-damaged")
+
+
 def quarantine(path: Path) -> Path:
     """Move a damaged checkpoint to `<its folder>-damaged`, under a name that is free."""
-    folder = path.parent.with_name(path.parent.name + "-damaged")
+    folder = quarantine_folder(path.parent)
     folder.mkdir(exist_ok=True)
     target, n = folder / path.name, 1
     while target.exists():

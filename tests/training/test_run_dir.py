@@ -1,10 +1,13 @@
 """The run folder: one run, one process, no half-written file."""
 
+import errno
 import json
+import os
+from pathlib import Path
 
 import pytest
 
-from fcn_jax.config import with_absolute_paths
+from fcn_jax.config import Config, ModelConfig, replace, to_dict, with_absolute_paths
 from fcn_jax.runtime import files
 from fcn_jax.training import run_dir
 from fcn_jax.types import InputError
@@ -59,6 +62,83 @@ def test_a_killed_start_does_not_hold_the_folder(tmp_path):
     _finish_a_step(tmp_path, other)
     assert files.read_json(tmp_path / "config.json")["optim"]["lr"] == 1.0
     assert files.read_json(tmp_path / "data.json") == DATA
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda f: (f / "checkpoints-damaged/1").mkdir(parents=True),  # all were moved away
+        lambda f: (f / "metrics.jsonl").write_text('{"epoch": 1}\n'),
+        lambda f: (f / "result.json").write_text("{}"),
+    ],
+    ids=["damaged", "scored", "finished"],
+)
+def test_a_run_without_checkpoints_still_owns_its_folder(tmp_path, make):
+    files.write_json(tmp_path / "config.json", to_dict(fakes.config()))
+    make(tmp_path)
+    before = _content(tmp_path)
+    with (
+        pytest.raises(InputError, match="holds another run"),
+        run_dir.claim(tmp_path, fakes.config(**{"optim.lr": 1.0})),
+    ):
+        pass
+    with run_dir.claim(tmp_path, fakes.config()):
+        run_dir.begin(tmp_path, fakes.config(**{"optim.lr": 2.0}), DATA)
+    assert _content(tmp_path) == before
+
+
+def _content(folder):
+    found = {p.relative_to(folder): p.is_file() and p.read_bytes() for p in folder.rglob("*")}
+    return {path: content for path, content in found.items() if path.name != ".lock"}
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EMFILE])
+def test_a_folder_that_cannot_be_read_is_left_alone(tmp_path, monkeypatch, number):
+    """Neither taken over at the start, nor tidied at the end."""
+    listdir = os.listdir
+
+    def refuse(path="."):
+        if Path(path).name == "checkpoints":
+            raise OSError(number, os.strerror(number), str(path))
+        return listdir(path)
+
+    other = fakes.config(**{"optim.lr": 1.0})
+    _finish_a_step(tmp_path)
+    before = _content(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "listdir", refuse)
+        for config in (fakes.config(), other):
+            with (
+                pytest.raises(InputError, match=r"checkpoints: cannot be read .*nothing was chang"),
+                run_dir.claim(tmp_path, config),
+            ):
+                pass
+    assert _content(tmp_path) == before
+    with run_dir.claim(tmp_path / "new", other):  # cannot be read when it ends
+        run_dir.begin(tmp_path / "new", other, DATA)
+        (tmp_path / "new/checkpoints").mkdir()
+        monkeypatch.setattr(os, "listdir", refuse)
+    assert (tmp_path / "new/config.json").exists()
+
+
+def test_a_start_removes_only_what_it_wrote(tmp_path):
+    """A folder that was not empty keeps what was there, whatever it is."""
+    (tmp_path / "checkpoints/of-another-tool").mkdir(parents=True)
+    (tmp_path / "diverged.json").write_text("{}")
+    with run_dir.claim(tmp_path, fakes.config()):
+        pass
+    assert (tmp_path / "checkpoints/of-another-tool").exists()
+    assert (tmp_path / "diverged.json").exists()
+
+
+def test_a_setting_without_effect_makes_no_other_run(tmp_path):
+    """No network without an auxiliary head uses its weight, whose default has changed."""
+    _finish_a_step(tmp_path, Config())
+    with run_dir.claim(tmp_path, replace(Config(), **{"loss.aux_weight": 0.0})):
+        pass
+    config = Config(model=ModelConfig(arch="fcn_resnet50"))
+    changed = replace(config, **{"loss.aux_weight": 0.0})
+    assert run_dir.differences(config, changed) == ["loss.aux_weight: 0.4 -> 0.0"]
 
 
 def test_the_same_run_by_another_spelling_of_its_paths(tmp_path, monkeypatch):
