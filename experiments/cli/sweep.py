@@ -99,7 +99,9 @@ def open_sweep(args: argparse.Namespace, again: str) -> Sweep:
     command.setup_jax()
 
     from fcn_jax.data import prepare
+    from fcn_jax.runtime import distributed
 
+    distributed.require_backend()  # or every run would say so
     dataset = prepare.load(
         getattr(args, "data.dataset", "voc2007"), archives=args.archives, data_dir=args.data_dir
     )

@@ -80,8 +80,13 @@ def test_a_second_signal_finds_the_work_of_the_first_done(pause):
 def test_in_another_program_the_handlers_are_given_back(monkeypatch):
     monkeypatch.setattr(signals, "_last", [])  # as if no test had sent one just now
     before = [signal.getsignal(s) for s in signals.SIGNALS]
-    with pytest.raises(SystemExit) as ended, command.resumable("it"):
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(5)
+
+    def stopped():
+        with command.resumable("it"):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+
+    with pytest.raises(SystemExit) as ended:
+        stopped()
     assert ended.value.code == 0
     assert [signal.getsignal(s) for s in signals.SIGNALS] == before
