@@ -95,6 +95,8 @@ def main(argv: list[str] | None = None) -> int:
     print(report.result_table(shown, restored.class_names, args.split))
     if result.other_data is not None:
         print(f"\nOther data than the run's: {dataset.root or dataset.name}")
+    if result.other_split:
+        print("\nThe data set's val split: the run was validated on a part of train")
     again = stopping.command("evaluate", argv)
     page = run_report.render_evaluation(restored, dataset, path, base, again)
     print(f"\n{result.summary['pixels']} labelled pixels counted; written to {path}, page: {page}")

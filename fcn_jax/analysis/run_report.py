@@ -234,6 +234,7 @@ def render_evaluation(
     data = files.read_json(path)
     page = path.with_suffix(".html")
     method = data.get("method") or {}
+    of = " of the data set, not the part of train" if data.get("other_split") else ""
     height, width = restored.image_size
     seen = f"{height} x {width}" if method.get("scale", "fit") == "fit" else "every pixel"
     report.write_report(
@@ -247,7 +248,7 @@ def render_evaluation(
             "panels": _extremes(restored, dataset, data),
             "facts": [
                 *describe_network(restored.meta["model"]["name"], restored.variables["params"]),
-                ("split", f"{data['split']}, {len(data['images']):,} images"),
+                ("split", f"{data['split']}{of}, {len(data['images']):,} images"),
                 ("resolution of the labels", method.get("resolution", "training")),
                 ("the network sees", seen),
                 ("test-time views", _views(method) or "none"),

@@ -250,6 +250,7 @@ def save(evaluation: Evaluation, folder: Path) -> Path:
         "split": evaluation.split,
         "method": evaluation.method,
         "other_data": evaluation.other_data,
+        "other_split": evaluation.other_split,
         "summary": evaluation.summary,
         "trivial": evaluation.trivial,
         "trivial_name": evaluation.trivial_name,

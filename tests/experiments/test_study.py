@@ -118,5 +118,5 @@ def test_without_imagenet_the_backbone_learns_like_the_rest():
 
 
 def test_an_unknown_line_is_refused():
-    with pytest.raises(InputError, match="--only 'nothing': choose of"):
+    with pytest.raises(InputError, match="--only 'nothing': choose one of"):
         study.main(["networks", "--only", "nothing"])

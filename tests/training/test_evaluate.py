@@ -156,6 +156,7 @@ def test_the_real_val_split_of_a_run_that_divided_train_has_a_file_of_its_own(tm
     result = evaluate.evaluate_checkpoint(predict.load_checkpoint(tmp_path), fakes.dataset())
     assert result.ids == tuple(e.id for e in fakes.dataset().splits["val"])
     assert evaluate.save(result, tmp_path).name == "eval-val-real.json"
+    assert files.read_json(tmp_path / "eval-val-real.json")["other_split"] is True
 
 
 @pytest.mark.usefixtures("tiny")
