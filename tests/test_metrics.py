@@ -74,10 +74,21 @@ def test_device_counts_equal_host_counts(count):
 
 @pytest.mark.parametrize("count", [metrics.counted_one_by_one, metrics.counted_by_a_product])
 def test_what_is_no_class_counts_nothing(count):
-    labels = jnp.array([[[0, 7, 250]], [[1, 1, VOID]]], jnp.uint8)
+    # 2, the number of classes, is the index of void's row.
+    labels = jnp.array([[[0, 2, 250]], [[1, 1, VOID]]], jnp.uint8)
     counts = count(labels, jnp.zeros_like(labels), 2)
     np.testing.assert_array_equal(counts[:, :, 0], [[1, 0, 0], [0, 2, 1]])
     assert counts.sum() == 4
+
+
+@pytest.mark.parametrize("bad", [2, 7, 254])
+@pytest.mark.parametrize("where", ["labels", "predictions"])
+def test_on_the_host_what_is_no_class_is_an_error(bad, where):
+    arrays = {name: np.array([[0, 1]], np.uint8) for name in ("labels", "predictions")}
+    arrays[where][0, 1] = bad
+    for function in (metrics.image_counts, metrics.confusion_matrix, metrics.paper_iou):
+        with pytest.raises(ValueError, match=f"{where} hold {bad}, which is none of the 2"):
+            function(**arrays, num_classes=2)
 
 
 def test_matrix_sums_to_the_labelled_pixels():

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from fcn_jax.data import batches, resize_cache
-from fcn_jax.data.dataset import Records, Subset, facts_of
+from fcn_jax.data.dataset import Facts, Records, Subset, facts_of
 from fcn_jax.data.progress import progress
 from fcn_jax.types import VOID, Batch, Example, InputError
 
@@ -107,10 +107,14 @@ def open_split(
       mode: one of `MODES`; `auto` takes the first of device, host, none that fits `limits`.
       limits: bytes, the same on all processes; None to ask the machine.
       shard: of this process; None where there is one.
+
+    Raises:
+      InputError: if a mask holds a value that is neither a class nor void.
     """
     if mode not in MODES:
         raise InputError(f"choose one of {', '.join(MODES)}", field="cache", value=mode)
     facts = facts_of(examples)
+    _check_labels(facts, num_classes)
     height, width = size or tuple(facts.shapes.max(0).tolist())
     if mode == "auto":
         limits, total = limits or budget(), len(examples) * height * width * 4
@@ -128,6 +132,16 @@ def open_split(
         loader = cached(put(padded)) if mode == "device" else hosted(padded, put, shard)
     pixels = facts.pixels.sum(0)
     return Split(facts.ids, np.append(pixels[:num_classes], pixels[VOID]), mode, loader)
+
+
+def _check_labels(facts: Facts, num_classes: int) -> None:
+    wrong = np.argwhere(facts.pixels[:, num_classes:VOID])
+    if len(wrong):
+        index, value = wrong[0].tolist()
+        raise InputError(
+            f"the mask of {facts.ids[index]} holds the class id {num_classes + value}, not "
+            f"0..{num_classes - 1} or {VOID} (void): fix the mask"
+        )
 
 
 def _resident(

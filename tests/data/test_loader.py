@@ -109,3 +109,14 @@ def test_training_ends_with_the_same_bits(flip, tmp_path):
     for state, rows in outcomes[1:]:
         assert rows == outcomes[0][1]
         jax.tree.map(np.testing.assert_array_equal, state, outcomes[0][0])
+
+
+@pytest.mark.parametrize("mode", loader.MODES)
+@pytest.mark.parametrize("label", [3, 254])
+def test_a_label_that_is_no_class_is_an_error_wherever_images_are_kept(mode, label):
+    """The device would leave it out of the loss and of the counts without a word."""
+    examples = [fakes.example(i) for i in range(4)]
+    examples[2].mask[0, 0] = label
+    words = f"the mask of {examples[2].id} holds the class id {label}, not 0..2 or 255"
+    with pytest.raises(InputError, match=words):
+        loader.open_split(examples, None, 3, jax.device_put, mode)
