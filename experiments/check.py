@@ -114,7 +114,9 @@ def fix_255(source: Source, label: int) -> None:
 
 def only_void(found: survey.Survey) -> str:
     """`1 for NAME`, the likely class, where masks have void pixels and no class but 0; else ""."""
-    pixels = sum(split.pixels for split in found.splits.values())
+    import numpy as np
+
+    pixels = np.sum([split.pixels for split in found.splits.values()], axis=0)
     if len(found.class_names) < 2 or not pixels[VOID] or pixels[1 : len(found.class_names)].any():
         return ""
     return f"1 for {found.class_names[1]}"
