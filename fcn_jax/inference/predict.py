@@ -255,7 +255,8 @@ def logits_of(model: nn.Module, variables: Mapping[str, Any], images: Array) -> 
     They differ from those of `model.apply` by rounding: by 1e-5 of the largest logit at most.
     """
     with conv.fast_on_cpu(forward_only=True):
-        return model.apply(variables, batches.normalize(images), train=False)
+        logits: Any = model.apply(variables, batches.normalize(images), train=False)
+    return logits
 
 
 def _checked(image: np.ndarray) -> np.ndarray:
