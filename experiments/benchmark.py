@@ -28,16 +28,26 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks import contenders, tables
+from experiments.benchmarks import contenders, networks, tables
 from experiments.cli import arguments, command, flags
 from fcn_jax import config as configs
 from fcn_jax.models import MODELS
 from fcn_jax.training.options import Runtime
 from fcn_jax.types import InputError
 
-BATCH_SIZE = {"fcn": 16, "simplified_unet": 4, "unet": 4, "resnet50_fcn": 16}
-"""Of training and evaluation; a prediction is of one image, as `experiments.predict` makes it."""
-MODES = ("train", "eval", "predict")
+BATCH_SIZE = {
+    "fcn": 16,
+    "simplified_unet": 4,
+    "unet": 4,
+    "resnet50_fcn": 16,
+    "unet_resnet50": 8,
+    "deeplabv3_resnet50": 4,
+}
+"""Of training, evaluation and `predict_batch`; `predict` is of one image, as `experiments.predict`
+makes it. Networks without a baseline (`networks.NETWORKS`) are measured alone."""
+MODES = ("train", "eval", "predict", "predict_batch")
+ACCELERATORS = ("nvidia[0-9]*", "accel[0-9]*", "vfio/[0-9]*", "kfd")
+"""Files in /dev of NVIDIA's GPUs, TPUs (two generations of drivers) and AMD's GPUs."""
 TORCH_MODES = ("eager", "channels_last", "compile", "compile_graphs")
 
 
@@ -50,17 +60,15 @@ def parser() -> arguments.Parser:
         kind, text = arguments.choice(choices), text.replace("%", "%%")
         return {"nargs": "+", "metavar": "NAME", "type": kind, "default": default, "help": text}
 
-    networks = list(BATCH_SIZE)
-    p.add_argument(
-        "--arch", **several(networks, networks, f"of {', '.join(networks)} (default: all)")
-    )
+    choices = f"of {', '.join(BATCH_SIZE)} (default: {', '.join(networks.NETWORKS)})"
+    p.add_argument("--arch", **several(list(BATCH_SIZE), networks.NETWORKS, choices))
     p.add_argument("--mode", **several(MODES, MODES, f"of {', '.join(MODES)} (default: all)"))
     sizes = ", ".join(f"{size} for {name}" for name, size in BATCH_SIZE.items())
     p.add_argument(
         "--batch-size",
         type=arguments.whole(1, 65_536),
         metavar="N",
-        help=f"of training and evaluation (default: {sizes}); 1 to predict",
+        help=f"of a step (default: {sizes}; 1 for predict)",
     )
     flags.add_config_flags(p, ["data.image_size", "precision"])
     contenders = "torch: PyTorch in each of its modes; stock: plain Flax and optax"
@@ -114,7 +122,7 @@ def jobs(args: argparse.Namespace, arch: str, mode: str, cache: str) -> dict[str
     """The contenders of one row: name -> what `benchmarks.worker` reads."""
     common = {
         "arch": arch,
-        "mode": mode,
+        "mode": "predict" if mode == "predict_batch" else mode,
         "batch_size": args.batch_size or (1 if mode == "predict" else BATCH_SIZE[arch]),
         "image_size": image_size(args),
         "precision": precision(args),
@@ -127,7 +135,8 @@ def jobs(args: argparse.Namespace, arch: str, mode: str, cache: str) -> dict[str
     if "stock" in args.against:
         result["stock"] = {**common, "framework": "stock"}
     if "torch" in args.against:
-        for kind in args.torch_mode or TORCH_MODES[: 3 if args.cpu else 4]:
+        graphs = not args.cpu and found_accelerator(ACCELERATORS[:1])
+        for kind in args.torch_mode or TORCH_MODES[: 4 if graphs else 3]:
             result[f"torch-{kind}"] = {**common, "framework": "torch", "torch_mode": kind}
     return result
 
@@ -136,10 +145,15 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, print the table, write the file."""
     args = parser().parse_args(argv)
     configs.DataConfig(image_size=image_size(args))  # checks it
+    alone = [arch for arch in args.arch if arch not in networks.NETWORKS]
+    if args.against and alone:
+        raise InputError(
+            f"--against: there is no baseline for {', '.join(alone)}: measure it without --against"
+        )
     if "torch" in args.against and not _has_torch():
         raise InputError("--against torch: PyTorch is not installed: pip install torch")
     command.tune()  # for the workers as well, which inherit the environment
-    args.cpu = args.cpu or not Path("/dev/nvidia0").exists()
+    args.cpu = args.cpu or not found_accelerator()
     if args.epoch:
         return _epochs(args)
     settings = _settings(args)
@@ -201,6 +215,11 @@ def _epochs(args: argparse.Namespace) -> int:
         args.out.write_text(json.dumps(data, indent=1) + "\n")
     print(tables.epoch_table(found))
     return 0
+
+
+def found_accelerator(patterns: Sequence[str] = ACCELERATORS, devices: Path = Path("/dev")) -> bool:
+    """Whether this machine has one; jax, which would hold it, is not asked."""
+    return any(any(devices.glob(pattern)) for pattern in patterns)
 
 
 def _has_torch() -> bool:

@@ -1,6 +1,7 @@
 """Segment photographs: `python -m experiments.predict WORKDIR IMAGE|DIR|GLOB ... --out DIR`."""
 
 import sys
+import time
 from pathlib import Path
 
 from experiments.cli import arguments, command, flags, image_files, stopping
@@ -96,6 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     scale = args.scale or ("native" if args.pretrained else "fit")
     options = segment.Options(args.out, scale, args.probabilities)
     made: list[segment.Segmented] = []
+    start = time.perf_counter()
     with tqdm(total=len(jobs), unit="img", disable=not sys.stderr.isatty()) as bar:
         for done in segment.segment_all(restored, jobs, options, bar):
             if isinstance(done, InputError):
@@ -103,11 +105,13 @@ def main(argv: list[str] | None = None) -> int:
             else:
                 made.append(done)
             bar.update()
+    seconds = time.perf_counter() - start
     if args.areas:
         segment.write_areas([area for done in made for area in done.areas], args.areas)
     print(
         f"{len(made)} of {progress.count(len(jobs), 'image')} segmented into {args.out} "
-        f"({progress.count(predict.programs(restored), 'program')} compiled)"
+        f"({progress.count(predict.programs(restored), 'program')} compiled, "
+        f"{len(made) / seconds:.3g} img/s)"
     )
     if len(made) > 1:
         page = args.out / "index.html"

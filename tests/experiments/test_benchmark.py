@@ -168,6 +168,37 @@ def test_the_baselines_step(work):
         assert int(result[1].sum()) == mask.numel()
 
 
+@pytest.mark.parametrize(
+    ("file", "found", "nvidia"),
+    [("nvidia0", True, True), ("accel0", True, False), ("vfio/1", True, False),
+     ("vfio/vfio", False, False), ("null", False, False)],
+)  # fmt: skip
+def test_a_host_of_a_tpu_is_no_cpu(tmp_path, file, found, nvidia):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    assert benchmark.found_accelerator(devices=tmp_path) is found
+    assert benchmark.found_accelerator(benchmark.ACCELERATORS[:1], tmp_path) is nvidia
+
+
+def test_a_batch_is_predicted_by_all():
+    flags = ["--against", "torch", "stock", "--arch", "fcn", "--cpu"]
+    args = benchmark.parser().parse_args(flags)
+    for mode, size in (("predict", 1), ("predict_batch", 16)):
+        made = benchmark.jobs(args, "fcn", mode, "cache")
+        assert len(made) == 5
+        assert {(job["mode"], job["batch_size"]) for job in made.values()} == {("predict", size)}
+
+
+def test_networks_without_a_baseline_are_measured_alone():
+    args = benchmark.parser().parse_args([])
+    assert list(args.arch) == list(NETWORKS)
+    job = benchmark.jobs(args, "deeplabv3_resnet50", "train", "cache")["ours"]
+    assert job["batch_size"] == 4
+    assert worker.step_flops({**job, "image_size": [32, 32]}) > 0
+    with pytest.raises(InputError, match="no baseline for unet_resnet50: measure it without"):
+        benchmark.main(["--arch", "fcn", "unet_resnet50", "--against", "torch", "--cpu"])
+
+
 def test_bad_flags():
     with pytest.raises(InputError, match="--pairs 0: must lie between"):
         benchmark.main(["--pairs", "0"])
