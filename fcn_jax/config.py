@@ -24,6 +24,8 @@ SCHEMA = 2
 2: model.freeze_backbone was removed; optim.backbone_scale 0 freezes. Files of version 1 without
 that field can be read."""
 
+_REWRITE = "restore the file as a run wrote it"
+
 Pair = tuple[float, float]
 CacheMode = Literal["auto", "device", "host", "none"]
 WeightScheme = Literal["none", "inverse", "inverse_sqrt", "median_frequency", "effective_number"]
@@ -42,21 +44,44 @@ def check(group: str, config: Any, **limits: tuple[float, float]) -> None:
     """
     for name, hint in typing.get_type_hints(type(config)).items():
         value, field_name = getattr(config, name), f"{group}.{name}".lstrip(".")
-        choices = choices_of(hint)
-        if choices and value not in choices and not (accepts_plugin(hint) and ":" in value):
-            wrong = f"choose one of {', '.join(choices)}"
-            wrong += ", or give module:name" * accepts_plugin(hint)
-        elif name not in limits or value is None:
-            wrong = ""
-        elif isinstance(value, bool) or not isinstance(value, int | float):
-            wrong = "must be a number"
-        elif float not in (hint, *typing.get_args(hint)) and not isinstance(value, int):
-            wrong = "must be a whole number"
-        else:
-            low, high = limits[name]
-            wrong = "" if low <= value <= high else f"must lie between {low:g} and {high:g}"
+        wrong = _wrong(value, hint, limits.get(name))
         if wrong:
             raise InputError(wrong, field=field_name, value=value)
+
+
+def _wrong(value: Any, hint: Any, limits: tuple[float, float] | None) -> str:
+    """What is wrong with the value of a field of this type; empty if nothing is."""
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    choices, kinds = choices_of(hint), typing.get_args(hint) if is_union else (hint,)
+    if value is None:
+        return "" if type(None) in kinds or hint is Any else "must not be none"
+    if choices:
+        plugin = accepts_plugin(hint)
+        if value in choices or (plugin and isinstance(value, str) and ":" in value):
+            return ""
+        return f"choose one of {', '.join(choices)}" + ", or give module:name" * plugin
+    if bool in kinds and not isinstance(value, bool):
+        return "must be true or false"
+    if str in kinds and not (isinstance(value, str) and value):
+        return "must be a text, and not empty"
+    if dataclasses.is_dataclass(hint) and not isinstance(value, typing.cast(type, hint)):
+        return f"must be a {typing.cast(type, hint).__name__}"
+    if limits is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "must be a number"
+    if float not in kinds and not isinstance(value, int):
+        return "must be a whole number"
+    low, high = limits
+    return "" if low <= value <= high else f"must lie between {low:g} and {high:g}"
+
+
+def _is_pair(value: Any) -> bool:
+    """Whether it is two numbers."""
+    numbers = isinstance(value, tuple | list) and all(
+        isinstance(n, int | float) and not isinstance(n, bool) for n in value
+    )
+    return numbers and len(value) == 2
 
 
 def choices_of(hint: Any) -> tuple[str, ...]:
@@ -82,7 +107,7 @@ def _set_pair(group: str, config: Any, name: str, highest: float) -> None:
     pair = getattr(config, name)
     if pair is None:
         return
-    if len(pair) != 2 or not 0 < pair[0] <= pair[1] <= highest:
+    if not _is_pair(pair) or not 0 < pair[0] <= pair[1] <= highest:
         raise InputError(
             f"must be (min, max) with 0 < min <= max <= {highest:g}",
             field=f"{group}.{name}",
@@ -112,14 +137,14 @@ class DataConfig:
     def __post_init__(self):
         """Check every value."""
         check("data", self, batch_size=(1, 65_536), overfit=(0, 10**9), split_train=(0.01, 0.99))
-        size = tuple(self.image_size)
-        if len(size) != 2 or not all(isinstance(n, int) and 32 <= n <= 2048 for n in size):
+        size = self.image_size
+        if not _is_pair(size) or not all(isinstance(n, int) and 32 <= n <= 2048 for n in size):
             raise InputError(
                 "must be height and width, whole numbers from 32 to 2048",
                 field="data.image_size",
                 value=self.image_size,
             )
-        object.__setattr__(self, "image_size", size)
+        object.__setattr__(self, "image_size", tuple(size))
         if self.overfit and self.split_train is not None:
             raise InputError(
                 "cannot be combined with data.overfit: choose one of them",
@@ -332,10 +357,12 @@ def from_dict(data: dict[str, Any], source: str = "config") -> Config:
     Raises:
       InputError: for another schema version, or fields this version does not know.
     """
+    if not isinstance(data, dict):
+        raise InputError(f"{source}: holds no configuration: {_REWRITE}")
     data = dict(data)
     schema = data.pop("schema", None)
     if schema == 1:
-        if "freeze_backbone" in data.get("model", {}):
+        if "freeze_backbone" in (data.get("model") or {}):
             raise InputError(
                 f"{source}: schema 1 has model.freeze_backbone, which was removed "
                 "(optim.backbone_scale 0 freezes): train again in another run folder"
@@ -347,7 +374,8 @@ def from_dict(data: dict[str, Any], source: str = "config") -> Config:
             "use the version of fcn_jax that wrote it, or train again in another run folder"
         )
     # The auxiliary head did not exist when a file without this field was written.
-    data["loss"] = {"aux_weight": 0.0, **data.get("loss", {})}
+    if isinstance(data.get("loss", {}), dict):
+        data["loss"] = {"aux_weight": 0.0, **data.get("loss", {})}
     return _build(Config, data, source)
 
 
@@ -403,6 +431,8 @@ def _listed(value) -> Any:
 
 def _build(cls, data: dict[str, Any], source: str):
     hints = typing.get_type_hints(cls)
+    if not isinstance(data, dict):
+        raise InputError(f"{source}: {data!r} is no {cls.__name__}: {_REWRITE}")
     unknown = sorted(set(data) - set(hints))
     if unknown:
         raise InputError(f"{source}: unknown field {unknown[0]!r} of {cls.__name__}: remove it")

@@ -45,3 +45,40 @@ def test_a_config_of_another_version_is_refused(change, words):
 def test_the_last_configs_of_schema_1_are_read():
     data = configs.to_dict(configs.Config())
     assert configs.from_dict({**data, "schema": 1}) == configs.Config()
+
+
+def _fields(data, prefix=""):
+    for name, value in data.items():
+        if isinstance(value, dict):
+            yield from _fields(value, f"{prefix}{name}.")
+        elif name != "schema":
+            yield prefix + name
+
+
+TEXTS = {
+    "experiment", "data.dataset", "model.arch", "model.pretrained", "augment.function",
+    "loss.function",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", list(_fields(configs.to_dict(configs.Config()))))
+def test_a_value_of_another_type_is_an_error_that_names_the_field(field):
+    """From Python, and from a config.json that was edited by hand; "no" is not false."""
+    head, _, name = field.rpartition(".")
+    for value in (float("nan"), -1, "" if field in TEXTS else "no", [], {}, ["a", "b"], object()):
+        data = configs.to_dict(configs.Config())
+        (data[head] if head else data)[name] = value
+        with pytest.raises(InputError) as raised:
+            configs.replace(configs.Config(), **{field: value})
+        assert raised.value.field == field
+        with pytest.raises(InputError) as raised:
+            configs.from_dict(data, "config.json")
+        assert field in (raised.value.field, str(raised.value)) or name in str(raised.value)
+
+
+@pytest.mark.parametrize("data", [[], "text", None, 3])
+def test_what_is_no_configuration_is_named(data):
+    with pytest.raises(InputError, match=r"config.json: holds no configuration"):
+        configs.from_dict(data, "config.json")
+    with pytest.raises(InputError, match=r"config.json: .* is no DataConfig"):
+        configs.from_dict({"schema": configs.SCHEMA, "data": data}, "config.json")
