@@ -258,6 +258,9 @@ def test_if_none_is_valid_it_says_so(tmp_path, caplog):
     with pytest.raises(InputError, match="none of the checkpoints 1 is valid"):
         checkpoints.restore(_state(0))
     assert "checkpoint 1 is damaged" in caplog.text
+    # Asked again, it does not begin from scratch over what is left of the run.
+    with pytest.raises(InputError, match=r"all checkpoints were damaged, and are in .*c-damaged"):
+        checkpoints.restore(_state(0))
     checkpoints.close()
 
 
