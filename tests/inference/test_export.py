@@ -131,7 +131,8 @@ def test_stablehlo_agrees(name, size):
 
 @pytest.mark.slow
 def test_a_network_that_must_know_its_size_says_so():
-    with pytest.raises(InputError, match=r"resnet50_fcn needs to know its size .* give its height and width"):
+    wrong = r"resnet50_fcn needs to know its size .* give its height and width"
+    with pytest.raises(InputError, match=wrong):
         export.to_stablehlo(checkpoint("resnet50_fcn"), export.ANY)
 
 
