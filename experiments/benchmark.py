@@ -98,7 +98,9 @@ def parser() -> arguments.Parser:
         "VOC-2007's number and sizes",
     )
     arguments.add_fields(p, "", Runtime(), ["cache"], cache={"default": "auto"})
-    p.add_argument("--out", type=Path, metavar="FILE.json", help="write the results there too")
+    p.add_argument(
+        "--out", type=arguments.path, metavar="FILE.json", help="write the results there too"
+    )
     return p
 
 

@@ -30,7 +30,7 @@ def parser() -> arguments.Parser:
         EPILOG,
     )
     parser.add_argument("dataset", help="voc2007, shapes, or the folder of a data set")
-    parser.add_argument("--out", type=Path, metavar="PNG", help="write a contact sheet")
+    parser.add_argument("--out", type=arguments.path, metavar="PNG", help="write a contact sheet")
     parser.add_argument(
         "--fix-255",
         type=int,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from experiments import evaluate
 from experiments.cli import arguments, command, flags, stopping
 
@@ -17,8 +15,12 @@ def parser() -> arguments.Parser:
         "bootstrap over the images that says whether a difference is more than chance. Runs that "
         "differ in nothing but the seed are one line, as mean and deviation.",
     )
-    parser.add_argument("workdirs", type=Path, nargs="+", metavar="WORKDIR", help="finished runs")
-    parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder to write to")
+    parser.add_argument(
+        "workdirs", type=arguments.path, nargs="+", metavar="WORKDIR", help="finished runs"
+    )
+    parser.add_argument(
+        "--out", type=arguments.path, metavar="DIR", required=True, help="folder to write to"
+    )
     parser.add_argument(
         "--dataset", metavar="NAME", help="data set of the images (default: the first run's)"
     )

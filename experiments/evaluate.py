@@ -27,7 +27,7 @@ def parser() -> arguments.Parser:
         "Evaluate the best checkpoint of a run; writes WORKDIR/eval-SPLIT.json. "
         "All settings come from the checkpoint: no training flag has to be repeated.",
     )
-    parser.add_argument("workdir", type=Path, metavar="WORKDIR", help="folder of a run")
+    parser.add_argument("workdir", type=arguments.path, metavar="WORKDIR", help="folder of a run")
     parser.add_argument(
         "--split",
         type=arguments.choice(SPLITS),

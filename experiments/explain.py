@@ -343,12 +343,14 @@ def parser() -> arguments.Parser:
     )
     parser.add_argument(
         "--archives",
-        type=Path,
+        type=arguments.path,
         metavar="PATH",
         required=True,
         help="folder with VOC-2007's tar files, or one such file",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also write all of it as JSON")
+    parser.add_argument(
+        "--out", type=arguments.path, metavar="FILE", help="also write all of it as JSON"
+    )
     return parser
 
 

@@ -36,7 +36,7 @@ def parser() -> arguments.Parser:
     parser = arguments.Parser(
         "export", "Write a run's best network as a program that runs without this package.", EPILOG
     )
-    parser.add_argument("workdir", type=Path, metavar="WORKDIR", help="folder of a run")
+    parser.add_argument("workdir", type=arguments.path, metavar="WORKDIR", help="folder of a run")
     parser.add_argument(
         "--format",
         type=arguments.choice(FORMATS),
@@ -44,7 +44,11 @@ def parser() -> arguments.Parser:
         required=True,
     )
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="program or folder to write"
+        "--out",
+        type=arguments.path,
+        required=True,
+        metavar="FILE",
+        help="program or folder to write",
     )
     parser.add_argument(
         "--size",

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from pathlib import Path
 
 from experiments.cli import arguments, command, flags, image_files, stopping
 from fcn_jax.types import InputError
@@ -41,11 +40,13 @@ def parser() -> arguments.Parser:
     )
     parser.add_argument(
         "--weights",
-        type=Path,
+        type=arguments.path,
         metavar="FILE",
         help="with --pretrained: the weights as a file, instead of a download",
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder to write to")
+    parser.add_argument(
+        "--out", type=arguments.path, metavar="DIR", required=True, help="folder to write to"
+    )
     parser.add_argument("--recursive", action="store_true", help="also search subfolders")
     parser.add_argument(
         "--scale",
@@ -62,7 +63,7 @@ def parser() -> arguments.Parser:
     )
     parser.add_argument(
         "--areas",
-        type=Path,
+        type=arguments.path,
         metavar="CSV",
         help="write each class's pixels and share of the image, per file",
     )

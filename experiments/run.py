@@ -37,7 +37,10 @@ def parser(base: Config | None = None) -> arguments.Parser:
     flags.add_data_flags(parser)
     where = parser.add_argument_group("where and how it runs (nothing here changes the result)")
     where.add_argument(
-        "--workdir", type=Path, metavar="DIR", help="run folder (default: runs/NAME-NUMBER)"
+        "--workdir",
+        type=arguments.path,
+        metavar="DIR",
+        help="run folder (default: runs/NAME-NUMBER)",
     )
     where.add_argument("--resume", action="store_true", help="fail if there is no run to resume")
     arguments.add_fields(where, "", Runtime(), RUNTIME)

@@ -20,14 +20,18 @@ def parser() -> arguments.Parser:
     )
     parser.add_argument(
         "folders",
-        type=Path,
+        type=arguments.path,
         nargs="*",
         metavar="DIR",
         default=[Path("runs")],
         help="folders to search, with their subfolders (default: runs)",
     )
     parser.add_argument(
-        "--remove", type=Path, nargs="+", metavar="RUN", help="delete these run folders instead"
+        "--remove",
+        type=arguments.path,
+        nargs="+",
+        metavar="RUN",
+        help="delete these run folders instead",
     )
     return parser
 

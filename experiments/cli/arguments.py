@@ -145,6 +145,13 @@ def whole(low: float = -float("inf"), high: float = float("inf")) -> Callable[[s
     return _typed(convert, "a whole number")
 
 
+def path(text: str) -> Path:
+    """A converter of paths; an empty one, as of an unset variable, would be the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(_VALUE + "'': give a path")
+    return Path(text)
+
+
 def choice(choices: Collection[str], plugin: bool = False) -> Callable[[str], str]:
     """A converter that accepts one of some words, and with `plugin` also `module:name`."""
 

@@ -7,7 +7,6 @@ import dataclasses
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from experiments import paper, tuned
@@ -96,13 +95,13 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("where the data is")
     group.add_argument(
         "--archives",
-        type=Path,
+        type=arguments.path,
         metavar="DIR",
         help="folder with the VOC-2007 tar files: no download",
     )
     group.add_argument(
         "--data-dir",
-        type=Path,
+        type=arguments.path,
         metavar="DIR",
         help="where prepared data is kept (default: the user's cache)",
     )

@@ -85,7 +85,7 @@ def add_flags(parser: argparse.ArgumentParser, workdir: str) -> None:
     )
     parser.add_argument(
         "--workdir",
-        type=Path,
+        type=arguments.path,
         metavar="DIR",
         default=Path(workdir),
         help=f"folder of all runs and of the page (default: {workdir})",

@@ -135,6 +135,7 @@ def test_compare_groups_seeds_and_writes_its_page(trained, tmp_path, capsys):
 
 
 BAD_FLAGS = [
+    (["--archives", ""], "--archives '': give a path"),
     (["--arch", "vgg"], "--arch vgg: choose one of fcn"),
     (["--arch", "fnc"], "did you mean fcn?"),
     (["--experiment", "bset"], "--experiment bset: choose one of default"),
