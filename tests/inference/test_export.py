@@ -194,7 +194,7 @@ def test_the_command_writes_program_description_and_proof(kind, tmp_path, monkey
     assert about["size"] == [48, 64]
     proof = json.loads((tmp_path / "net.bin.parity.json").read_text())
     assert proof["images"] == 5
-    assert "argmax agrees on 100.0000% of the pixels" in capsys.readouterr().out
+    assert "the predicted class agrees on 100.0000% of the pixels" in capsys.readouterr().out
     if kind == "onnx":
         import onnx
 

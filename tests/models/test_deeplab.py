@@ -94,7 +94,7 @@ def test_training(name):
     from tests.models import torch_reference as reference
 
     module = reference.randomise(module, size=64)
-    result = reference.train_both(name, module, (49, 56), backbone="tiny", dropout=0.0)
+    result = reference.train_both(name, module, (40, 72), backbone="tiny", dropout=0.0)
     reference.check_training(result)
 
 
