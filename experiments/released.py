@@ -19,7 +19,7 @@ repeated here, nor is the baseline, of which no other difference is known.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ import numpy as np
 from jax import Array
 
 from fcn_jax.data import batches
+from fcn_jax.data.dataset import Examples
 from fcn_jax.data.prepare import Dataset
 from fcn_jax.models import register_model
 from fcn_jax.models.fcn import FCN
@@ -108,7 +109,7 @@ VOID_IS_CLASS_1 = np.zeros(256, np.uint8)
 VOID_IS_CLASS_1[VOID] = 1
 
 
-class Relabelled(Sequence[Example]):
+class Relabelled(Examples):
     """Examples with their mask's values looked up in a table, on access."""
 
     def __init__(self, examples: Sequence[Example], table: np.ndarray):
@@ -118,13 +119,7 @@ class Relabelled(Sequence[Example]):
     def __len__(self) -> int:
         return len(self._examples)
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | Sequence[Example]:
-        if isinstance(index, slice):
-            return Relabelled(self._examples[index], self._table)
+    def _example(self, index: int) -> Example:
         example = self._examples[index]
         return example._replace(mask=self._table[example.mask])
 

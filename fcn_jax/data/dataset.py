@@ -136,14 +136,8 @@ class Splits(dict[str, Sequence[Example]]):
         )
 
 
-class _Pairs(Sequence[Example]):
-    """Pairs of arrays as examples, checked on access."""
-
-    def __init__(self, split: str, pairs: Sequence[tuple[Any, Any]], num_classes: int):
-        self._split, self._pairs, self._num_classes = split, pairs, num_classes
-
-    def __len__(self) -> int:
-        return len(self._pairs)
+class Examples(Sequence[Example]):
+    """Examples made on access; a subclass has `__len__` and `_example`."""
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
@@ -152,7 +146,23 @@ class _Pairs(Sequence[Example]):
     def __getitem__(self, index: int | slice) -> Example | Sequence[Example]:
         if isinstance(index, slice):
             return Subset(self, range(*index.indices(len(self))))
-        index = range(len(self))[index]
+        return self._example(range(len(self))[index])  # negative ones too; IndexError past the end
+
+    def _example(self, index: int) -> Example:
+        """The example at 0 <= index < len(self)."""
+        raise NotImplementedError
+
+
+class _Pairs(Examples):
+    """Pairs of arrays as examples, checked on access."""
+
+    def __init__(self, split: str, pairs: Sequence[tuple[Any, Any]], num_classes: int):
+        self._split, self._pairs, self._num_classes = split, pairs, num_classes
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def _example(self, index: int) -> Example:
         image, mask = (np.asarray(part) for part in self._pairs[index])
         name = f"{self._split}/{index:06d}"
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
@@ -203,7 +213,7 @@ class Subset(Sequence[Example]):
         return self._examples[self._indices[index]]
 
 
-class Records(Sequence[Example]):
+class Records(Examples):
     """A prepared split: random access, decoded on each access, safe to use from several threads."""
 
     def __init__(
@@ -223,16 +233,9 @@ class Records(Sequence[Example]):
     def __len__(self) -> int:
         return len(self._records)
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | Sequence[Example]:
-        if isinstance(index, slice):
-            return Subset(self, range(*index.indices(len(self))))
-        position = range(len(self))[index]  # negative ones too, and IndexError past the end
+    def _example(self, index: int) -> Example:
         with self._lock:
-            record = self._records[position]
+            record = self._records[index]
         # Decoded here and not by tfds, which would take OpenCV where that happens to be installed.
         image = to_rgb(Image.open(io.BytesIO(record["image"])))
         mask = Image.open(io.BytesIO(record["mask"]))
