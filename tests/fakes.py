@@ -1,5 +1,6 @@
 """Small stand-ins for slow things: a data set in memory, and a network that trains in seconds."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import flax.linen as nn
@@ -47,6 +48,12 @@ def example(number: int, height: int = 40, width: int = 48, seed: int = 0) -> Ex
         mask[top : top + 16, columns] = label
     mask[top : top + 16, middle] = VOID
     return Example(f"{number:06d}", image, mask)
+
+
+def class_counts(examples: Iterable[Example], num_classes: int) -> np.ndarray:
+    """Pixels of each class and, last, of void, counted one value after the other: int64 [K+1]."""
+    values = (*range(num_classes), VOID)
+    return np.array([sum(int((e.mask == v).sum()) for e in examples) for v in values])
 
 
 def dataset(train: int = 8, val: int = 5) -> Dataset:

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fcn_jax import config as configs
 from fcn_jax import report
 from fcn_jax.analysis import bootstrap, run_report
+from fcn_jax.config import Config
 from fcn_jax.data import prepare
 from fcn_jax.inference import predict
 from fcn_jax.runtime import files
@@ -38,13 +40,13 @@ def group(folders: Sequence[Path]) -> list[Entry]:
     twice = [f for f, count in Counter(f.resolve() for f in folders).items() if count > 1]
     if twice:
         raise InputError(f"{twice[0]}: given twice: name each run once")
-    groups: dict[tuple[str, int], list[Path]] = {}
-    seen: Counter[tuple[str, Any]] = Counter()
+    groups: dict[tuple[Config, int], list[Path]] = {}
+    seen: Counter[Config] = Counter()
     for folder in folders:
-        config = files.read_json(folder / run_dir.CONFIG)
-        seed, key = config.pop("seed"), str(sorted(config.items()))
-        groups.setdefault((key, seen[key, seed]), []).append(folder)
-        seen[key, seed] += 1
+        path = folder / run_dir.CONFIG
+        config = run_dir.comparable(configs.from_dict(files.read_json(path), str(path)))
+        groups.setdefault((configs.replace(config, seed=0), seen[config]), []).append(folder)
+        seen[config] += 1
     found = list(groups.values())
     return [Entry(name, list(f)) for name, f in zip(distinct_names(found), found, strict=True)]
 

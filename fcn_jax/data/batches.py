@@ -96,11 +96,3 @@ def take(padded: Batch, indices: jax.Array) -> Batch:
         return jnp.take(values, indices, axis=0, mode="fill", fill_value=fill)
 
     return Batch(pick(padded.image, 0), pick(padded.mask, VOID), pick(padded.size, 0))
-
-
-def class_counts(examples: Iterable[Example], num_classes: int) -> np.ndarray:
-    """Pixels of each class and, last, of void, over full-resolution masks: int64 [K+1]."""
-    total = np.zeros(256, np.int64)
-    for example in examples:
-        total += np.bincount(example.mask.ravel(), minlength=256)
-    return np.append(total[:num_classes], total[VOID])

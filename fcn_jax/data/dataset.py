@@ -139,6 +139,11 @@ class Splits(dict[str, Sequence[Example]]):
 class Examples(Sequence[Example]):
     """Examples made on access; a subclass has `__len__` and `_example`."""
 
+    @cached_property
+    def facts(self) -> Facts:
+        """From decoding all of it, once."""
+        return _count(self)
+
     @overload
     def __getitem__(self, index: int) -> Example: ...
     @overload
@@ -227,7 +232,9 @@ class Records(Examples):
             cache: where resized images of it may be kept on disk; None: nowhere.
             key: what names the split there; changes with its content.
         """
-        self._records, self.facts, self.cache, self.key = records, facts, cache, key
+        self._records, self.cache, self.key = records, cache, key
+        if facts is not None:
+            self.facts = facts
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -243,10 +250,13 @@ class Records(Examples):
 
 
 def facts_of(examples: Sequence[Example]) -> Facts:
-    """Facts of a split: those it carries, else by decoding all of it once."""
+    """Facts of a split: those it carries, else by decoding all of it."""
     known = getattr(examples, "facts", None)
-    if known is not None:
-        return known
+    return _count(examples) if known is None else known
+
+
+def _count(examples: Sequence[Example]) -> Facts:
+    """Decode all of a split, on all cores."""
 
     def look(index: int) -> tuple[str, tuple[int, ...], np.ndarray]:
         example = examples[index]

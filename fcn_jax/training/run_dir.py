@@ -117,11 +117,15 @@ def _check_owner(folder: Path, config: configs.Config) -> None:
 
 def differences(theirs: configs.Config, ours: configs.Config) -> list[str]:
     """The fields that make two runs different ones, as `optim.lr: 0.001 -> 0.01`."""
-    network = registry.MODELS.get(ours.model.arch)
-    if theirs.model.arch == ours.model.arch and network is not None and not network.has_aux:
-        # Nothing depends on it, and its default was another one.
-        theirs = configs.replace(theirs, **{"loss.aux_weight": ours.loss.aux_weight})
-    return configs.differences(*map(configs.with_absolute_paths, (theirs, ours)))
+    return configs.differences(comparable(theirs), comparable(ours))
+
+
+def comparable(config: configs.Config) -> configs.Config:
+    """The configuration without what does not matter to the run: equal ones are the same run."""
+    network = registry.MODELS.get(config.model.arch)
+    if network is not None and not network.has_aux:  # the field's default was once another one
+        config = configs.replace(config, **{"loss.aux_weight": 0.0})
+    return configs.with_absolute_paths(config)
 
 
 def _clear(folder: Path, made: bool) -> None:

@@ -4,16 +4,19 @@ import json
 
 import pytest
 
+from fcn_jax import config as configs
 from fcn_jax.analysis import compare
 from fcn_jax.types import InputError
 
 
 @pytest.fixture
 def make(tmp_path):
-    def run(name, seed=0, lr=0.1):
+    def run(name, seed=0, lr=0.1, **loss):
         folder = tmp_path / name
         folder.mkdir(parents=True)
-        (folder / "config.json").write_text(json.dumps({"seed": seed, "lr": lr}))
+        data = configs.to_dict(configs.replace(configs.Config(seed=seed), **{"optim.lr": lr}))
+        data["loss"] |= loss
+        (folder / "config.json").write_text(json.dumps(data))
         return folder
 
     return run
@@ -26,6 +29,12 @@ def lines(folders):
 def test_runs_that_differ_in_the_seed_are_one_line(make):
     found = lines([make("x-seed0"), make("x-seed1", seed=1), make("y-seed0", lr=0.2)])
     assert found == [("x", ["x-seed0", "x-seed1"]), ("y-seed0", ["y-seed0"])]
+
+
+def test_a_setting_that_the_network_has_no_use_for_makes_no_other_line(make):
+    runs = [make("x-seed0", aux_weight=0.0), make("x-seed1", seed=1, aux_weight=0.4)]
+    assert lines(runs) == [("x", ["x-seed0", "x-seed1"])]
+    assert len(lines([make("a/run"), make("b/run", dice=1.0)])) == 2
 
 
 def test_folders_of_one_name_keep_a_line_each_with_a_label_of_its_own(make):

@@ -70,10 +70,3 @@ def test_evaluation_rows_take_each_image_once_and_fill_with_void():
     np.testing.assert_array_equal(batch.image[1], padded.image[4])
     assert (np.asarray(batch.mask[2]) == VOID).all()
     assert not np.asarray(batch.size[2]).any()
-
-
-def test_class_counts_count_void_last():
-    examples = [fakes.example(i) for i in range(3)]
-    counts = batches.class_counts(examples, 3)
-    masks = np.stack([e.mask for e in examples])
-    np.testing.assert_array_equal(counts, [(masks == v).sum() for v in (0, 1, 2, VOID)])

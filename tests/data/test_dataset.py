@@ -101,6 +101,16 @@ def test_facts_are_stored_with_the_data_and_cost_no_decoding(tmp_path, monkeypat
         np.testing.assert_array_equal(some.pixels, facts.pixels[1:])
 
 
+def test_masks_in_memory_are_counted_once(monkeypatch):
+    pair = (np.zeros((4, 4, 3), np.uint8), np.ones((4, 4), np.uint8))
+    data = fcn_jax.Dataset.from_arrays({"train": [pair] * 4, "val": [pair]}, ("sky", "road"))
+    train = data.splits["train"]
+    first = dataset.facts_of(train)
+    monkeypatch.setattr(type(train), "__getitem__", None)
+    assert dataset.facts_of(train) is first
+    assert first.pixels[:, 1].tolist() == [16] * 4
+
+
 @pytest.mark.parametrize("damage", [os.unlink, lambda path: path.write_bytes(b"PK")])
 def test_lost_facts_are_taken_again(damage, tmp_path):
     first = load(make_folder(tmp_path / "set"), tmp_path)

@@ -41,7 +41,7 @@ def test_batches_are_those_of_the_whole(mode, size):
     split = opened(mode, size)
     assert split.mode == mode
     assert split.ids == tuple(e.id for e in examples)
-    np.testing.assert_array_equal(split.counts, batches.class_counts(examples, 3))
+    np.testing.assert_array_equal(split.counts, fakes.class_counts(examples, 3))
     found = taken(split, STEPS)
     assert len(found) == len(STEPS)
     for batch, rows in zip(found, STEPS, strict=True):

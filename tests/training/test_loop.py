@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from fcn_jax import losses, models
-from fcn_jax.data import batches
 from fcn_jax.inference import predict
 from fcn_jax.runtime import files
 from fcn_jax.training import evaluate as evaluation
@@ -303,14 +302,14 @@ def test_void_and_the_trivial_row_follow_the_background_wherever_it_stands(tmp_p
     data = dataclasses.replace(fakes.dataset(), class_names=("left", "right", "background"))
     config = fakes.config(**{"data.void_as_background": True, "epochs": 1})
     result = loop.train(config, data, tmp_path, QUIET)
-    counts = batches.class_counts(data.splits["val"], 3)
+    counts = fakes.class_counts(data.splits["val"], 3)
     assert result["trivial_name"] == "all-background"
     assert result["trivial"]["iou"]["left"] == 0
     assert result["trivial"]["pixel_accuracy"] == pytest.approx(counts[2] / counts[:3].sum(), 0.2)
     weights = setup.build(
         fakes.config(**{"data.void_as_background": True, "loss.class_weights": "inverse"}), data
     ).meta["class_weights"]
-    train = batches.class_counts(data.splits["train"], 3)
+    train = fakes.class_counts(data.splits["train"], 3)
     expected = losses.class_weights(train[:3] + train[3] * np.array([0, 0, 1]), "inverse", None)
     np.testing.assert_allclose(weights, expected)
     again = evaluation.evaluate_checkpoint(predict.load_checkpoint(tmp_path), data)
@@ -334,7 +333,7 @@ def test_class_weights_come_from_the_part_that_is_trained_on():
     config = fakes.config(**{"data.split_train": 0.5, "loss.class_weights": "inverse"})
     made = setup.build(config, fakes.dataset())
     trained = [e for e in fakes.dataset().splits["train"] if e.id in made.train.ids]
-    counts = batches.class_counts(trained, 3)[:-1]
+    counts = fakes.class_counts(trained, 3)[:-1]
     expected = losses.class_weights(counts, "inverse", None)
     np.testing.assert_allclose(made.meta["class_weights"], expected)
 
