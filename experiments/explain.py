@@ -1,22 +1,22 @@
 """Find which of the paper's numbers a constant prediction gives: `python -m experiments.explain`.
 
-A network that has learnt nothing predicts one class everywhere. What such a prediction scores
-follows from the masks alone, and from how one counts. This tries every constant class with every
-plausible way of counting, and lists those that give a number of the paper's to its last
-printed digit. Many ways are tried, so some agree by chance: each number comes with how many were
-tried, how many would be expected to agree by chance, and in how many respects the best of them
-differs from what the released code does (its "departures").
+A network that has learnt nothing predicts one class everywhere. What that scores follows from the
+masks alone, and from how one counts. The command tries every class with every plausible way of
+counting (`VOIDS`, `UNITS`, `CLASSES`), and keeps those that give a number of the paper to its last
+printed digit. With so many ways some agree by chance. So each number comes with how many ways were
+tried, how many would agree by chance, and in how many respects the best of them departs from the
+released code (`USUAL`).
 """
 
 from __future__ import annotations
 
 import io
-import itertools
 import json
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -24,6 +24,7 @@ from PIL import Image
 from experiments import paper
 from experiments.cli import arguments, command, stopping
 from fcn_jax.data.classes import VOC_CLASSES
+from fcn_jax.report.tables import markdown
 from fcn_jax.types import VOID, InputError
 
 EPILOG = """examples:
@@ -34,35 +35,68 @@ BATCH = 16
 """The paper's batch size."""
 
 SIDE = 224
-"""The paper's image size; 0 stands for the size that a mask has."""
+"""The paper's image size; a side of 0 stands for the size that a mask has."""
 
-Void = Literal["background", "wrong", "ignored", "class"]
-Unit = Literal["batch", "image", "full batch", "data set"]
-Classes = Literal[
-    "absent 0", "absent 1", "no background", "present", "present by class", "labelled"
-]
+# ---- ways of counting ----------------------------------------------------------------------------
 
-VOIDS: dict[Void, str] = {
-    "background": "void is background",
-    "wrong": "void is always wrong",
-    "ignored": "void is left out",
-    "class": "void is a class of its own",
+Read = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""(pixels of each class [N, 21], of void [N, 1]) -> (of each class [N, K], of all that count)."""
+
+VOIDS: dict[str, tuple[str, Read]] = {
+    "background": (
+        "void is background",
+        lambda p, v: (np.hstack([p[:, :1] + v, p[:, 1:]]), (p.sum(1) + v[:, 0])),
+    ),
+    "wrong": ("void is always wrong", lambda p, v: (p, p.sum(1) + v[:, 0])),
+    "ignored": ("void is left out", lambda p, v: (p, p.sum(1))),
+    "class": ("void is a class of its own", lambda p, v: (np.hstack([p, v]), p.sum(1) + v[:, 0])),
 }
-UNITS: dict[Unit, str] = {
-    "batch": "mean over batches of 16, the last one smaller",
-    "image": "mean over images",
-    "full batch": "mean over full batches of 16",
-    "data set": "whole data set at once",
+
+UNITS: dict[str, tuple[str, Callable[[np.ndarray, int], np.ndarray]]] = {
+    "batch": ("mean over batches of 16, the last one smaller", lambda h, n: _batches(h, n)),
+    "image": ("mean over images", lambda h, n: h),
+    "full batch": ("mean over full batches of 16", lambda h, n: _batches(h, n)[: len(h) // n]),
+    "data set": ("whole data set at once", lambda h, n: h.sum(0, keepdims=True)),
 }
-CLASSES: dict[Classes, str] = {
-    "absent 0": "absent classes count 0",
-    "absent 1": "absent classes count 1",
-    "no background": "background left out, absent classes count 0",
-    "present": "classes in label or prediction, averaged first",
-    "present by class": "classes in label or prediction, averaged last",
-    "labelled": "classes in the label, averaged first",
+"""Name -> (text, how pixels [N, classes] are added up to what is scored as one)."""
+
+Average = Callable[[np.ndarray, np.ndarray, np.ndarray], Any]
+"""(IoU, is it in the label, is it in label or prediction), all [units, classes] -> their mean."""
+
+CLASSES: dict[str, tuple[str, Average]] = {
+    "absent 0": ("absent classes count 0", lambda iou, label, seen: iou.mean()),
+    "absent 1": (
+        "absent classes count 1",
+        lambda iou, label, seen: np.where(seen, iou, 1.0).mean(),
+    ),
+    "no background": (
+        "background left out, absent classes count 0",
+        lambda iou, label, seen: iou[:, 1:].mean(),
+    ),
+    "present": (
+        "classes in label or prediction, averaged first",
+        lambda iou, label, seen: _mean_of(iou, seen, 1),
+    ),
+    "present by class": (
+        "classes in label or prediction, averaged last",
+        lambda iou, label, seen: _mean_of(iou, seen, 0),
+    ),
+    "labelled": (
+        "classes in the label, averaged first",
+        lambda iou, label, seen: _mean_of(iou, label, 1),
+    ),
 }
-"""How the IoUs of the classes become one number."""
+"""Name -> (text, how the IoUs of the classes become one number)."""
+
+
+def _batches(histograms: np.ndarray, size: int) -> np.ndarray:
+    return np.add.reduceat(histograms, np.arange(0, len(histograms), size), axis=0)
+
+
+def _mean_of(iou: np.ndarray, counted: np.ndarray, axis: int) -> Any:
+    """The mean over `axis` of what is counted, then over the rest; where nothing is, left out."""
+    some = counted.any(axis)
+    return ((iou * counted).sum(axis)[some] / counted.sum(axis)[some]).mean()
 
 
 class Counting(NamedTuple):
@@ -72,39 +106,68 @@ class Counting(NamedTuple):
     """The class that is predicted everywhere."""
     split: str
     side: int
-    void: Void
-    unit: Unit
-    classes: Classes | None
+    void: str
+    unit: str
+    classes: str | None
     """None for the pixel accuracy."""
 
     def departures(self) -> int:
-        """In how many respects this is not what the released code does.
-
-        It resizes to 224, goes through val in order in batches of 16 (some scripts image by image),
-        has void as background or, before it was removed, as a value that is never predicted, and
-        divides by max(union, 1), so that an absent class counts 0.
-        """
-        usual = (
-            self.label == 0,
-            self.split == "val",
-            self.side == SIDE,
-            self.void in ("background", "wrong"),
-            self.unit in ("batch", "image"),
-            self.classes in (None, "absent 0"),
-        )
-        return usual.count(False)
+        """In how many respects this is not what the released code does."""
+        return sum(value not in USUAL[name] for name, value in self._asdict().items())
 
     def __str__(self) -> str:
         size = f"at {self.side}x{self.side}" if self.side else "at full size"
-        parts = [f"{VOC_CLASSES[self.label]} everywhere", f"{self.split} {size}", VOIDS[self.void]]
-        parts.append(UNITS[self.unit])
-        return "; ".join(parts + ([CLASSES[self.classes]] if self.classes else []))
+        parts = [f"{VOC_CLASSES[self.label]} everywhere", f"{self.split} {size}"]
+        parts += [VOIDS[self.void][0], UNITS[self.unit][0]]
+        return "; ".join(parts + ([CLASSES[self.classes][0]] if self.classes else []))
+
+
+USUAL: dict[str, tuple[Any, ...]] = {
+    "label": (0,),
+    "split": ("val",),
+    "side": (SIDE,),
+    "void": ("background", "wrong"),  # it was once left in the labels, and is never predicted
+    "unit": ("batch", "image"),  # some scripts go image by image
+    "classes": (None, "absent 0"),  # intersection / max(union, 1)
+}
+"""Field of `Counting` -> what the released code has there."""
+
+
+def candidates(
+    histograms: Mapping[tuple[str, int], np.ndarray], batch: int = BATCH
+) -> Iterator[tuple[Counting, float]]:
+    """Every constant prediction under every way of counting, with its score.
+
+    The prediction's union with its class is everything that counts; all other IoUs are 0.
+
+    Args:
+        histograms: as `read_histograms` returns them.
+        batch: images of a batch.
+    """
+    for (split, side), counts in histograms.items():
+        for (void, (_, read)), (unit, (_, pool)) in product(VOIDS.items(), UNITS.items()):
+            pooled = pool(counts, batch)
+            if not len(pooled):
+                continue  # no full batch
+            pixels, total = read(pooled[:, :-1], pooled[:, -1:])
+            fractions = pixels / np.maximum(total, 1)[:, None]
+            for label in range(len(VOC_CLASSES)):
+                counting = Counting(label, split, side, void, unit, None)
+                if void != "class":  # its accuracy is that of "wrong"
+                    yield counting, float(fractions[:, label].mean())
+                is_label = np.arange(pixels.shape[1]) == label
+                iou, labelled = np.where(is_label, fractions, 0.0), pixels > 0
+                for classes, (_, average) in CLASSES.items():
+                    score = float(average(iou, labelled, labelled | is_label))
+                    yield counting._replace(classes=classes), score
 
 
 # ---- masks ---------------------------------------------------------------------------------------
 
 
-def read_histograms(path: Path, sides: Sequence[int] = (SIDE, 0)) -> dict[tuple[str, int], Any]:
+def read_histograms(
+    path: Path, sides: Sequence[int] = (SIDE, 0)
+) -> dict[tuple[str, int], np.ndarray]:
     """The pixels of each class in each mask of VOC's archives.
 
     Args:
@@ -118,45 +181,35 @@ def read_histograms(path: Path, sides: Sequence[int] = (SIDE, 0)) -> dict[tuple[
         InputError: if there are no such files, or masks are missing or hold other values.
     """
     lists: dict[str, list[str]] = {}
-    masks: dict[str, Any] = {}
+    masks: dict[str, Image.Image] = {}
     for archive in sorted(path.glob("VOC*.tar")) if path.is_dir() else [path]:
         try:
-            _read_archive(archive, sides, lists, masks)
+            _read_archive(archive, lists, masks)
         except (OSError, tarfile.TarError) as error:
             raise InputError(f"{archive}: cannot be read ({error}): download it again") from None
-    if not lists or not masks:
-        raise InputError(f"{path} holds no masks of VOC-2007: give its archives")
     if "train" in lists and "val" in lists:
         lists.setdefault("trainval", sorted(lists["train"] + lists["val"]))
-    lost = sorted({i for ids in lists.values() for i in ids} - masks.keys())
-    splits = {s: ids for s, ids in lists.items() if masks.keys() >= set(ids)}
-    if "val" not in splits:
-        raise InputError(f"{path} lacks the mask of {lost[0] if lost else 'val'}: complete it")
+    whole = {split: ids for split, ids in lists.items() if masks.keys() >= set(ids)}
+    if "val" not in whole:
+        raise InputError(f"{path} lacks masks of VOC-2007's val split: give its archives")
     return {
-        (split, side): np.stack([masks[i][side] for i in ids])
-        for split, ids in splits.items()
+        (split, side): np.stack([histogram(masks[i], side, f"mask {i}") for i in ids])
+        for split, ids in whole.items()
         for side in sides
     }
 
 
-def _read_archive(path: Path, sides: Sequence[int], lists: dict, masks: dict) -> None:
+def _read_archive(path: Path, lists: dict[str, list[str]], masks: dict[str, Image.Image]) -> None:
     with tarfile.open(path, "r:") as archive:
         for member in archive:
             folder, _, name = member.name.rpartition("/")
-            if folder.endswith("ImageSets/Segmentation"):
-                lines = _content(archive, member).decode().splitlines()
-                lists[name.removesuffix(".txt")] = [line.split()[0] for line in lines if line]
-            elif folder.endswith("SegmentationClass"):
-                image = Image.open(io.BytesIO(_content(archive, member)))
-                masks[name.removesuffix(".png")] = {
-                    side: histogram(image, side, f"{path}, {member.name}") for side in sides
-                }
-
-
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = archive.extractfile(member)
-    assert file is not None  # no folder
-    return file.read()
+            file, stem = archive.extractfile(member), name.partition(".")[0]
+            if file is not None and folder.endswith("ImageSets/Segmentation"):
+                lists[stem] = [
+                    line.split()[0] for line in file.read().decode().splitlines() if line
+                ]
+            elif file is not None and folder.endswith("SegmentationClass"):
+                masks[stem] = Image.open(io.BytesIO(file.read()))
 
 
 def histogram(image: Image.Image, side: int, name: str) -> np.ndarray:
@@ -170,80 +223,6 @@ def histogram(image: Image.Image, side: int, name: str) -> np.ndarray:
     return kept
 
 
-# ---- scores --------------------------------------------------------------------------------------
-
-
-def pooled(histograms: np.ndarray, unit: Unit, batch: int = BATCH) -> np.ndarray:
-    """Pixels [units, classes] of what is scored as one: images, batches or everything."""
-    if unit == "image":
-        return histograms
-    if unit == "data set":
-        return histograms.sum(0, keepdims=True)
-    starts = np.arange(0, len(histograms), batch)
-    batches = np.add.reduceat(histograms, starts, axis=0)
-    return batches if unit == "batch" else batches[: len(histograms) // batch]
-
-
-def read_void(histograms: np.ndarray, void: Void) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels of each class [N, K], and of all that count [N]; K is one more with void as one."""
-    classes, border = histograms[:, :-1].copy(), histograms[:, -1]
-    if void == "class":
-        classes = histograms
-    elif void == "background":
-        classes[:, 0] += border
-    total = classes.sum(1) + (border if void == "wrong" else 0)
-    return classes, total
-
-
-def mean_iou(pixels: np.ndarray, total: np.ndarray, label: int, classes: Classes) -> float:
-    """The mean IoU of predicting `label` everywhere.
-
-    The union of that class with the prediction is everything; all other classes have IoU 0.
-
-    Args:
-        pixels: [units, K] of each class, in the labels.
-        total: [units], all pixels.
-        label: predicted everywhere.
-        classes: how the classes are averaged.
-    """
-    iou = np.zeros(pixels.shape)
-    iou[:, label] = pixels[:, label] / np.maximum(total, 1)
-    labelled = pixels > 0
-    present = labelled.copy()
-    present[:, label] = True
-    if classes == "absent 0":
-        return float(iou.mean())
-    if classes == "absent 1":
-        return float(np.where(present, iou, 1.0).mean())
-    if classes == "no background":
-        return float(iou[:, 1:].mean())
-    if classes == "present by class":
-        seen = present.any(0)
-        return float((iou.sum(0)[seen] / present.sum(0)[seen]).mean())
-    counted = labelled if classes == "labelled" else present
-    some = counted.any(1)
-    return float(((iou * counted).sum(1)[some] / counted.sum(1)[some]).mean())
-
-
-def candidates(
-    histograms: Mapping[tuple[str, int], np.ndarray], batch: int = BATCH
-) -> Iterator[tuple[Counting, float]]:
-    """Every constant prediction under every way of counting, with its score."""
-    for (split, side), counts in histograms.items():
-        for void, unit in itertools.product(VOIDS, UNITS):
-            pixels, total = read_void(pooled(counts, unit, batch), void)
-            if not len(pixels):
-                continue  # no full batch
-            for label in range(counts.shape[1] - 1):
-                rule = Counting(label, split, side, void, unit, None)
-                if void != "class":  # its accuracy is that of "wrong"
-                    accuracy = pixels[:, label] / np.maximum(total, 1)
-                    yield rule, float(accuracy.mean())
-                for classes in get_args(Classes):
-                    value = mean_iou(pixels, total, label, classes)
-                    yield rule._replace(classes=classes), value
-
-
 # ---- the paper's numbers -------------------------------------------------------------------------
 
 
@@ -251,7 +230,8 @@ class Printed(NamedTuple):
     """A number as the paper prints it."""
 
     experiment: str
-    metric: Literal["IoU", "pixel accuracy"]
+    metric: str
+    """`IoU` or `pixel accuracy`."""
     text: str
 
     def matches(self, value: float) -> bool:
@@ -265,13 +245,12 @@ class Printed(NamedTuple):
 
 def printed() -> list[Printed]:
     """The fourteen numbers of the paper's section 6, as it prints them."""
-    numbers = []
-    for name, (iou, accuracy) in paper.PAPER.items():
-        numbers += [
-            Printed(name, "IoU", str(iou)),
-            Printed(name, "pixel accuracy", str(accuracy)),
-        ]
-    return numbers
+    metrics = ("IoU", "pixel accuracy")
+    return [
+        Printed(name, metric, str(number))
+        for name, numbers in paper.PAPER.items()
+        for metric, number in zip(metrics, numbers, strict=True)
+    ]
 
 
 def explain(number: Printed, tried: Sequence[tuple[Counting, float]]) -> dict[str, Any]:
@@ -291,7 +270,6 @@ def explain(number: Printed, tried: Sequence[tuple[Counting, float]]) -> dict[st
     target = float(number.text)
     near = sum(abs(v - target) <= target / 4 for _, v in own)
     found = [(c, v) for c, v in own if number.matches(v)]
-    best = min(found, key=lambda pair: pair[0].departures(), default=None)
     data: dict[str, Any] = {
         **number._asdict(),
         "tried": len(own),
@@ -299,8 +277,8 @@ def explain(number: Printed, tried: Sequence[tuple[Counting, float]]) -> dict[st
         "chance": near * number.width() / (target / 2),
         "best": None,
     }
-    if best is not None:
-        counting, value = best
+    if found:
+        counting, value = min(found, key=lambda pair: pair[0].departures())
         departures = counting.departures()
         data["best"] = {
             **counting._asdict(),
@@ -314,23 +292,21 @@ def explain(number: Printed, tried: Sequence[tuple[Counting, float]]) -> dict[st
 
 def table(numbers: Sequence[Mapping[str, Any]]) -> str:
     """The explanations as a Markdown table."""
-    lines = [
-        "| experiment | the paper's | agree / tried | by chance | nearest to the released code "
-        "| gives | departures (tried) |",
-        "|---|---|--:|--:|---|--:|--:|",
-    ]
+    rows = [
+        (
+            "experiment", "the paper's", "agree / tried", "by chance",
+            "nearest to the released code", "gives", "departures (tried)",
+        )
+    ]  # fmt: skip
     for n in numbers:
-        best = n["best"]
-        best_cells = ["no constant prediction", "", ""]
-        if best is not None:
-            best_cells = [
-                best["text"],
-                f"{best['value']:.4f}",
-                f"{best['departures']} ({best['like_it']})",
-            ]
-        cells = [n["experiment"], f"{n['metric']} {n['text']}", f"{n['matches']} / {n['tried']}"]
-        lines.append("| " + " | ".join([*cells, f"{n['chance']:.1f}", *best_cells]) + " |")
-    return "\n".join(lines)
+        cells = ("no constant prediction", "", "")
+        if best := n["best"]:
+            departures = f"{best['departures']} ({best['like_it']})"
+            cells = (best["text"], f"{best['value']:.4f}", departures)
+        tried = f"{n['matches']} / {n['tried']}"
+        paper_cell = f"{n['metric']} {n['text']}"
+        rows.append((n["experiment"], paper_cell, tried, f"{n['chance']:.1f}", *cells))
+    return markdown(rows, left=(0, 1, 4))
 
 
 def parser() -> arguments.Parser:

@@ -3,7 +3,7 @@
 import html
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fcn_jax.report.text import DASH, duration, is_number, number, plain
@@ -259,15 +259,17 @@ def table_markdown(
     rows.append(("perfect", *(number(column.perfect) for column in columns)))
     head = ("run", "network", "seeds", "epochs", "time a run", "images/s")
     facts = [[markdown_cell(value) for value in fact.values()] for fact in run_facts(runs)]
-    blocks = [_markdown(rows), _markdown([head, *facts])]
+    blocks = [markdown(rows), markdown([head, *facts])]
     if any(collapsed):
         blocks.append(f"(collapsed) {COLLAPSED}.")
     return "\n\n".join(blocks) + "\n"
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
+def markdown(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> str:
+    """A Markdown table, the first row its header; columns are set right, but for those `left`."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
-    lines.insert(1, "|---" + "|--:" * (len(rows[0]) - 1) + "|")
+    rule = ("---" if i in left else "--:" for i in range(len(rows[0])))
+    lines.insert(1, f"|{'|'.join(rule)}|")
     return "\n".join(lines)
 
 

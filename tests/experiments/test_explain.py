@@ -140,11 +140,11 @@ def test_the_command_reads_archives_and_writes_what_it_prints(tmp_path, capsys):
 
 
 def test_masks_that_cannot_be_counted_are_refused(tmp_path):
-    with pytest.raises(InputError, match="holds no masks"):
+    with pytest.raises(InputError, match="lacks masks of VOC-2007's val split"):
         explain.read_histograms(tmp_path)
     bad = tmp_path / "VOC.tar"
     _archive(bad, {"a": np.full((4, 4), 21, np.uint8)})
-    with pytest.raises(InputError, match=r"a\.png: holds values that are neither"):
+    with pytest.raises(InputError, match="mask a: holds values that are neither"):
         explain.read_histograms(bad)
     bad.write_bytes(b"no archive")
     with pytest.raises(InputError, match="cannot be read"):
