@@ -15,6 +15,7 @@ from experiments import paper
 from experiments.benchmarks import tables as speed_tables
 from experiments.cli import arguments, command
 from fcn_jax.report import tables, text
+from fcn_jax.report.tables import markdown
 from fcn_jax.runtime import files
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,22 +24,23 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
-ROWS = {
-    "miou": "mIoU",
-    "pixel_accuracy": "pixel accuracy",
-    "mean_class_accuracy": "mean class accuracy",
-    "frequency_weighted_iou": "frequency-weighted IoU",
-}
+ROWS = ("miou", "pixel_accuracy", "mean_class_accuracy", "frequency_weighted_iou")
+"""Scores of the table of one run."""
+
+
+def _load(name: str) -> Any:
+    """The content of a result file."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
 
 
 def result_table(name: str) -> str:
     """One run's result.json: ours beside all-background, and how it was made."""
-    result = json.loads((RESULTS / f"{name}.json").read_text())
-    lines = ["| | ours | all-background |", "|---|--:|--:|"]
-    for key, title in ROWS.items():
-        lines.append(f"| {title} | {result['val'][key]:.4f} | {result['trivial'][key]:.4f} |")
-    lines += ["", _how(result)]
-    return "\n".join(lines)
+    result = _load(name)
+    rows = [("", "ours", "all-background")]
+    for key in ROWS:
+        scores = (text.number(result[which][key]) for which in ("val", "trivial"))
+        rows.append((tables.METRICS[key], *scores))
+    return f"{markdown(rows)}\n\n{_how(result)}"
 
 
 def _how(result: dict[str, Any]) -> str:
@@ -55,22 +57,8 @@ def _machine(result: dict[str, Any]) -> str:
     return f"{about['device']}, {about['cores']} cores; jax {about['jax']}, flax {about['flax']}"
 
 
-def study_table(name: str) -> str:
-    """The table.json of `experiments.study`: scores, differences with intervals, time."""
-    data = json.loads((RESULTS / f"{name}.json").read_text())
-    tested = {pair["a"]: pair for pair in data["pairs"]}
-    lines = [
-        "| | mIoU | pixel accuracy | difference in mIoU (95 % interval) | epochs | time | img/s |",
-        "|---|--:|--:|--:|--:|--:|--:|",
-    ]
-    scores = _scores(data, "miou", "pixel_accuracy")
-    for miou, accuracy, facts in zip(*scores, data["runs"], strict=True):
-        cells = [miou["name"], tables.mean_std_text(miou), tables.mean_std_text(accuracy)]
-        cells += [_difference(tested.get(miou["name"]))]
-        lines.append(_row(*cells, facts["epochs"], facts["time"], facts["rate"]))
-    floor = (text.number(rows[0]["trivial"]) for rows in scores)
-    lines.append(_row("all-background", *floor, "", "", "", ""))
-    return "\n".join([*lines, "", _made(data)])
+BEST = "best of epochs"
+_PAPER_SCORES = ("paper_iou", "paper_iou_batch16", "miou", "paper_pixel_accuracy")
 
 
 def paper_table(name: str) -> str:
@@ -78,27 +66,21 @@ def paper_table(name: str) -> str:
 
     Before there is such a file, the paper's numbers alone.
     """
-    path = RESULTS / f"{name}.json"
-    data = json.loads(path.read_text()) if path.exists() else None
+    data = _load(name) if (RESULTS / f"{name}.json").exists() else None
     header = ["", "paper's IoU", "ours, per 16", BEST, "ours, per image", "our mIoU"]
     header += ["paper's accuracy", "ours", BEST, "seeds", "epochs"]
-    rows = [*_measured(data)] if data else []
-    for row, (iou, accuracy) in paper.PAPER.items():
-        released = name.startswith("released")  # has other rows
-        if data is None or (not released and row not in data["results"]):
+    rows = [header, *_measured(data)] if data else [header]
+    known = {} if data and name.startswith("released") else paper.PAPER  # it has other rows
+    for row, (iou, accuracy) in known.items():
+        if data is None or row not in data["results"]:
             marked = f"{row} (not run)" if data else row
-            cells = [marked, text.number(iou), *[""] * 4, text.number(accuracy), *[""] * 4]
-            rows.append(cells)
+            cells = [text.number(iou), *[""] * 4, text.number(accuracy), *[""] * 4]
+            rows.append([marked, *cells])
     if data:
         rows += _limits(data)
     kept = [i for i, h in enumerate(header) if h != BEST or (data and "best_of_epochs" in data)]
-    lines = [_row(*(header[i] for i in kept)), "|---" + "|--:" * (len(kept) - 1) + "|"]
-    lines += [_row(*(cells[i] for i in kept)) for cells in rows]
-    return "\n".join([*lines, "", _made(data) if data else "Not run yet."])
-
-
-BEST = "best of epochs"
-_PAPER_SCORES = ("paper_iou", "paper_iou_batch16", "miou", "paper_pixel_accuracy")
+    table = markdown([[cells[i] for i in kept] for cells in rows])
+    return f"{table}\n\n{_made(data) if data else 'Not run yet.'}"
 
 
 def _measured(data: dict[str, Any]) -> Iterator[list[str]]:
@@ -128,62 +110,45 @@ def _mean(values: list[float] | None) -> str:
 
 def short_paper_table() -> str:
     """The paper's experiments in a few columns, for the README."""
-    data = json.loads((RESULTS / "paper-voc2007.json").read_text())
-    scores = _scores(data, "paper_iou_batch16", "miou", "paper_pixel_accuracy")
-    runs = {rows[0]["name"]: rows for rows in zip(*scores, strict=True)}
-    lines = [
-        "| experiment | paper's IoU | ours, per 16 | our mIoU | paper's accuracy | ours |",
-        "|---|--:|--:|--:|--:|--:|",
-    ]
+    scores = _scores(_load("paper-voc2007"), "paper_iou_batch16", "miou", "paper_pixel_accuracy")
+    runs = {found[0]["name"]: found for found in zip(*scores, strict=True)}
+    rows = [("experiment", "paper's IoU", "ours, per 16", "our mIoU", "paper's accuracy", "ours")]
     for name, (iou, accuracy) in paper.PAPER.items():
-        found = (
+        ours = (
             [tables.mean_std_text(row) for row in runs[name]] if name in runs else ["not run"] * 3
         )
-        lines.append(_row(name, text.number(iou), *found[:2], text.number(accuracy), found[2]))
-    floor = [text.number(rows[0]["trivial"]) for rows in scores]
-    return "\n".join([*lines, _row("background everywhere", "", *floor[:2], "", floor[2])])
+        rows.append((name, text.number(iou), *ours[:2], text.number(accuracy), ours[2]))
+    floor = [text.number(row[0]["trivial"]) for row in scores]
+    return markdown([*rows, ("background everywhere", "", *floor[:2], "", floor[2])])
 
 
 def best_table() -> str:
     """The best recipe on VOC-2007 beside the paper's and beside background everywhere."""
-    best = json.loads((RESULTS / "best-voc2007.json").read_text())
-    native = json.loads((RESULTS / "best-voc2007-native.json").read_text())
-    paper_run = json.loads((RESULTS / "paper-voc2007.json").read_text())["results"]["resnet50"][0]
-    lines = ["| | mIoU | pixel accuracy | mean class accuracy |", "|---|--:|--:|--:|"]
+    best, native = _load("best-voc2007"), _load("best-voc2007-native")
+    theirs = _load("paper-voc2007")["results"]["resnet50"][0]
     shown = {
         f"`best`: {best['arch']}, validated at 320x320": best["val"],
         "the same at each image's own size": native["summary"],
-        "the paper's `resnet50` recipe, at 224x224": paper_run["val"],
+        "the paper's `resnet50` recipe, at 224x224": theirs["val"],
         "background everywhere, at each image's own size": native["trivial"],
     }
-    for name, score in shown.items():
-        keys = ("miou", "pixel_accuracy", "mean_class_accuracy")
-        lines.append(_row(name, *(f"{score[key]:.4f}" for key in keys)))
-    return "\n".join([*lines, "", _how(best)])
+    rows = [("", *(tables.METRICS[key] for key in ROWS[:3]))]
+    rows += [(name, *(text.number(score[k]) for k in ROWS[:3])) for name, score in shown.items()]
+    return f"{markdown(rows)}\n\n{_how(best)}"
 
 
 def explained_table() -> str:
     """The explained.json of `experiments.explain --out`."""
-    data = json.loads((RESULTS / "explained.json").read_text())
-    masks = ", ".join(f"{split} {count}" for split, count in data["masks"].items())
-    made = f"From the masks of VOC-2007 ({masks}):\n\n```bash\n{data['command']}\n```"
     from experiments import explain
 
-    return "\n".join([explain.table(data["numbers"]), "", made])
+    data = _load("explained")
+    masks = ", ".join(f"{split} {count}" for split, count in data["masks"].items())
+    made = f"From the masks of VOC-2007 ({masks}):\n\n```bash\n{data['command']}\n```"
+    return f"{explain.table(data['numbers'])}\n\n{made}"
 
 
 def _scores(data: dict[str, Any], *names: str) -> list[list[dict[str, Any]]]:
     return [data["metrics"][name] for name in names]
-
-
-def _row(*cells: str) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _difference(pair: dict[str, Any] | None) -> str:
-    if pair is None:
-        return ""
-    return f"{pair['difference']:+.4f} ({pair['low']:+.3f} to {pair['high']:+.3f})"
 
 
 def _made(data: dict[str, Any]) -> str:
@@ -237,28 +202,22 @@ def _published(name: str) -> str:
 
 def models_table() -> str:
     """The models.json that `--models` wrote."""
-    rows = json.loads((RESULTS / "models.json").read_text())
     measured = measured_miou()
-    lines = [
-        "| network | parameters | GFLOPs | published weights | mIoU on VOC-2007 val |",
-        "|---|--:|--:|---|--:|",
-    ]
-    for row in rows:
-        size = f"{row['parameters']:,}".replace(",", " ")
-        miou = measured.get(row["name"], "")
-        lines.append(_row(row["name"], size, f"{row['flops'] / 1e9:.1f}", row["weights"], miou))
+    rows = [("network", "parameters", "GFLOPs", "published weights", "mIoU on VOC-2007 val")]
+    for row in _load("models"):
+        size, flops = f"{row['parameters']:,}".replace(",", " "), f"{row['flops'] / 1e9:.1f}"
+        rows.append((row["name"], size, flops, row["weights"], measured.get(row["name"], "")))
     note = (
         "Parameters for 21 classes; GFLOPs of the convolutions in a forward pass of one 224x224 "
         "image. mIoU: the\nbest run in this repository, and its recipe; empty: not run."
     )
-    return "\n".join([*lines, "", note])
+    return f"{markdown(rows, left=(0, 3))}\n\n{note}"
 
 
 def measured_miou() -> dict[str, str]:
     """Network -> the best mIoU on VOC-2007's val split among the result files, and its recipe."""
-    runs = [json.loads((RESULTS / "best-voc2007.json").read_text())]
-    table = json.loads((RESULTS / "paper-voc2007.json").read_text())
-    runs += [result for results in table["results"].values() for result in results]
+    runs = [_load("best-voc2007")]
+    runs += [run for results in _load("paper-voc2007")["results"].values() for run in results]
     best = {}
     for run in sorted(runs, key=lambda run: run["val"]["miou"]):
         best[run["arch"]] = f"{run['val']['miou']:.3f} (`{run['experiment']}`)"
