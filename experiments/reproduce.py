@@ -53,14 +53,14 @@ def parser() -> arguments.Parser:
     return parser
 
 
+@command.resumable("reproduce")
 def main(argv: list[str] | None = None) -> int:
     """Run what is missing, then write the page."""
     args = parser().parse_args(argv)
     args.workdir = args.workdir or Path("runs/released" if args.released else "runs/paper")
     specs = chosen(released_specs(args) if args.released else paper_specs(args), args.only)
     again = stopping.command("reproduce", argv)
-    with command.resumable(again):
-        return _run(args, specs, again)
+    return _run(args, specs, again)
 
 
 def _run(args: argparse.Namespace, specs: list[sweep.RunSpec], again: str) -> int:

@@ -70,13 +70,13 @@ def parser(base: Config | None = None) -> arguments.Parser:
     return parser
 
 
+@command.resumable("run")
 def main(argv: list[str] | None = None) -> int:
     """Parse, train, write the report."""
     words = sys.argv[1:] if argv is None else argv
     args = parser(flags.base_of(words)).parse_args(words)
     again = stopping.command("run", words)
-    with command.resumable(again):
-        return _start(args, again)
+    return _start(args, again)
 
 
 def _start(args: argparse.Namespace, again: str) -> int:

@@ -90,6 +90,7 @@ def parser() -> arguments.Parser:
     return parser
 
 
+@command.resumable("study")
 def main(argv: list[str] | None = None) -> int:
     """Run what is missing, then write the page."""
     args = parser().parse_args(argv)
@@ -99,8 +100,7 @@ def main(argv: list[str] | None = None) -> int:
         specs = specs[:1] + [s for s in specs[1:] if s.config != specs[0].config]
     specs = chosen(specs, args.only)
     again = stopping.command("study", argv)
-    with command.resumable(again):
-        return _run(args, specs, again)
+    return _run(args, specs, again)
 
 
 def _run(args: argparse.Namespace, specs: list[sweep.RunSpec], again: str) -> int:

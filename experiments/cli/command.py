@@ -11,7 +11,6 @@ import os
 import re
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,14 +27,29 @@ CPU_DEVICES = 4
 
 _program = False
 """Whether this process was started for a command, so that the command may set it up."""
+_resumable: dict[Main, str] = {}
+"""The commands that resume what a signal has stopped, and their names."""
 
 
 def start(main: Main) -> None:
-    """Run a command as this process's whole work: the streams, and later `tune`, belong to it."""
+    """Run a command as this process's whole work: its streams and signals are the command's."""
     global _program
     _program = True
-    streams.repair()
     run(main)
+
+
+def resumable(name: str) -> Callable[[Main], Main]:
+    """Mark the main of a command that resumes, when repeated, what a signal has stopped.
+
+    The signal ends it with exit code 0 and the command line to repeat. A training saves its state
+    first; all else, as preparing data and rendering, may be ended at once: nothing is lost.
+    """
+
+    def mark(main: Main) -> Main:
+        _resumable[main] = name
+        return main
+
+    return mark
 
 
 def tune() -> None:
@@ -51,58 +65,56 @@ def tune() -> None:
 
 
 def run(main: Main) -> None:
-    """Call a command's main and exit; bad input is one line on stderr and exit code 2."""
-    sys.unraisablehook = _report_unraisable
+    """Call a command's main and exit; bad input is one line on stderr and exit code 2.
+
+    A signal at any moment from the first line to the end of the process leads to one exit code: 0
+    for what can be resumed, and 128 + its number otherwise.
+    """
     with notes():
         try:
-            code = main(None) or 0
-            sys.stdout.flush()
-            sys.exit(code)
-        except InputError as error:
-            print(f"error: {message(error)}", file=sys.stderr)
-            sys.exit(2)
-        except KeyboardInterrupt:
-            print("stopped", file=sys.stderr)
-            sys.exit(130)
-        except OSError as error:
-            from fcn_jax.runtime import files
-
-            if not files.is_full(error):
-                raise
-            # Errors of a run's files name the file: this is our own output, sent to a file.
-            where = error.filename or "the output"
-            print(f"error: {where}: the disk is full: make room, then repeat", file=sys.stderr)
-            os._exit(2)  # at an orderly exit Python would try to print again
+            try:
+                code = _call(main)
+            finally:
+                if _program:
+                    signals.ignore()
+        except KeyboardInterrupt as stop:
+            code = _stop(main, stop)
+        sys.exit(code)
 
 
-@contextlib.contextmanager
-def resumable(again: str) -> Iterator[None]:
-    """Stop at SIGINT or SIGTERM with the line that resumes the command, and exit code 0.
-
-    This is for all that a training does besides its steps, whose own handling replaces this one: it
-    imports, prepares data and renders, and may be ended at once, because nothing is lost.
-
-    Args:
-      again: the command line that resumes it.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: object) -> None:
-        if signals.is_first():
-            raise KeyboardInterrupt
-
-    previous = {s: signal.signal(s, stop) for s in signals.SIGNALS}
+def _call(main: Main) -> int:
+    """Set the process up and call a command's main; its exit code, 2 for bad input."""
+    if _program:
+        streams.repair()  # before anything is opened
+        signals.install()
+    sys.unraisablehook = _report_unraisable
     try:
-        yield
-    except KeyboardInterrupt:
-        stopping.stopped("stopped", again)
-        raise SystemExit(0) from None
-    finally:
-        for number, handler in previous.items():
-            # All is said and done: what comes while the process ends must not change its exit code.
-            signal.signal(number, signal.SIG_IGN if _program else handler)
+        code = main(None) or 0
+        sys.stdout.flush()
+        return code
+    except InputError as error:
+        print(f"error: {message(error)}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        from fcn_jax.runtime import files
+
+        if not files.is_full(error):
+            raise
+        # Errors of a run's files name the file: this is our own output, sent to a file.
+        where = error.filename or "the output"
+        print(f"error: {where}: the disk is full: make room, then repeat", file=sys.stderr)
+        os._exit(2)  # at an orderly exit Python would try to print again
+
+
+def _stop(main: Main, stop: KeyboardInterrupt) -> int:
+    """Say that a signal has stopped the command, and give the exit code."""
+    if _program:
+        signals.ignore()
+    if main in _resumable:
+        stopping.stopped("stopped", stopping.command(_resumable[main]))
+        return 0
+    print("stopped", file=sys.stderr)
+    return 128 + getattr(stop, "number", signal.SIGINT)
 
 
 # ---- what is said --------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ import platform
 import sys
 from pathlib import Path
 
+from fcn_jax.runtime import signals
+
 VARIABLE = "GLIBC_TUNABLES"
 REQUEST = "glibc.malloc.hugetlb=1"
 POLICY = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -25,7 +27,8 @@ def request() -> None:
     """
     if available():
         os.environ[VARIABLE] = REQUEST
-        os.execv(sys.executable, sys.orig_argv)
+        with signals.held():  # until that process has installed its handlers
+            os.execv(sys.executable, sys.orig_argv)
 
 
 def available() -> bool:

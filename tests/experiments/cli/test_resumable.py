@@ -1,4 +1,4 @@
-"""Commands that can be resumed end well at every signal: exit code 0, and how to resume."""
+"""Every command ends well at every signal, at any moment: one exit code, and nothing lost."""
 
 import os
 import signal
@@ -12,81 +12,243 @@ import pytest
 from experiments.cli import command
 from fcn_jax.runtime import signals
 
+ROOT = Path(__file__).parents[3]
+INT, TERM = signals.SIGNALS
+RESUMED = "stopped; to resume:\n  python -m experiments.example"
+
 # Prepares, makes a step, renders; each as long as its argument says.
 PROGRAM = """
 import sys, time
 from experiments.cli import command
 from fcn_jax.runtime import signals
 
+@command.resumable("example")
 def main(argv):
     prepare, step, render = map(float, sys.argv[1:])
-    with command.resumable("the same command"):
-        print("begun", flush=True)
-        time.sleep(prepare)
-        with signals.handling() as stop_requested:
-            end = time.monotonic() + step
-            while time.monotonic() < end and not stop_requested():
-                time.sleep(0.01)
-        if stop_requested():
-            print("stopped after a step", flush=True)
-            time.sleep(render)
-            return 0
+    print("begun", flush=True)
+    time.sleep(prepare)
+    with signals.handling() as stop_requested:
+        end = time.monotonic() + step
+        while time.monotonic() < end and not stop_requested():
+            time.sleep(0.01)
+    if stop_requested():
+        print("stopped after a step", flush=True)
         time.sleep(render)
-        print("finished")
+        return 0
+    time.sleep(render)
+    print("finished")
 
 command.start(main)
 """
+# What modules do as they are imported; the signal comes while the string is executed.
+EXECUTES = """
+import os
+from experiments.cli import command
+
+SOURCE = "os.kill(os.getpid(), {number})\\nfor _ in range(9): pass\\nprint('never')"
+
+{mark}
+def main(argv):
+    exec(SOURCE)
+
+command.start(main)
+"""
+# Ends by the second signal, whatever the first one has found to be done.
+STUCK = """
+import hashlib
+from experiments.cli import command
+
+def main(argv):
+    print("begun", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # minutes, without the interpreter
+
+command.start(main)
+"""
+# Starts again, as for huge pages, and is sent the signal when it cannot handle one.
+STARTS_AGAIN = """
+import os, sys
+from experiments.cli import command, huge_pages
+
+execv = os.execv
+
+def interrupted(*args):
+    os.kill(os.getpid(), {number})
+    execv(*args)
+
+@command.resumable("example")
+def main(argv):
+    if "again" not in os.environ:
+        os.environ["again"] = "yes"
+        huge_pages.available, huge_pages.os.execv = lambda: True, interrupted
+        huge_pages.request()
+    print("never")
+
+command.start(main)
+"""
+# Runs a command in a child, again and again; the signals come at a later instruction each time.
+# Tells, a line a child, the exit code and the last line that was printed.
+EVERYWHERE = """
+import contextlib, os, sys, tempfile
+from experiments.cli import command, stopping
+from fcn_jax.runtime import signals
+
+FILES = {m.__file__ for m in (command, stopping, signals, contextlib)} | {__file__, "<string>"}
+mark, first, stride, *later = sys.argv[1:]
+
+def main(argv):
+    exec("a = 1")
+    with signals.handling() as stop_requested:
+        exec("a = 1")
+    return 0 if stop_requested() else exec("a = 1")
+
+if mark == "resumable":
+    main = command.resumable("example")(main)
+
+def child(at, reached, printed):
+    os.dup2(printed, 1)
+    os.dup2(printed, 2)
+    def trace(frame, event, _):
+        nonlocal at
+        if frame.f_code.co_filename not in FILES:
+            return None
+        frame.f_trace_opcodes = True
+        at -= event == "opcode"
+        if not at:
+            os.write(reached, b"yes")
+            for number in (first, *later):
+                os.kill(os.getpid(), int(number))
+        return trace
+    sys.settrace(trace)
+    command.start(main)
+
+at, reached = 0, b"yes"
+while reached:
+    at += int(stride)
+    reading, writing = os.pipe()
+    with tempfile.TemporaryFile() as printed:
+        if not (pid := os.fork()):
+            child(at, writing, printed.fileno())
+        os.close(writing)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        reached = os.read(reading, 9)
+        os.close(reading)
+        printed.seek(0)
+        lines = [line for line in printed.read().decode().splitlines() if "warning" not in line]
+        print(code, (lines or [""])[-1].strip())
+"""
 
 
-def _run(seconds: str, *pauses: float, number: int = signal.SIGTERM) -> tuple[int, str]:
-    """Exit code and output of the program when a signal comes after each pause."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *seconds.split()],
-        cwd=Path(__file__).parents[3],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    with process:
-        try:
-            assert process.stdout.readline() == "begun\n"
-            for pause in pauses:
-                time.sleep(pause)
-                process.send_signal(number)
-            output, _ = process.communicate(timeout=20)
-            return process.returncode, output
-        finally:
+@pytest.fixture
+def start(tmp_path):
+    """Starts a program as users do, with `python -m`, and ends it after the test."""
+    started = []
+
+    def start(code: str, *words: str) -> subprocess.Popen:
+        (tmp_path / "example.py").write_text(code)
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "example", *words],
+                cwd=tmp_path,
+                env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+        return started[-1]
+
+    yield start
+    for process in started:
+        with process:
             process.kill()
 
 
+def _ended(process: subprocess.Popen) -> tuple[int, str]:
+    output, _ = process.communicate(timeout=60)
+    return process.returncode, output.strip()
+
+
+@pytest.fixture
+def run(start):
+    """Exit code and output of the program when a signal comes after each pause."""
+
+    def run(seconds: str, *pauses: float, number: int = TERM) -> tuple[int, str]:
+        process = start(PROGRAM, *seconds.split())
+        assert process.stdout.readline() == "begun\n"
+        for pause in pauses:
+            time.sleep(pause)
+            process.send_signal(number)
+        return _ended(process)
+
+    return run
+
+
 @pytest.mark.parametrize("number", signals.SIGNALS)
-def test_while_it_prepares(number):
-    assert _run("9 0 0", 0.1, number=number) == (0, "stopped; to resume:\n  the same command\n")
+def test_while_it_prepares(run, number):
+    assert run("9 0 0", 0.1, number=number) == (0, f"{RESUMED} 9 0 0")
 
 
-def test_while_it_renders():
-    assert _run("0 0 9", 0.3) == (0, "stopped; to resume:\n  the same command\n")
+def test_while_it_renders(run):
+    assert run("0 0 9", 0.3) == (0, f"{RESUMED} 0 0 9")
 
 
 @pytest.mark.parametrize("pause", [0, 0.05, 0.6])
-def test_a_second_signal_finds_the_work_of_the_first_done(pause):
+def test_a_second_signal_finds_the_work_of_the_first_done(run, pause):
     """As GNU timeout and process groups send it: the step may have ended long before."""
-    code, output = _run("0 9 1.5", 0.3, pause)
+    code, output = run("0 9 1.5", 0.3, pause)
     assert code == 0
     assert "stopped after a step" in output
     assert "Traceback" not in output
 
 
-def test_in_another_program_the_handlers_are_given_back(monkeypatch):
-    monkeypatch.setattr(signals, "_last", [])  # as if no test had sent one just now
+@pytest.mark.parametrize("number", signals.SIGNALS)
+def test_while_a_string_is_executed(start, number):
+    """Python would end by SIGINT here, if the signal raised a plain KeyboardInterrupt."""
+    marked = EXECUTES.format(number=int(number), mark="@command.resumable('example')")
+    assert _ended(start(marked)) == (0, RESUMED)
+    assert _ended(start(EXECUTES.format(number=int(number), mark=""))) == (128 + number, "stopped")
+
+
+@pytest.mark.parametrize("number", signals.SIGNALS)
+def test_while_the_process_starts_again(start, number):
+    """Neither lost, nor the end of a process that has no handlers yet."""
+    assert _ended(start(STARTS_AGAIN.format(number=int(number)))) == (0, RESUMED)
+
+
+def test_one_a_second_later_ends_any_command_at_once(start):
+    process = start(STUCK)
+    assert process.stdout.readline() == "begun\n"
+    time.sleep(0.1)
+    process.send_signal(INT)
+    process.send_signal(TERM)  # belongs to the first
+    time.sleep(1.3)
+    assert process.poll() is None
+    process.send_signal(TERM)
+    assert process.wait(5) == 128 + TERM
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the program forks")
+@pytest.mark.parametrize("pair", [(TERM, INT), (TERM, TERM), (TERM,)])
+@pytest.mark.parametrize("mark", ["resumable", "plain"])
+def test_at_every_instruction(start, mark, pair):
+    """Before the handlers stand, SIGTERM ends the process as any other; after that one code."""
+    words = [mark, str(int(pair[0])), "7", *(str(int(n)) for n in pair[1:])]
+    lines = _ended(start(EVERYWHERE, *words))[1].splitlines()
+    codes = [int(line.split()[0]) for line in lines]
+    early = codes.count(-TERM)
+    assert codes[:early] == [-TERM] * early
+    # The kernel delivers those that were held back by their number.
+    stopped = {128 + n for n in pair} if mark == "plain" else set()
+    assert set(codes[early:]) == {0, *stopped}
+    ends = {line.partition(" ")[2] for line in lines[early:]}
+    again = f"{RESUMED.splitlines()[1].strip()} {' '.join(words)}"
+    assert ends == {"", "stopped" if stopped else again}
+    assert len(codes) - early > 50
+
+
+def test_in_another_program_nothing_is_installed():
     before = [signal.getsignal(s) for s in signals.SIGNALS]
-
-    def stopped():
-        with command.resumable("it"):
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(5)
-
     with pytest.raises(SystemExit) as ended:
-        stopped()
+        command.run(command.resumable("example")(lambda _: 0))
     assert ended.value.code == 0
     assert [signal.getsignal(s) for s in signals.SIGNALS] == before
