@@ -128,7 +128,7 @@ class Tally:
     late: int = 0
     """Requests to a process that had trained, and was drawing or ending."""
     early: int = 0
-    """Signals to a process that was not training yet, and ended as any other program does."""
+    """Signals to a process that was starting, and ended as any other program does."""
     answers: list[float] = field(default_factory=list)
     """Seconds from each other request to the end of the process."""
     wrong: list[str] = field(default_factory=list)
@@ -145,8 +145,8 @@ class Tally:
 GENTLE = ("term", "double")
 """Kinds that ask the training to stop."""
 
-UNHANDLED = (-signal.SIGTERM, 130)
-"""Exit codes of a process that was asked to stop while it did not train."""
+UNHANDLED = (-signal.SIGTERM,)
+"""Exit code of a process that was asked to stop while Python was starting."""
 
 
 def interrupt(
