@@ -155,7 +155,8 @@ def main(argv: list[str] | None = None) -> int:
     if "torch" in args.against and not _has_torch():
         raise InputError("--against torch: PyTorch is not installed: pip install torch")
     command.tune()  # for the workers as well, which inherit the environment
-    args.cpu = args.cpu or not found_accelerator()
+    args.cpu = args.cpu or on_cpu(os.environ.get("JAX_PLATFORMS", ""))
+    contenders.require_backend(args.cpu)
     if args.epoch:
         return _epochs(args)
     settings = _settings(args)
@@ -217,6 +218,11 @@ def _epochs(args: argparse.Namespace) -> int:
         args.out.write_text(json.dumps(data, indent=1) + "\n")
     print(tables.epoch_table(found))
     return 0
+
+
+def on_cpu(platforms: str) -> bool:
+    """Whether JAX_PLATFORMS chooses the CPU, or nothing where there is no other device."""
+    return platforms == "cpu" if platforms else not found_accelerator()
 
 
 def found_accelerator(patterns: Sequence[str] = ACCELERATORS, devices: Path = Path("/dev")) -> bool:

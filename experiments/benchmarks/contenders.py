@@ -63,6 +63,18 @@ class Worker:
             pass
 
 
+def require_backend(cpu: bool) -> None:
+    """Start JAX's backend in a process of its own: in this one it would hold the accelerator.
+
+    Raises:
+      InputError: if JAX_PLATFORMS names a platform that is not there.
+    """
+    worker = Worker("backend", {"framework": "backend", "cpu": cpu})
+    worker.close()
+    if "error" in worker.facts:
+        raise InputError(worker.facts["error"].removeprefix("InputError: "))
+
+
 def seconds_again(job: dict[str, Any]) -> float:
     """What compiling takes in the next process, which finds the programs of the first."""
     worker = Worker("again", {**job, "again": True})

@@ -40,12 +40,17 @@ def main() -> None:
     try:
         serve(job, channel)
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:400]
         answer(channel, {"error": f"{type(error).__name__}: {reason}"})
 
 
 def serve(job: dict[str, Any], channel) -> None:
     """Set up, say so, then time what is asked for; for a job "again" say so and no more."""
+    if job["framework"] == "backend":  # whether there is one
+        from fcn_jax.runtime import distributed
+
+        distributed.require_backend()
+        return answer(channel, {})
     if job["cpu_malloc"]:
         from fcn_jax.runtime import malloc
 

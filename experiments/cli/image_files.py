@@ -64,6 +64,8 @@ def name_jobs(files: list[tuple[Path, Path]]) -> list[Job]:
     chosen: list[Path | None] = [None] * len(files)
     taken: set[str] = set()
     for level in range(4):
+        if None not in chosen:
+            break
         keys = [_key(names[level]) for names in choices]
         counts = Counter(keys)
         for i, key in enumerate(keys):

@@ -17,7 +17,7 @@ from fcn_jax.data import images
 from fcn_jax.data.classes import VOC_CLASSES, voc_palette
 from fcn_jax.inference import predict
 from fcn_jax.models import create_model
-from fcn_jax.runtime import files
+from fcn_jax.runtime import distributed, files
 from fcn_jax.types import InputError
 from fcn_jax.weights import initialize, torch_names
 
@@ -55,6 +55,7 @@ class Segmented(NamedTuple):
 
 def published(name: str, weights: Path | None) -> predict.Checkpoint:
     """torchvision's network as a checkpoint; its images were some 520 pixels high."""
+    distributed.require_backend()
     path = weights or initialize.published(name)
     variables = torch_names.load_torch_weights(name, path)
     variables = {k: variables[k] for k in ("params", "batch_stats")}

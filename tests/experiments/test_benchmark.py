@@ -180,6 +180,15 @@ def test_a_host_of_a_tpu_is_no_cpu(tmp_path, file, found, nvidia):
     assert benchmark.found_accelerator(benchmark.ACCELERATORS[:1], tmp_path) is nvidia
 
 
+@pytest.mark.parametrize(
+    ("platforms", "accelerator", "expected"),
+    [("", True, False), ("", False, True), ("cpu", True, True), ("cuda", False, False)],
+)
+def test_the_platform_that_is_set_is_measured(monkeypatch, platforms, accelerator, expected):
+    monkeypatch.setattr(benchmark, "found_accelerator", lambda: accelerator)
+    assert benchmark.on_cpu(platforms) is expected
+
+
 def test_a_batch_is_predicted_by_all():
     flags = ["--against", "torch", "stock", "--arch", "fcn", "--cpu"]
     args = benchmark.parser().parse_args(flags)

@@ -333,3 +333,34 @@ def test_the_seven_experiments_differ_as_the_paper_says():
         groups = {line.split(".")[0].split(":")[0] for line in found}
         assert groups - {"experiment"} <= {"optim", "augment", "loss"}
         assert len(groups - {"experiment"}) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    ["run --dataset shapes --workdir OUT", "evaluate NO-RUN", "predict NO-RUN IMAGE --out OUT",
+     "predict --pretrained fcn_resnet50 IMAGE --out OUT", "compare NO-RUN --out OUT",
+     "export NO-RUN --format onnx --out OUT", "reproduce --dataset shapes --workdir OUT",
+     "study ablation --dataset shapes --workdir OUT", "benchmark --mode predict",
+     "benchmark --epoch"],
+)  # fmt: skip
+def test_a_platform_that_is_not_there_is_one_line(words, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "image.png")
+    words = words.replace("IMAGE", str(tmp_path / "image.png"))
+    name, *flags = words.replace("OUT", str(tmp_path / "out")).split()
+    done = subprocess.run(
+        [sys.executable, "-m", f"experiments.{name}", *flags],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "JAX_PLATFORMS": "absent"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("error: no absent device (Unable to initialize backend 'absent': ")
+    assert line.endswith(
+        "): set JAX_PLATFORMS=cpu to run on the CPU, or install JAX for the device"
+    )
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
