@@ -12,6 +12,7 @@ from fcn_jax import report
 from fcn_jax.analysis import run_report
 from fcn_jax.data import prepare
 from fcn_jax.inference import predict
+from fcn_jax.runtime import files
 from fcn_jax.training import loop, run_dir, setup
 from fcn_jax.training.callbacks import Callback, RunInfo
 from fcn_jax.types import Example, InputError, first_best
@@ -35,7 +36,8 @@ class LiveReport(Callback):
     checkpoint and predicting `PANELS` images. Files are replaced whole: a kill leaves the page
     before.
 
-    A page that cannot be written is logged, and does not end the run.
+    A page that cannot be written is logged, and does not end the run. On a full disk even that is
+    left to the next save, which fails with an error.
     """
 
     def __init__(self, dataset: prepare.Dataset, command: str = "") -> None:
@@ -90,7 +92,8 @@ class LiveReport(Callback):
         try:
             work(*args)
         except Exception as error:
-            _logger.warning("the run's page could not be refreshed: %s", error)
+            if not files.is_full(error):  # else the next save says so, and ends the run
+                _logger.warning("the run's page could not be refreshed: %s", error)
 
     def _prepare(self) -> None:
         """All that stays the same, and the first page."""

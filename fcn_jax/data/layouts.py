@@ -6,6 +6,7 @@ one folder (Roboflow: train/a.jpg, train/a_mask.png), CamVid (train, trainannot)
 ADE20K and Mapillary Vistas as they are distributed.
 """
 
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -147,6 +148,11 @@ def _split_folders(
     return images, masks
 
 
+def _id(key: tuple[str, ...], stem: str) -> str:
+    """The id of a file; macOS decomposes the letters of a name, other systems do not."""
+    return unicodedata.normalize("NFC", "/".join((*key[:-1], stem)))
+
+
 def _collect_images(pairs: Pairs, found: Found) -> None:
     ranks: dict[str, int] = {}
     for path, key in found:
@@ -154,7 +160,7 @@ def _collect_images(pairs: Pairs, found: Found) -> None:
         if suffix not in IMAGE_SUFFIXES:
             continue
         stem = path.stem.removesuffix(_CITYSCAPES)
-        example_id, rank = "/".join((*key[:-1], stem)), IMAGE_SUFFIXES.index(suffix)
+        example_id, rank = _id(key, stem), IMAGE_SUFFIXES.index(suffix)
         other = pairs.images.get(example_id)
         if other is not None and ranks[example_id] <= rank:
             pairs.unused.append((path.as_posix(), other))
@@ -173,7 +179,7 @@ def _collect_masks(pairs: Pairs, found: Found) -> None:
         stems = [path.stem]
         stems += [path.stem.removesuffix(tail) for tail in _TAILS if path.stem.endswith(tail)]
         stems += [path.stem[: -len(s)] for s in IMAGE_SUFFIXES if path.stem.lower().endswith(s)]
-        ids = ["/".join((*key[:-1], stem)) for stem in stems]
+        ids = [_id(key, stem) for stem in stems]
         level = next((n for n, i in enumerate(ids) if i in pairs.images), 0)
         rank = (level, suffixes.index(path.suffix.lower()))
         if "labelTrainIds" in path.stem:

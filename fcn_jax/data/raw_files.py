@@ -59,8 +59,8 @@ class FolderFiles:
                 for inner in sorted(os.listdir(path)):
                     if not is_tool_name(inner):
                         self._add(f"{name}/{inner}", path / inner, (*above, real))
-        elif path.is_file():
-            stat = path.stat()
+        elif path.is_file() or not path.exists():  # a link to nothing, which cannot be read
+            stat = path.stat() if path.exists() else path.lstat()
             self._sizes[name] = stat.st_size
             self.stamps.append((name, stat.st_size, stat.st_mtime_ns))
 
@@ -74,7 +74,8 @@ class FolderFiles:
             return (self._root / name).read_bytes()
         except OSError as error:
             raise InputError(
-                f"{self.title}/{name} cannot be read ({error.strerror}): check its permissions"
+                f"{self.title}/{name} cannot be read ({error.strerror}): "
+                "check its permissions, and the file that it links to"
             ) from None
 
 

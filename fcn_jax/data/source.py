@@ -176,8 +176,7 @@ def _classes(files: Files, root: Path, pairs: layouts.Pairs) -> tuple[Classes, l
 
 def _not_a_data_set(root: Path, pairs: layouts.Pairs, files: Files) -> InputError:
     """Why there is nothing to read in a folder."""
-    nested = root / VOC_ROOT
-    hint = f"; did you mean {nested}?" if nested.is_dir() else ""
+    hint = _hint(root)
     there = {name.split("/")[0] for name in files.names() if "/" in name}
     there |= {p.name for p in root.iterdir() if p.is_dir()}
     if not any(f in there for f in layouts.IMAGE_FOLDERS) and not pairs.images:
@@ -186,8 +185,25 @@ def _not_a_data_set(root: Path, pairs: layouts.Pairs, files: Files) -> InputErro
         return InputError(
             f"{root} has no folder SegmentationClass or masks (labels, annotations): add it{hint}"
         )
-    lacking = "images" if not pairs.images else "masks"
-    return InputError(f"{root} has no {lacking} in its folders: add them{hint}")
+    lacking = "masks" if pairs.images else "images"
+    folders = layouts.MASK_FOLDERS if pairs.images else layouts.IMAGE_FOLDERS
+    other = next((n for n in files.names() if n.split("/")[0] in folders), None)
+    unread = f" ({other} is there, which is not read)" if other else ""
+    return InputError(f"{root} has no {lacking} in its folders{unread}: add them{hint}")
+
+
+def _hint(root: Path) -> str:
+    """Where the data set may be, if it is beside or below the folder that was named."""
+    broken = [p.name for p in root.iterdir() if p.is_symlink() and not p.exists()]
+    if broken:
+        return f"; {broken[0]} is a link to nothing"
+    near = [root / VOC_ROOT, *sorted(p for p in root.iterdir() if p.is_dir())]
+    if root.name in (*layouts.IMAGE_FOLDERS, *layouts.MASK_FOLDERS):
+        near.append(root.parent)
+    for folder in near:
+        if any((folder / name).is_dir() for name in layouts.IMAGE_FOLDERS):
+            return f"; did you mean {folder}?"
+    return ""
 
 
 def _digest(value: object) -> str:

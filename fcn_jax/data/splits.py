@@ -1,6 +1,7 @@
 """Which ids are trained on, validated on and tested on: from lists, folders, or by a seed."""
 
 import hashlib
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
@@ -60,7 +61,7 @@ def read_lists(files: Files, known: Mapping[str, str]) -> dict[str, tuple[str, .
 
 def _resolve(line: str, known: Mapping[str, str]) -> str:
     """The id that a line means: all of it, or its first word, perhaps a path."""
-    line = line.strip()
+    line = unicodedata.normalize("NFC", line.strip())
     if line in known:
         return line
     word = line.split()[0]

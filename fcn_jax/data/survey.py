@@ -15,7 +15,7 @@ from PIL import Image
 
 from fcn_jax.data import images, validate
 from fcn_jax.data.source import Source
-from fcn_jax.data.splits import some
+from fcn_jax.data.splits import SHOWN, some
 from fcn_jax.types import VOID, Example
 
 SAMPLES = 24
@@ -124,7 +124,8 @@ def _file_notes(source: Source) -> list[str]:
         notes.append(f"pairs in no list, which stay unused ({len(spare)}): {some(spare)}")
     lone = sorted(source.masks.keys() - source.images.keys() - listed)
     if lone:
-        notes.append(f"masks without an image, which stay unused ({len(lone)}): {some(lone)}")
+        named = [f"{i}{validate.similar(i, 'image', source)}" for i in lone[:SHOWN]] + lone[SHOWN:]
+        notes.append(f"masks without an image, which stay unused ({len(lone)}): {some(named)}")
     if source.unused:
         (name, other), *more = ((_name(a), _name(b)) for a, b in sorted(source.unused))
         rest = f"; and {len(more)} more of this kind" if more else ""

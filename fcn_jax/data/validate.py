@@ -141,9 +141,9 @@ def read_example(source: Source, split: str, example_id: str) -> tuple[Stored, m
     for kind, paths in (("image", source.images), ("mask", source.masks)):
         if example_id not in paths:
             message = f"{kind} of {example_id} {where}".rstrip()
-            similar = _similar(example_id, kind, source)
+            other = similar(example_id, kind, source)
             raise InputError(
-                f"{message} is missing in {source.files.title}{similar}: add it {remove}"
+                f"{message} is missing in {source.files.title}{other}: add it {remove}"
             )
     image_path, mask_path = source.images[example_id], source.masks[example_id]
     data = source.files.read(image_path)
@@ -183,7 +183,7 @@ def _check_name(example_id: str, source: Source) -> None:
         ) from None
 
 
-def _similar(example_id: str, kind: str, source: Source) -> str:
+def similar(example_id: str, kind: str, source: Source) -> str:
     """Names the file that may have been meant, of a format that is not read."""
     stem = PurePosixPath(example_id).name
     used = {*source.images.values(), *source.masks.values()}

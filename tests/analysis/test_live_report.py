@@ -1,5 +1,6 @@
 """The page of a run that goes on: from its folder alone, in a thread, at a bounded cost."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from PIL import Image
 from fcn_jax import report
 from fcn_jax.analysis import live_report, run_report
 from fcn_jax.models import MODELS
+from fcn_jax.runtime import files
 from fcn_jax.training import loop, options, run_dir
 from tests import fakes
 
@@ -117,13 +119,20 @@ def test_a_finished_run_is_left_to_its_own_page(trained, live):
     assert 'id="live"' not in page(trained)
 
 
-def test_a_page_that_cannot_be_written_does_not_end_the_run(live, monkeypatch, caplog):
+def test_a_page_that_cannot_be_written_does_not_end_the_run(trained, live, monkeypatch, caplog):
     def full(*_, **__):
         raise OSError("no room")
+
+    def full_disk(*_, **__):
+        raise files.refused(trained, OSError(errno.ENOSPC, "")) from OSError(errno.ENOSPC, "")
 
     monkeypatch.setattr(report, "write_curves", full)
     refreshed(live)
     assert "could not be refreshed: no room" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(report, "write_curves", full_disk)
+    refreshed(live)
+    assert not caplog.text  # the next checkpoint says it, in one line
     monkeypatch.undo()
     refreshed(live)
     assert live.refreshes == 1

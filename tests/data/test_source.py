@@ -189,6 +189,38 @@ def test_a_file_of_a_format_that_is_not_read_is_named(tmp_path):
     assert "(im0.heic is there, which is not read)" in problem.message
 
 
+def test_a_mask_whose_image_is_not_read_is_noted_with_the_reason(tmp_path):
+    voc(tmp_path)
+    (tmp_path / "JPEGImages/im0.jpg").rename(tmp_path / "JPEGImages/im0.gif")
+    text = (
+        "masks without an image, which stay unused (1): im0 (im0.gif is there, which is not read)"
+    )
+    assert text in survey.survey(open_folder(tmp_path)).notes
+
+
+def test_a_link_to_nothing_is_named(tmp_path):
+    lists(voc(tmp_path), train="im0\n", val="im1\n")
+    (tmp_path / "JPEGImages/im0.jpg").unlink()
+    (tmp_path / "JPEGImages/im0.jpg").symlink_to(tmp_path / "moved.jpg")
+    (problem,) = validate.problems(open_folder(tmp_path))
+    assert problem.message == (
+        f"{tmp_path}/JPEGImages/im0.jpg cannot be read (No such file or directory): "
+        "check its permissions, and the file that it links to"
+    )
+
+
+def test_names_that_macos_has_decomposed(tmp_path):
+    """Its file systems keep an umlaut as two characters; lists and masks from elsewhere as one."""
+    one, two = "b\u00e4r", "ba\u0308r"
+    for n in range(3):
+        add(tmp_path, f"images/{two}{n}.png", f"masks/{one}{n}.png", n)
+    lists(tmp_path, train=f"{one}0\n{two}1\n", val=f"{one}2\n")
+    write(tmp_path, "classes.txt", "a\nb\nc\n")
+    masks = read(tmp_path)
+    assert list(masks["train"]) == [f"{one}0", f"{one}1"]
+    np.testing.assert_array_equal(masks["val"][f"{one}2"], truth(2))
+
+
 def test_several_images_in_a_file_are_noted_by_run_and_check(tmp_path, caplog):
     root = voc(tmp_path / "set")
     image = Image.open(root / "JPEGImages/im0.jpg").convert("RGB")
@@ -280,4 +312,23 @@ def test_class_lists_by_other_names(name, tmp_path):
 def test_a_folder_of_nothing(tmp_path):
     (tmp_path / "images").mkdir()
     with pytest.raises(InputError, match="has no folder SegmentationClass or masks"):
+        open_folder(tmp_path)
+
+
+def test_the_folder_that_was_meant_is_named(tmp_path):
+    inner = voc(tmp_path / "download/set")
+    for given in (tmp_path / "download", inner / "JPEGImages"):
+        with pytest.raises(InputError, match=rf": add it; did you mean {inner}\?$"):
+            open_folder(given)
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "moved/images").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r": add it; images is a link to nothing$"):
+        open_folder(tmp_path / "moved")
+
+
+def test_masks_as_arrays_are_named(tmp_path):
+    add(tmp_path, "images/a.png", "masks/a.png")
+    (tmp_path / "masks/a.png").rename(tmp_path / "masks/a.npy")
+    words = r"has no masks in its folders \(masks/a.npy is there, which is not read\): add them"
+    with pytest.raises(InputError, match=words):
         open_folder(tmp_path)
