@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -148,6 +149,8 @@ def open_dataset(restored: predict.Checkpoint, args: argparse.Namespace) -> prep
 
     origin = {k: Path(v) for k, v in restored.meta.get("origin", {}).items()}
     name = args.dataset or restored.meta["config"]["data"]["dataset"]
+    if os.path.isabs(name) and not os.path.exists(name):
+        raise InputError(f"{name}: no such folder: name the data set's with --dataset DIR")
     archives = args.archives or (origin.get("archives") if name == "voc2007" else None)
     return prepare.load(name, archives=archives, data_dir=args.data_dir or origin.get("data_dir"))
 

@@ -107,12 +107,26 @@ def _check_owner(folder: Path, config: configs.Config) -> None:
                 "choose another run folder"
             )
         return
-    changed = differences(configs.from_dict(files.read_json(path), str(path)), config)
+    theirs = configs.from_dict(files.read_json(path), str(path))
+    changed = differences(_with_moved_data(folder, theirs, config), config)
     if changed:
         raise InputError(
             f"{folder}: holds another run ({'; '.join(changed)}): "
             "choose another run folder, or repeat that run's settings to resume it"
         )
+
+
+def _with_moved_data(folder: Path, theirs: configs.Config, ours: configs.Config) -> configs.Config:
+    """The run's configuration with our path of the data, where its own leads nowhere any more.
+
+    Whether the content is the same is left to `check_data`, which needs the digest for it.
+    """
+    path = folder / DATA
+    if not path.exists() or not files.read_json(path).get("digest"):
+        return theirs
+    there, here = (comparable(config).data.dataset for config in (theirs, ours))
+    moved = os.path.isabs(there) and not os.path.exists(there) and os.path.isabs(here)
+    return configs.replace(theirs, **{"data.dataset": here}) if moved else theirs
 
 
 def differences(theirs: configs.Config, ours: configs.Config) -> list[str]:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from experiments.cli import command
 from fcn_jax.data import prepare
 from fcn_jax.runtime import files
 from fcn_jax.training import loop
-from fcn_jax.types import VOID
+from fcn_jax.types import VOID, InputError
 from tests import fakes
 
 pytestmark = pytest.mark.usefixtures("tiny", "fake_data")
@@ -275,6 +276,14 @@ def test_a_finished_run_whose_data_have_gone(trained, tmp_path, monkeypatch, cap
     (folder / "report.html").unlink()
     assert _enter(run.main, *argv) == 2
     assert "has no val image" in capsys.readouterr().err
+
+
+def test_a_data_set_that_has_moved_is_asked_for(tmp_path):
+    config = {"data": {"dataset": str(tmp_path / "moved")}}
+    args = evaluate.parser().parse_args(["run"])
+    words = f"{tmp_path}/moved: no such folder: name the data set's with --dataset DIR"
+    with pytest.raises(InputError, match=words):
+        evaluate.open_dataset(SimpleNamespace(meta={"config": config}), args)
 
 
 def test_no_archive_where_it_was_said_to_be(tmp_path, capsys):

@@ -164,6 +164,25 @@ def test_the_same_run_by_another_spelling_of_its_paths(tmp_path, monkeypatch):
         pass
 
 
+def test_the_same_run_where_its_data_have_moved(tmp_path):
+    """The content decides, which is compared as soon as it is read."""
+    before, now = (
+        fakes.config(**{"data.dataset": str(tmp_path / name)}) for name in ("before", "now")
+    )
+    (tmp_path / "before").mkdir()
+    _finish_a_step(tmp_path / "run", before)
+    with pytest.raises(InputError, match="another run"), run_dir.claim(tmp_path / "run", now):
+        pass
+    (tmp_path / "before").rename(tmp_path / "now")
+    with run_dir.claim(tmp_path / "run", now):
+        run_dir.check_data(tmp_path / "run", {**DATA, "root": str(tmp_path / "now")})
+        with pytest.raises(InputError, match="have changed since the run began"):
+            run_dir.check_data(tmp_path / "run", {**DATA, "digest": "2"})
+    files.write_json(tmp_path / "run/data.json", {**DATA, "digest": ""})
+    with pytest.raises(InputError, match="another run"), run_dir.claim(tmp_path / "run", now):
+        pass
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
