@@ -170,11 +170,10 @@ def counted_models() -> list[dict[str, Any]]:
     import jax
     import jax.numpy as jnp
 
-    from experiments.benchmarks import worker
     from fcn_jax import models
+    from fcn_jax.models import flops
 
     image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-    job = {"batch_size": 1, "image_size": (224, 224)}
     rows = []
     for name in models.MODELS:
         model = models.create_model(name)
@@ -183,7 +182,7 @@ def counted_models() -> list[dict[str, Any]]:
             {
                 "name": name,
                 "parameters": sum(math.prod(x.shape) for x in jax.tree.leaves(params)),
-                "flops": worker.forward_flops(job, model),
+                "flops": flops.forward_flops(model, image.shape),
                 "weights": _published(name),
             }
         )

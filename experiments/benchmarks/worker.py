@@ -12,7 +12,6 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 CLASSES = 21
@@ -223,33 +222,10 @@ def step_flops(job: dict[str, Any]) -> int:
 
 
 def forward_flops(job: dict[str, Any], model: Any = None) -> int:
-    """2 x the multiplications of the convolutions of the job's network, or of `model`."""
-    import jax
-    import jax.numpy as jnp
+    """FLOPs of a batch's convolutions in the job's network, or in `model`."""
+    from fcn_jax.models import flops
 
-    model = model or _model(job)
-    image = jax.ShapeDtypeStruct((job["batch_size"], *job["image_size"], 3), jnp.float32)
-    variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
-    jaxpr = jax.make_jaxpr(partial(model.apply, train=False))(variables, image)
-    return _count(jaxpr.jaxpr)
-
-
-def _count(jaxpr) -> int:
-    """FLOPs of the convolutions of a jaxpr and of the functions it calls."""
-    total = 0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "conv_general_dilated":
-            kernel, output = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
-            spread = equation.params["lhs_dilation"]  # a transposed one multiplies mostly zeros
-            taps = kernel[0] * kernel[1] * kernel[2] * kernel[3]
-            total += 2 * taps * output[0] * output[1] * output[2] // (spread[0] * spread[1])
-        for value in equation.params.values():
-            # A choice by platform has a branch for each; XLA's convolution stands in one of them.
-            for inner in value if isinstance(value, tuple) else (value,):
-                inner = getattr(inner, "jaxpr", inner)
-                if hasattr(inner, "eqns"):
-                    total += _count(inner)
-    return total
+    return flops.forward_flops(model or _model(job), (job["batch_size"], *job["image_size"], 3))
 
 
 def peak_flops(precision: str) -> float:

@@ -19,6 +19,7 @@ import numpy as np
 
 from fcn_jax import config as configs
 from fcn_jax.data import prepare
+from fcn_jax.models import flops
 from fcn_jax.runtime import distributed, files, signals, source
 from fcn_jax.training import evaluate, progress, run_dir, setup
 from fcn_jax.training.callbacks import Callback, RunInfo
@@ -138,9 +139,8 @@ def _log_start(made: setup.Setup, state: TrainState, done: Progress, folder: Pat
     sharding = made.placement.batch_sharding
     used = 1 if sharding is None else sharding.mesh.size
     void = made.train.counts[-1] / max(1, made.train.counts.sum())
-    flops = setup.forward_flops(made.meta)
-    cost = "" if flops is None else f", {flops / 1e9:.2f} GFLOPs an image"
     height, width = config.data.image_size
+    operations = flops.forward_flops(setup.model_of(made.meta["model"]), (1, height, width, 3))
     _logger.info("device: %d x %s, %s", used, device.device_kind, config.precision)
     _logger.info(
         "data: %s, %s to train on and %d to validate on, %s, "
@@ -149,8 +149,8 @@ def _log_start(made: setup.Setup, state: TrainState, done: Progress, folder: Pat
         count(len(made.class_names), "class"), 100 * void,
     )  # fmt: skip
     _logger.info(
-        "network: %s, %s%s, at %dx%d",
-        config.model.arch, count(info.parameters, "parameter"), cost, height, width,
+        "network: %s, %s, %.3g GFLOPs an image, at %dx%d",
+        config.model.arch, count(info.parameters, "parameter"), operations / 1e9, height, width,
     )  # fmt: skip
     where = f"resumed after step {done.step}" if done.step else "new"
     _logger.info(

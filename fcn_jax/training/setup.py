@@ -140,20 +140,6 @@ def build(
     )
 
 
-def forward_flops(meta: dict[str, Any]) -> float | None:
-    """Floating-point operations of one image's forward pass; None where XLA does not say.
-
-    Args:
-      meta: a setup's or a checkpoint's; the network is traced and not compiled.
-    """
-    model = model_of(meta["model"])
-    image = jax.ShapeDtypeStruct((1, *meta["image_size"], 3), jnp.float32)
-    apply = partial(model.apply, train=False)
-    variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
-    cost = jax.jit(apply).lower(variables, image).cost_analysis()
-    return (cost or {}).get("flops")
-
-
 def _placement(batch_size: int, devices: int | None) -> Placement:
     mesh = distributed.mesh(batch_size, devices)
     shard = None

@@ -73,12 +73,12 @@ def test_what_is_logged(tmp_path, caplog):
     with caplog.at_level(logging.INFO, "fcn_jax"):
         loop.train(fakes.config(epochs=2), fakes.dataset(), tmp_path / "run")
     lines = [r.getMessage() for r in caplog.records if r.name == progress.__name__]
-    # A 3x3 convolution of 3 to 8 channels and a 1x1 one of 8 to 3: over 32 x 32 x (27 x 8 + 24)
-    # multiply-adds at 32 x 32, less what the padding saves.
+    # A 3x3 convolution of 3 to 8 channels and a 1x1 one of 8 to 3, at 32 x 32:
+    # 2 x 32 x 32 x (27 x 8 + 24) operations.
     assert lines[0].endswith(" x cpu, f32")
     assert lines[1].startswith("data: fake, 8 images to train on and 5 to validate on, 3 classes, ")
     assert lines[1].endswith(" % of the pixels void")
-    assert lines[2].startswith("network: tiny, 267 parameters, 0.00 GFLOPs an image, at 32x32")
+    assert lines[2].startswith("network: tiny, 267 parameters, 0.000492 GFLOPs an image, at 32x32")
     assert lines[3] == f"run: {tmp_path / 'run'} (new), 2 epochs of 2 steps, batches of 3"
     assert lines[4] == "compiling the training step ..."
     assert lines[5].startswith("first step after ")
