@@ -29,9 +29,10 @@ LOSSES = {
 RTOL = (1e-5, 1e-4, 1e-3)
 """Of each step. Adam divides by the gradient's size, so that rounding grows from step to step."""
 
-DEEP_RTOL = (1e-4, 2e-2, 2e-2)
+DEEP_RTOL = (1e-4, 2e-2, 1e-1)
 """Of `fcn_resnet50`, 50 layers of batch norm from random weights: initial weights that differ by
-1e-6 of their size change its losses by 4e-6, 8e-3 and 4e-3."""
+1e-6 of their size change its losses by 4e-6, 8e-3 and 4e-3. The XLA of jax 0.12 rounds otherwise
+than that of 0.10, which changes the third by 4e-2."""
 
 SLOW = ("unet", "resnet50_fcn", "fcn_resnet50")
 
