@@ -4,6 +4,8 @@
     python -m experiments.benchmark --against torch stock --cpu-malloc --out speed.json
     python -m experiments.benchmark --arch unet --batch-size 4 --mode train --against torch
     python -m experiments.benchmark --epoch --arch fcn                # where an epoch's time goes
+    python -m experiments.benchmark --layers                          # single convolutions
+    python -m experiments.benchmark --start MY-FOLDER                 # until the first step
 
 Each contender is a process of its own that stays alive. They are timed one after another in several
 rounds, so that a change of the machine's load affects all of them. A ratio is the median over the
@@ -41,10 +43,12 @@ BATCH_SIZE = {
     "unet": 4,
     "resnet50_fcn": 16,
     "unet_resnet50": 8,
+    "fcn_resnet50": 4,
     "deeplabv3_resnet50": 4,
 }
-"""Of training, evaluation and `predict_batch`; `predict` is of one image, as `experiments.predict`
-makes it. Networks without a baseline (`networks.NETWORKS`) are measured alone."""
+"""Of training; evaluation and `predict_batch` have `BATCH_SIZE_FORWARD`, `predict` one image, as
+`experiments.predict` makes it."""
+BATCH_SIZE_FORWARD = 16
 MODES = ("train", "eval", "predict", "predict_batch")
 ACCELERATORS = ("nvidia[0-9]*", "accel[0-9]*", "vfio/[0-9]*", "kfd")
 """Files in /dev of NVIDIA's GPUs, TPUs (two generations of drivers) and AMD's GPUs."""
@@ -60,19 +64,24 @@ def parser() -> arguments.Parser:
         kind, text = arguments.choice(choices), text.replace("%", "%%")
         return {"nargs": "+", "metavar": "NAME", "type": kind, "default": default, "help": text}
 
-    choices = f"of {', '.join(BATCH_SIZE)} (default: {', '.join(networks.NETWORKS)})"
-    p.add_argument("--arch", **several(list(BATCH_SIZE), networks.NETWORKS, choices))
+    p.add_argument(
+        "--arch",
+        **several(list(BATCH_SIZE), list(BATCH_SIZE), f"of {', '.join(BATCH_SIZE)} (default: all)"),
+    )
     p.add_argument("--mode", **several(MODES, MODES, f"of {', '.join(MODES)} (default: all)"))
     sizes = ", ".join(f"{size} for {name}" for name, size in BATCH_SIZE.items())
     p.add_argument(
         "--batch-size",
         type=arguments.whole(1, 65_536),
         metavar="N",
-        help=f"of a step (default: {sizes}; 1 for predict)",
+        help=f"of a step (default: to train {sizes}; 1 for predict, else {BATCH_SIZE_FORWARD})",
     )
     flags.add_config_flags(p, ["data.image_size", "precision"])
-    contenders = "torch: PyTorch in each of its modes; stock: plain Flax and optax"
-    p.add_argument("--against", **several(("torch", "stock"), [], contenders))
+    contenders = (
+        "torch: PyTorch in each of its modes; onnx: onnxruntime, for predictions; stock: plain "
+        "Flax and optax, for the networks that are written in it"
+    )
+    p.add_argument("--against", **several(("torch", "onnx", "stock"), [], contenders))
     modes = f"of {', '.join(TORCH_MODES)} (default: all it has here)"
     p.add_argument("--torch-mode", **several(TORCH_MODES, [], modes))
     p.add_argument(
@@ -97,6 +106,15 @@ def parser() -> arguments.Parser:
         help="instead: an epoch of a run, its steps alone and its input alone, on images of "
         "VOC-2007's number and sizes",
     )
+    p.add_argument(
+        "--layers", action="store_true", help="instead: single convolutions, against PyTorch's too"
+    )
+    p.add_argument(
+        "--start",
+        metavar="FOLDER",
+        help="instead: the first and the second start of a run on a folder of images, with its "
+        "memory, and the loader that decodes while it trains",
+    )
     arguments.add_fields(p, "", Runtime(), ["cache"], cache={"default": "auto"})
     p.add_argument(
         "--out", type=arguments.path, metavar="FILE.json", help="write the results there too"
@@ -116,8 +134,13 @@ def precision(args: argparse.Namespace) -> str:
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
     """The flags, as the results keep them."""
-    kept = {k: v for k, v in vars(args).items() if k not in ("out", "data.image_size")}
+    kept = {k: v for k, v in vars(args).items() if k not in ("out", "start", "data.image_size")}
     return {**kept, "image_size": image_size(args), "precision": precision(args)}
+
+
+def _batch_size(arch: str, mode: str) -> int:
+    sizes = {"train": BATCH_SIZE[arch], "predict": 1}
+    return sizes.get(mode, BATCH_SIZE_FORWARD)
 
 
 def jobs(args: argparse.Namespace, arch: str, mode: str, cache: str) -> dict[str, dict[str, Any]]:
@@ -125,7 +148,7 @@ def jobs(args: argparse.Namespace, arch: str, mode: str, cache: str) -> dict[str
     common = {
         "arch": arch,
         "mode": "predict" if mode == "predict_batch" else mode,
-        "batch_size": args.batch_size or (1 if mode == "predict" else BATCH_SIZE[arch]),
+        "batch_size": args.batch_size or _batch_size(arch, mode),
         "image_size": image_size(args),
         "precision": precision(args),
         "frozen": not args.train_backbone,
@@ -134,8 +157,10 @@ def jobs(args: argparse.Namespace, arch: str, mode: str, cache: str) -> dict[str
         "cache": cache,
     }
     result = {"ours": {**common, "framework": "ours"}}
-    if "stock" in args.against:
+    if "stock" in args.against and arch in networks.NETWORKS:
         result["stock"] = {**common, "framework": "stock"}
+    if "onnx" in args.against and mode.startswith("predict"):
+        result["onnx"] = {**common, "framework": "onnx"}
     if "torch" in args.against:
         graphs = not args.cpu and found_accelerator(ACCELERATORS[:1])
         for kind in args.torch_mode or TORCH_MODES[: 4 if graphs else 3]:
@@ -147,18 +172,16 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, print the table, write the file."""
     args = parser().parse_args(argv)
     configs.DataConfig(image_size=image_size(args))  # checks it
-    alone = [arch for arch in args.arch if arch not in networks.NETWORKS]
-    if args.against and alone:
-        raise InputError(
-            f"--against: there is no baseline for {', '.join(alone)}: measure it without --against"
-        )
-    if "torch" in args.against and not _has_torch():
-        raise InputError("--against torch: PyTorch is not installed: pip install torch")
+    for name, package in (("torch", "torch"), ("onnx", "onnxruntime")):
+        if name in args.against and not _has(package):
+            raise InputError(f"--against {name}: {package} is not installed: pip install {package}")
     command.tune()  # for the workers as well, which inherit the environment
     args.cpu = args.cpu or on_cpu(os.environ.get("JAX_PLATFORMS", ""))
     contenders.require_backend(args.cpu)
     if args.epoch:
         return _epochs(args)
+    if args.layers or args.start:
+        return _parts(args)
     settings = _settings(args)
     data: dict[str, Any] = {"machine": contenders.machine(), "settings": settings, "results": []}
     for arch in args.arch:
@@ -225,14 +248,35 @@ def on_cpu(platforms: str) -> bool:
     return platforms == "cpu" if platforms else not found_accelerator()
 
 
+def _parts(args: argparse.Namespace) -> int:
+    """Measure single layers or starts, print the table, write the file."""
+    from experiments.benchmarks import layers, start
+
+    def report(text: str) -> None:
+        print(text, file=sys.stderr)
+
+    if args.layers:
+        found = layers.measure(args.pairs, report)
+    else:
+        arch = args.arch[0]
+        size = args.batch_size or BATCH_SIZE[arch]
+        job = {"dataset": args.start, "arch": arch, "batch_size": size}
+        found = start.measure({**job, "image_size": image_size(args)}, report)
+    data = {"machine": contenders.machine(), "settings": _settings(args), **found}
+    if args.out:
+        args.out.write_text(json.dumps(data, indent=1) + "\n")
+    print((layers if args.layers else start).table(data))
+    return 0
+
+
 def found_accelerator(patterns: Sequence[str] = ACCELERATORS, devices: Path = Path("/dev")) -> bool:
     """Whether this machine has one; jax, which would hold it, is not asked."""
     return any(any(devices.glob(pattern)) for pattern in patterns)
 
 
-def _has_torch() -> bool:
+def _has(package: str) -> bool:
     with contextlib.suppress(metadata.PackageNotFoundError):
-        return bool(metadata.version("torch"))
+        return bool(metadata.version(package))
     return False
 
 

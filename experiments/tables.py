@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import paper
+from experiments.benchmarks import layers, start
 from experiments.benchmarks import tables as speed_tables
 from experiments.cli import arguments, command
 from fcn_jax.report import tables, text
@@ -234,6 +235,16 @@ def epoch_table() -> str:
     return speed_tables.epoch_table({k: v for data in files for k, v in data["epochs"].items()})
 
 
+def layers_table() -> str:
+    """The layers-cpu.json of `experiments.benchmark --layers --out`."""
+    return layers.table(json.loads((RESULTS / "layers-cpu.json").read_text()))
+
+
+def start_table() -> str:
+    """The start-cpu.json of `experiments.benchmark --start --out`."""
+    return start.table(json.loads((RESULTS / "start-cpu.json").read_text()))
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "shapes": lambda: result_table("shapes"),
     "models": models_table,
@@ -244,6 +255,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "paper-short": short_paper_table,
     "speed": speed_table,
     "epoch": epoch_table,
+    "layers": layers_table,
+    "start": start_table,
 }
 
 

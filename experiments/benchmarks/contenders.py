@@ -95,7 +95,7 @@ def compare(
             worker = Worker(name, job)
             stack.callback(worker.close)
             workers.append(worker)
-            if job["framework"] != "torch" and "error" not in worker.facts:
+            if job["framework"] in ("ours", "stock") and "error" not in worker.facts:
                 worker.facts["warm_seconds"] = seconds_again(job)
         working = [w for w in workers if "error" not in w.facts]
         steps = {w: max(1, math.ceil(ROUND_SECONDS / w.time_round(1))) for w in working}
@@ -109,13 +109,12 @@ def compare(
 
 
 def ratios(contenders: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """How much faster we are: {"torch", "torch_best", "stock"}, those that ran."""
+    """How much faster we are: {"torch", "torch_best", "onnx", "stock"}, those that ran."""
     times = {name: c["seconds"] for name, c in contenders.items() if c["seconds"]}
     mine, result = times["ours"], {}
     torch = [name for name in times if name.startswith("torch")]
     baselines = {"torch": min(torch, key=lambda n: statistics.median(times[n]))} if torch else {}
-    if "stock" in times:
-        baselines["stock"] = "stock"
+    baselines |= {name: name for name in ("onnx", "stock") if name in times}
     for kind, name in baselines.items():
         result[kind] = statistics.median(b / a for a, b in zip(mine, times[name], strict=True))
         result[f"{kind}_best"] = name
@@ -124,7 +123,7 @@ def ratios(contenders: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """What the numbers were measured on."""
-    packages = ("jax", "jaxlib", "flax", "optax", "torch", "numpy")
+    packages = ("jax", "jaxlib", "flax", "optax", "torch", "onnxruntime", "numpy")
     versions = {}
     for package in packages:
         with contextlib.suppress(metadata.PackageNotFoundError):

@@ -1,12 +1,16 @@
-"""The four networks as lists of layers, for the benchmark's baselines: PyTorch and plain Flax.
+"""Networks as lists of layers, for the benchmark's baselines: PyTorch and plain Flax.
 
 Written apart from `fcn_jax.models` so that a baseline runs its own framework's layers on the same
 network; the tests compare the numbers of parameters.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
-NETWORKS = ("fcn", "simplified_unet", "unet", "resnet50_fcn")
+NETWORKS = ("fcn", "simplified_unet", "unet", "resnet50_fcn", "unet_resnet50")
+
+TORCHVISION = ("fcn_resnet50", "deeplabv3_resnet50")
+"""Networks whose baseline is torchvision's own."""
 
 
 class Op(NamedTuple):
@@ -14,8 +18,8 @@ class Op(NamedTuple):
 
     kind: str
     """conv, up (transposed convolution that doubles the size), bn, relu, pool, push (keep it),
-    cat (put what was kept last beside), block (bottleneck), resize (to the input's size), freeze
-    (what comes before is not trained and keeps its statistics)."""
+    cat (put what was kept last beside), double (nearest neighbour), block (bottleneck), resize (to
+    the input's size), freeze (what comes before is not trained and keeps its statistics)."""
     features: int = 0
     size: int = 3
     stride: int = 1
@@ -29,6 +33,7 @@ def network(name: str, classes: int, frozen: bool = False) -> list[Op]:
         "simplified_unet": _simplified_unet,
         "unet": _unet,
         "resnet50_fcn": _resnet50_fcn,
+        "unet_resnet50": _unet_resnet50,
     }[name](classes)
     return [op for op in ops if frozen or op.kind != "freeze"]
 
@@ -68,12 +73,27 @@ def _unet(classes: int) -> list[Op]:
     return [*ops, Op("conv", classes, size=1)]
 
 
-def _resnet50_fcn(classes: int) -> list[Op]:
-    ops = [Op("conv", 64, size=7, stride=2, bias=False), BN, RELU, Op("pool", size=3, stride=2)]
+def _resnet50() -> Iterator[list[Op]]:
+    """Its parts: the first convolution, then four stages, the first of which pools."""
+    yield [Op("conv", 64, size=7, stride=2, bias=False), BN, RELU]
     for stage, blocks in enumerate((3, 4, 6, 3)):
-        for i in range(blocks):
-            ops.append(Op("block", 64 * 2**stage, stride=2 if stage and not i else 1))
+        pool = [Op("pool", size=3, stride=2)] if stage == 0 else []
+        strides = [2 if stage else 1] + [1] * (blocks - 1)
+        yield [*pool, *(Op("block", 64 * 2**stage, stride=stride) for stride in strides)]
+
+
+def _resnet50_fcn(classes: int) -> list[Op]:
+    ops = [op for part in _resnet50() for op in part]
     ops += [Op("freeze"), Op("conv", 1024, size=1), RELU, Op("conv", 512, size=1), RELU]
     for i, features in enumerate((256, 128, 64, 64)):
         ops += [Op("up", features), RELU] + [BN] * (i > 1)
     return [*ops, Op("conv", classes, size=1), Op("resize")]
+
+
+def _unet_resnet50(classes: int) -> list[Op]:
+    *parts, last = _resnet50()
+    ops = [op for part in parts for op in [*part, Op("push")]] + last
+    for i, features in enumerate((256, 128, 64, 32, 16)):
+        ops += [Op("double")] + [Op("cat")] * (i < 4)
+        ops += [Op("conv", features, bias=False), BN, RELU] * 2
+    return [*ops, Op("conv", classes)]

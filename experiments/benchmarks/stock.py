@@ -56,6 +56,8 @@ class Network(nn.Module):
                 x, frozen = jax.lax.stop_gradient(x), False
             elif op.kind == "cat":
                 x = jnp.concatenate([x, kept.pop()], -1)
+            elif op.kind == "double":
+                x = x.repeat(2, 1).repeat(2, 2)
             elif op.kind == "resize":
                 x = jax.image.resize(x, (*shape[:3], x.shape[-1]), "bilinear")
             else:

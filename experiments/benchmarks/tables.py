@@ -8,7 +8,7 @@ from typing import Any
 
 HEADER = (
     "network", "work", "batch", "step", "img/s", "compile, again", "memory", "FLOP/s",
-    "PyTorch's best", "speed to it", "memory to it", "speed to plain Flax",
+    "PyTorch's best", "speed to it", "memory to it", "speed to onnxruntime", "speed to plain Flax",
 )  # fmt: skip
 
 
@@ -19,12 +19,12 @@ def rows(results: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
         if "error" in ours:
             yield [result["arch"], result["mode"], str(result["batch_size"]), ours["error"]] + [
                 ""
-            ] * 8
+            ] * (len(HEADER) - 4)
             continue
         step = statistics.median(ours["seconds"])
         name = f"{result['arch']}{result.get('backbone', '')}"
         best = result["contenders"].get(result["ratios"].get("torch_best"))
-        speed, plain = result["ratios"].get("torch"), result["ratios"].get("stock")
+        speed, onnx, plain = (result["ratios"].get(kind) for kind in ("torch", "onnx", "stock"))
         flops = ours["flops"] / step
         yield [
             name,
@@ -40,6 +40,7 @@ def rows(results: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
             else "",
             f"{speed:.2f}" if speed else "",
             f"{ours['peak_bytes'] / best['peak_bytes']:.2f}" if best else "",
+            f"{onnx:.2f}" if onnx else "",
             f"{plain:.1f}" if plain else "",
         ]
 
@@ -63,21 +64,44 @@ def speed_table(files: Sequence[Path | str]) -> str:
         data = json.loads(Path(file).read_text())
         about, settings = data["machine"], data["settings"]
         device = next((r["contenders"]["ours"].get("device") for r in data["results"]), None)
-        where = f"{about['cpu']}, {about['cores']} cores"
-        if device and device != "cpu":
-            where = f"{device} ({where})"
-        versions = ", ".join(
-            f"{name} {v}" for name, v in about["versions"].items() if name in ("jax", "torch")
-        )
+        where = machine(about, device)
         size = "x".join(str(n) for n in settings["image_size"])
         memory = ", huge pages" * about.get("huge_pages", False)
         memory += ", freed memory kept (--cpu-malloc)" * settings["cpu_malloc"]
-        title = f"{where}; {versions}; {settings['precision']}, {size}{memory}"
+        title = f"{where}; {settings['precision']}, {size}{memory}"
         parts.setdefault(title, []).extend(data["results"])
     tables = (
-        f"{title}\n\n{markdown(HEADER, list(rows(results)))}\n" for title, results in parts.items()
+        f"{title}{_allowed(results)}\n\n{markdown(HEADER, list(rows(results)))}\n"
+        for title, results in parts.items()
     )
     return "\n".join(tables)
+
+
+def machine(about: dict[str, Any], device: str | None = None) -> str:
+    """A machine and the versions on it, in a line; `about` is from `contenders.machine`."""
+    where = f"{about['cpu']}, {about['cores']} cores"
+    if device and device != "cpu":
+        where = f"{device} ({where})"
+    names = ("jax", "torch", "onnxruntime")
+    return "; ".join(
+        [where, ", ".join(f"{n} {v}" for n, v in about["versions"].items() if n in names)]
+    )
+
+
+def allowed(limits: dict[str, float]) -> str:
+    """What a machine allows, in a few words; `limits` is from `worker.limits`."""
+    flops, speed = limits["peak_flops"] / 1e9, limits["bytes_per_second"] / 1e9
+    return f"a large matrix product {flops:.0f} GFLOP/s, memory {speed:.0f} GB/s"
+
+
+def _allowed(results: Sequence[dict[str, Any]]) -> str:
+    """The best of what the rows' processes found."""
+    ours = [r["contenders"]["ours"] for r in results]
+    known = [facts for facts in ours if "bytes_per_second" in facts]
+    if not known:  # a file from before it was measured
+        return ""
+    names = ("peak_flops", "bytes_per_second")
+    return f"; {allowed({name: max(facts[name] for facts in known) for name in names})}"
 
 
 def epoch_table(found: dict[str, Any]) -> str:

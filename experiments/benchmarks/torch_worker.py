@@ -1,10 +1,13 @@
 """The benchmark's PyTorch: the same networks and steps, in each of its modes."""
 
+import sys
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional
 
-from experiments.benchmarks.networks import Op, network
+from experiments.benchmarks.networks import TORCHVISION, Op, network
 
 MODES = ("eager", "channels_last", "compile", "compile_graphs")
 """The two `compile` are with channels_last; `compile_graphs`, CUDA graphs, is for a GPU only."""
@@ -87,11 +90,46 @@ class Network(nn.Module):
                 kept.append(x)
             elif op.kind == "cat":
                 x = torch.cat([x, kept.pop()], 1)
+            elif op.kind == "double":
+                x = functional.interpolate(x, scale_factor=2, mode="nearest")
             elif op.kind == "resize":
                 x = functional.interpolate(x, size, mode="bilinear", align_corners=False)
             else:
                 x = layer(x)
         return x
+
+
+class Torchvision(nn.Module):
+    """A network of torchvision, without its auxiliary head."""
+
+    def __init__(self, arch: str, classes: int):
+        super().__init__()
+        make = getattr(_torchvision().models.segmentation, arch)
+        self.inner = make(weights=None, weights_backbone=None, num_classes=classes)
+
+    def forward(self, x):
+        """Normalised images [N, 3, H, W] -> logits [N, classes, H, W]."""
+        return self.inner(x)["out"]
+
+
+def _torchvision() -> Any:
+    """torchvision, also where its compiled operators, which no network needs, do not fit torch."""
+    try:
+        import torchvision
+    except RuntimeError:
+        for name in [n for n in sys.modules if n.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        for name in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{name}", "(Tensor a, Tensor b, float c) -> Tensor")
+        import torchvision
+    return torchvision
+
+
+def module(arch: str, classes: int, frozen: bool) -> nn.Module:
+    """The network of that name."""
+    if arch in TORCHVISION:
+        return Torchvision(arch, classes)
+    return Network(network(arch, classes, frozen))
 
 
 def make(arch: str, classes: int, work: str, mode: str, precision: str, device: str, frozen: bool):
@@ -110,7 +148,7 @@ def make(arch: str, classes: int, work: str, mode: str, precision: str, device: 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.benchmark = True
     layout = torch.contiguous_format if mode == "eager" else torch.channels_last
-    model = Network(network(arch, classes, frozen)).to(device).to(memory_format=layout)  # type: ignore
+    model = module(arch, classes, frozen).to(device).to(memory_format=layout)  # type: ignore
     model.train(work == "train")
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=1e-4, weight_decay=1e-5, fused=True)

@@ -54,7 +54,7 @@ def serve(job: dict[str, Any], channel) -> None:
         from fcn_jax.runtime import malloc
 
         malloc.keep_freed_memory()
-    build = torch_contender if job["framework"] == "torch" else jax_contender
+    build = {"torch": torch_contender, "onnx": onnx_contender}.get(job["framework"], jax_contender)
     contender = build(job)
     if job.get("again"):
         return answer(channel, contender.facts)
@@ -130,7 +130,7 @@ def jax_contender(job: dict[str, Any]) -> Contender:
     facts = {
         "compile_seconds": compile_seconds,
         "flops": step_flops(job) if job["mode"] == "train" else forward_flops(job),
-        "peak_flops": peak_flops(job["precision"]),
+        **limits(job["precision"]),
         "device": device.device_kind,
     }
 
@@ -228,21 +228,36 @@ def forward_flops(job: dict[str, Any], model: Any = None) -> int:
     return flops.forward_flops(model or _model(job), (job["batch_size"], *job["image_size"], 3))
 
 
-def peak_flops(precision: str) -> float:
-    """FLOP/s of a large matrix product on this device, the best of five."""
+def limits(precision: str) -> dict[str, float]:
+    """What this device allows: FLOP/s of a large matrix product, and bytes/s of memory.
+
+    The best of five. Bytes are those that adding 1 to a large array reads and writes.
+    """
     import jax
     import jax.numpy as jnp
 
     n = 2048 if jax.default_backend() == "cpu" else 8192
     a = jnp.ones((n, n), jnp.bfloat16 if precision == "bf16" else jnp.float32)
     repeat = jax.jit(lambda a: jax.lax.fori_loop(0, 4, lambda _, b: (a @ b) / n, a))
+    long = jnp.ones((2**26,), jnp.float32)
+    add = jax.jit(lambda a: a + 1, donate_argnums=0)
+    add(jnp.ones_like(long))
+
+    def best(function: Callable[[], Any]) -> float:
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            function()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    def move() -> None:
+        nonlocal long
+        long = add(long).block_until_ready()
+
     repeat(a).block_until_ready()
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        repeat(a).block_until_ready()
-        times.append(time.perf_counter() - start)
-    return 4 * 2 * n**3 / min(times)
+    product = best(lambda: repeat(a).block_until_ready())
+    return {"peak_flops": 4 * 2 * n**3 / product, "bytes_per_second": 2 * long.nbytes / best(move)}
 
 
 # ---- PyTorch -------------------------------------------------------------------------------------
@@ -279,6 +294,42 @@ def torch_contender(job: dict[str, Any]) -> Contender:
     facts = {"compile_seconds": time.perf_counter() - start, "device": device}
     memory = torch.cuda.max_memory_allocated if device == "cuda" else lambda: None
     return Contender(lambda: run(image, mask), wait, facts, memory)
+
+
+# ---- onnxruntime ---------------------------------------------------------------------------------
+
+
+def onnx_contender(job: dict[str, Any]) -> Contender:
+    """onnxruntime on our own export, with the choice of the class inside the graph."""
+    import jax
+    import numpy as np
+    import onnx
+    import onnxruntime
+
+    from experiments.cli import command
+    from fcn_jax.inference import export, predict
+    from fcn_jax.weights import initialize
+
+    model = _model(job)
+    size = (job["image_size"][0], job["image_size"][1])
+    variables = initialize.random_init(model, jax.random.key(0), size)
+    palette = np.zeros((CLASSES, 3), np.uint8)
+    checkpoint = predict.Checkpoint(model, variables, ("",) * CLASSES, palette, size, {})
+    graph = onnx.load_from_string(export.to_onnx(checkpoint, size).data)
+    make = onnx.helper
+    graph.graph.node.append(make.make_node("ArgMax", ["logits"], ["best"], axis=3, keepdims=0))
+    uint8 = onnx.TensorProto.UINT8
+    graph.graph.node.append(make.make_node("Cast", ["best"], ["classes"], to=uint8))
+    graph.graph.output[0].CopyFrom(make.make_tensor_value_info("classes", uint8, ["batch", *size]))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = command.cores()
+    start = time.perf_counter()
+    session = onnxruntime.InferenceSession(
+        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    facts = {"compile_seconds": time.perf_counter() - start, "device": "cpu"}
+    image, _ = random_images(job)
+    return Contender(lambda: session.run(None, {"image": image}), lambda x: x, facts, lambda: None)
 
 
 if __name__ == "__main__":
