@@ -137,8 +137,8 @@ def jax_steps(layer: Layer, ours: bool) -> tuple[Callable, Callable]:
         pads = ((pad, pad), (pad, pad))
         if layer.kind == "up":
             return conv.conv_transpose(x, kernel, padding=pads, output_padding=(extra, extra))
-        strides = {"stride": (layer.stride,) * 2, "dilation": (layer.dilation,) * 2}
-        return conv.conv(x, kernel, padding=pads, **strides)
+        stride, dilation = (layer.stride, layer.stride), (layer.dilation, layer.dilation)
+        return conv.conv(x, kernel, stride=stride, padding=pads, dilation=dilation)
 
     function = fast if ours else plain
     options = xla_options.options() if ours else None
