@@ -28,7 +28,7 @@ def measure(job: dict[str, Any], report: Callable[[str], None]) -> dict[str, Any
     """Time two starts and the loader.
 
     Args:
-          job: dataset, arch, batch_size, image_size.
+        job: dataset, arch, batch_size, image_size.
         report: called with what is being done.
 
     Returns:
