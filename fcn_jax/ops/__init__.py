@@ -8,7 +8,7 @@ XLA's own everywhere else. Any order and mode of differentiation, `vmap` and `ji
 - `conv.conv`, `conv.conv_transpose`: PyTorch's `conv2d` and `conv_transpose2d`, without bias.
 - `conv.fast_on_cpu`: within it, results without derivatives use the CPU's formulas too.
 - `max_pool.max_pool`, `upsample.double_nearest`.
-- `im2col`, `winograd`: the formulas themselves.
+- `im2col`, `winograd`, `dilated`: the formulas themselves.
 
 Examples:
     >>> import jax, jax.numpy as jnp

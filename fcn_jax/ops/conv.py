@@ -2,10 +2,11 @@
 
 XLA's CPU backend runs a convolution forward at the speed of its matrix product, but the gradient
 of the kernel, a convolution whose window is the whole image, at 1 to 30 % of it. Here the same sum
-is written as a matrix product of patches (fcn_jax/ops/im2col.py), and a 3x3 convolution of many
-channels, with both its gradients, as Winograd's (fcn_jax/ops/winograd.py). Elsewhere nothing
-changes: a program lowered for a GPU or a TPU holds XLA's convolutions only, and so does a program
-without derivatives that does not ask for more.
+is written as a matrix product of patches (fcn_jax/ops/im2col.py), a 3x3 convolution of many
+channels, with both its gradients, as Winograd's (fcn_jax/ops/winograd.py), and a dilated one as
+several undilated ones, or without the taps that see only padding (fcn_jax/ops/dilated.py).
+Elsewhere nothing changes: a program lowered for a GPU or a TPU holds XLA's convolutions only, and
+so does a program without derivatives that does not ask for more.
 
 How: `jax.custom_jvp`, and a derivative *whose transpose is the fast formula*. The derivative of
 y = conv(x, k) is conv(dx, k) + conv(x, dk); the second term is written as patches(x) . dk, so that
@@ -28,7 +29,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
-from fcn_jax.ops import im2col, winograd
+from fcn_jax.ops import dilated, im2col, winograd
 from fcn_jax.ops.im2col import Pair, Window
 
 Arrays = tuple[Array, Array]
@@ -55,17 +56,13 @@ XLA's processor time, 64 -> 64 at 56x56 0.67, 16 -> 16 at 224x224 1.5."""
 CACHED_BYTES = 64 * 2**20
 """Tiles of one image up to which that holds. (64 -> 64 at 224x224, 98 MiB: 1.1.)"""
 
-RGB = 4
-"""Channels up to which patches are faster for 3x3 taps: 3 -> 64 at 224x224 takes 0.80 of XLA's
-processor time for one image and 0.90 for eight."""
-
 RESULT_BYTES = 8 * 2**20
 """Result of a transposed convolution from which on patches are faster for `FEW` features: 64 -> 64
 at 56x56 takes 1.22 of XLA's processor time for one image, 3 MiB, and 0.69 for eight."""
 
-POSITIONS = 256
-"""Pixels up to which patches are faster for every transposed convolution (512 -> 512 at 7x7: 0.88
-of XLA's processor time for one image, 1.02 for eight)."""
+INSIDE = 0.6
+"""Products with pixels inside the image, as a part of all, up to which taps are summed one by one
+(DeepLab's 3x3 taps at 28x28 have 0.51, 0.18 and 0.11 at dilations 12, 24 and 36)."""
 
 
 _mode: ContextVar[str] = ContextVar("mode", default="plain")
@@ -207,11 +204,26 @@ def _formulas(x: Array, kernel: Array, window: Window) -> _Formulas:
     if min(*x.shape[1:3], *after) < max(kh, kw):
         return _Formulas(im2col.conv, im2col.conv, im2col.conv)
     if (kh, kw) == (1, 1) and window.padding == ((0, 0), (0, 0)):
-        return _Formulas(_xla_conv, _xla_conv, im2col.pointwise_conv)
+        product = im2col.pointwise_product
+        return _Formulas(product, product, im2col.pointwise_conv)
+    if _mostly_padding(x, kernel, window):
+        products = (im2col.pointwise_product, im2col.pointwise_product, im2col.pointwise_conv)
+        return _Formulas(*(partial(dilated.by_taps, product) for product in products))
     many = channels * features >= MANY * (channels + features)
-    if many and (kh, kw) == (3, 3) and window.stride == window.dilation == (1, 1):
-        return _Formulas(winograd.conv, winograd.conv_scattered, winograd.conv)
+    if many and (kh, kw) == (3, 3):
+        formulas = (winograd.conv, winograd.conv_scattered, winograd.conv)
+        if window.stride == window.dilation == (1, 1):
+            return _Formulas(*formulas)
+        if dilated.has_phases(window):
+            return _Formulas(*(partial(dilated.by_phases, formula) for formula in formulas))
     return _Formulas(_xla_conv, _xla_conv, im2col.conv)
+
+
+def _mostly_padding(x: Array, kernel: Array, window: Window) -> bool:
+    """Whether most products of the taps are with zeros, as they are at a wide dilation."""
+    if window.dilation == (1, 1):
+        return False
+    return dilated.overlap(x.shape[1:3], kernel.shape[:2], window) <= INSIDE
 
 
 def _formulas_transpose(x: Array, kernel: Array, window: Window) -> _Formulas:
@@ -228,22 +240,30 @@ def _forward_formula(x: Array, kernel: Array, window: Window) -> Callable[..., A
     if (kh, kw) != (3, 3):
         return _formulas(x, kernel, window).forward
     height, width = (window.out_size(x.shape[1 + i], 3, i) for i in (0, 1))
-    if min(*x.shape[1:3], height, width) < 3 or channels <= RGB:
+    if min(*x.shape[1:3], height, width) < 3:
         return im2col.conv
+    if _mostly_padding(x, kernel, window):
+        return partial(dilated.by_taps, im2col.pointwise_product)
+    phases = dilated.has_phases(window)
+    if not phases and not window.stride == window.dilation == (1, 1):
+        return _xla_conv
+    if phases:
+        height, width = dilated.phase_size((height, width), window)
+    count = len(x) * math.prod(window.dilation)
     tiles = -(-height // 2) * -(-width // 2)
     tile_bytes = 16 * tiles * (channels + features) * x.dtype.itemsize
     least = ENOUGH if tile_bytes <= CACHED_BYTES else MANY
     many = channels * features >= least * (channels + features)
-    if many and window.stride == window.dilation == (1, 1) and len(x) * tiles >= TILES:
-        return winograd.conv
-    return _xla_conv
+    if not many or count * tiles < TILES:
+        return _xla_conv
+    return partial(dilated.by_phases, winograd.conv) if phases else winograd.conv
 
 
 def _forward_formula_transpose(x: Array, kernel: Array, window: Window) -> Callable[..., Array]:
     """As `_forward_formula`."""
     n, height, width, _ = x.shape
     formula = _formulas_transpose(x, kernel, window).forward
-    if n * height * width <= POSITIONS or min(height, width) < max(kernel.shape[:2]):
+    if min(height, width) < max(kernel.shape[:2]):
         return im2col.conv_transpose
     result_bytes = n * height * width * math.prod(window.stride) * kernel.shape[3]
     if formula is im2col.conv_transpose and result_bytes * x.dtype.itemsize < RESULT_BYTES:

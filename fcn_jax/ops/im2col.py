@@ -85,6 +85,14 @@ def conv(x: Array, kernel: Array, window: Window) -> Array:
     return y[:, :out_h]
 
 
+def pointwise_product(x: Array, kernel: Array, window: Window) -> Array:
+    """`conv` for a kernel of one tap, as a single product."""
+    (_, _, channels, features), (sh, sw) = kernel.shape, window.stride
+    x = x[:, ::sh, ::sw]
+    y = lax.dot(wide(x.reshape(-1, channels)), wide(kernel[0, 0]))
+    return y.reshape(*x.shape[:3], features).astype(x.dtype)
+
+
 def pointwise_conv(x: Array, kernel: Array, window: Window) -> Array:
     """`conv` for a kernel of one tap, where the patches are x itself: no copy, no loop.
 

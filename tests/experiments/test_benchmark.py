@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import pytest
 
 from experiments import benchmark
-from experiments.benchmarks import contenders, stock, tables, worker
-from experiments.benchmarks.networks import NETWORKS, network
+from experiments.benchmarks import contenders, layers, start, stock, tables, worker
+from experiments.benchmarks.networks import NETWORKS, TORCHVISION, network
 from fcn_jax.models import create_model
 from fcn_jax.types import InputError
 
 PARAMETERS = {
     "fcn": 5_493_645, "simplified_unet": 3_015_509, "unet": 31_044_821, "resnet50_fcn": 27_718_293,
+    "unet_resnet50": 32_524_005, "fcn_resnet50": 32_957_013, "deeplabv3_resnet50": 39_638_869,
 }  # fmt: skip
 
 
@@ -63,6 +64,19 @@ def test_a_frozen_backbone_counts_once():
     trained = sum(2 * p * k * i * o for p, k, i, o in head)
     assert whole == 3 * forward
     assert worker.step_flops({**job, "frozen": True}) == forward + 2 * trained
+
+
+@pytest.mark.parametrize("arch", TORCHVISION)
+def test_so_do_torchvisions(arch):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("torchvision")
+    from experiments.benchmarks import torch_worker
+
+    assert count(create_model(arch)) == PARAMETERS[arch]
+    with torch.device("meta"):
+        model = torch_worker.module(arch, 21, frozen=True).eval()
+        assert model(torch.zeros(2, 3, 64, 96)).shape == (2, 21, 64, 96)
+    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[arch]
 
 
 @pytest.mark.slow
@@ -198,14 +212,75 @@ def test_a_batch_is_predicted_by_all():
         assert {(job["mode"], job["batch_size"]) for job in made.values()} == {("predict", size)}
 
 
-def test_networks_without_a_baseline_are_measured_alone():
-    args = benchmark.parser().parse_args([])
-    assert list(args.arch) == list(NETWORKS)
+def test_each_network_has_the_baselines_that_exist():
+    args = benchmark.parser().parse_args(["--against", "torch", "onnx", "stock", "--cpu"])
+    assert set(args.arch) == {*NETWORKS, *TORCHVISION}
+    torch = {f"torch-{mode}" for mode in benchmark.TORCH_MODES[:3]}
+    for arch, mode, more in (
+        ("unet", "train", {"stock"}),
+        ("unet_resnet50", "predict", {"stock", "onnx"}),
+        ("deeplabv3_resnet50", "predict_batch", {"onnx"}),
+    ):
+        made = benchmark.jobs(args, arch, mode, "cache")
+        assert set(made) == {"ours", *torch, *more}
     job = benchmark.jobs(args, "deeplabv3_resnet50", "train", "cache")["ours"]
     assert job["batch_size"] == 4
     assert worker.step_flops({**job, "image_size": [32, 32]}) > 0
-    with pytest.raises(InputError, match="no baseline for unet_resnet50: measure it without"):
-        benchmark.main(["--arch", "fcn", "unet_resnet50", "--against", "torch", "--cpu"])
+
+
+def test_onnxruntime_predicts_what_we_do():
+    for name in ("onnx", "onnxruntime"):
+        pytest.importorskip(name)
+    job = {"arch": "fcn", "batch_size": 2, "image_size": [32, 32], "precision": "f32",
+           "frozen": True, "mode": "predict"}  # fmt: skip
+    [classes] = worker.onnx_contender(job).step()
+    state, predict, _ = worker.ours(job)
+    ours = predict(state, *worker.random_images(job))[1]
+    assert classes.dtype == ours.dtype
+    assert (classes == ours).mean() > 0.999  # but for ties
+
+
+@pytest.mark.parametrize("layer", [layer for layer in layers.LAYERS if layer.side <= 14])
+def test_a_layer_is_the_same_everywhere(layer):
+    small = layer._replace(inputs=3, features=4)
+    shapes = {"ours": layers.jax_steps(small, True)[0]().shape}
+    shapes["xla"] = layers.jax_steps(small, False)[0]().shape
+    if pytest.importorskip("torch"):
+        n, c, h, w = layers.torch_steps(small)[0]().shape
+        shapes["torch"] = (n, h, w, c)
+    assert len(set(shapes.values())) == 1, shapes
+
+
+def test_names_of_layers():
+    assert str(layers.Layer("conv", 28, 3, 4, dilation=2)) == "3x3, 3 -> 4, dilation 2 at 28x28"
+    assert str(layers.Layer("up", 7, 3, 4, 2, 2)) == "transposed, 2x2, 3 -> 4 at 7x7"
+
+
+ABOUT = {"cpu": "Some CPU", "cores": 2, "versions": {"jax": "1"}}
+
+
+def test_layers_table():
+    times = {"ours": 0.001, "xla": 0.002, "torch": 0.0015}
+    entry = {"layer": "3x3", "forward": times, "training": times}
+    limits = {"peak_flops": 2e11, "bytes_per_second": 3e10}
+    text = layers.table({"machine": ABOUT, "layers": [entry], "limits": limits})
+    first, _, *_, last = text.splitlines()
+    allowed = "a large matrix product 200 GFLOP/s, memory 30 GB/s"
+    assert first == f"Some CPU, 2 cores; jax 1; {allowed}"
+    assert last == "| 3x3 | 1 ms | 2 ms | 1.5 ms | 1 ms | 2 ms | 1.5 ms |"
+
+
+@pytest.mark.slow
+def test_starts_are_measured():
+    job = {"dataset": "shapes", "arch": "fcn", "batch_size": 8, "image_size": [32, 32]}
+    found = start.measure(job, lambda text: None)
+    for phases in (found["first"], found["second"]):
+        seconds = [phases[phase]["seconds"] for phase in start.PHASES]
+        assert seconds == sorted(seconds)
+    assert found["second"]["first step"]["seconds"] < found["first"]["first step"]["seconds"]
+    lines = start.table({"machine": ABOUT, **found}).splitlines()
+    assert [line.split(" |")[0][2:] for line in lines[4:10]] == [*start.PHASES, "peak"]
+    assert found["loader"]["images_per_second"] > 0
 
 
 def test_bad_flags():

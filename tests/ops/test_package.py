@@ -24,5 +24,5 @@ for module in pkgutil.iter_modules(fcn_jax.ops.__path__, "fcn_jax.ops."):
 print(sorted(name for name in sys.modules if name.startswith("fcn_jax.ops.")))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for name in ("conv", "im2col", "max_pool", "upsample", "winograd"):
+    for name in ("conv", "dilated", "im2col", "max_pool", "upsample", "winograd"):
         assert f"'fcn_jax.ops.{name}'" in done.stdout
