@@ -237,12 +237,12 @@ def epoch_table() -> str:
 
 def layers_table() -> str:
     """The layers-cpu.json of `experiments.benchmark --layers --out`."""
-    return layers.table(json.loads((RESULTS / "layers-cpu.json").read_text()))
+    return layers.table(_load("layers-cpu"))
 
 
 def start_table() -> str:
     """The start-cpu.json of `experiments.benchmark --start --out`."""
-    return start.table(json.loads((RESULTS / "start-cpu.json").read_text()))
+    return start.table(_load("start-cpu"))
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from experiments.benchmarks import tables, worker
 from experiments.cli import command
+from fcn_jax.report.tables import markdown
 
 FRAMEWORKS = ("ours", "xla", "torch")
 BATCH = 8
@@ -86,19 +87,13 @@ def measure(rounds: int, report: Callable[[str], None]) -> dict[str, Any]:
 
 def table(data: dict[str, Any]) -> str:
     """Markdown: milliseconds of each, forward and in training."""
-    lines = [
-        f"{tables.machine(data['machine'])}; {tables.allowed(data['limits'])}",
-        "",
-        "| layer | one image: ours | XLA | PyTorch | training, 8 images: ours | XLA | PyTorch |",
-        "|---" + "|--:" * 6 + "|",
-    ]
+    header = ["layer", "one image: ours", "XLA", "PyTorch"]
+    rows = [[*header, f"training, {BATCH} images: ours", "XLA", "PyTorch"]]
     for entry in data["layers"]:
-        cells = [entry["layer"]]
-        cells += [
-            f"{1e3 * entry[m][f]:.3g} ms" for m in ("forward", "training") for f in FRAMEWORKS
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        times = [entry[mode][name] for mode in ("forward", "training") for name in FRAMEWORKS]
+        rows.append([entry["layer"], *(f"{1e3 * seconds:.3g} ms" for seconds in times)])
+    about = f"{tables.machine(data['machine'])}; {tables.allowed(data['limits'])}"
+    return f"{about}\n\n{markdown(rows)}"
 
 
 def seconds(step: Callable[[], Any]) -> float:

@@ -18,6 +18,7 @@ from typing import Any
 
 from experiments.benchmarks import tables
 from experiments.cli import command
+from fcn_jax.report.tables import markdown
 
 PHASES = ("import", "prepare", "open", "compile", "first step")
 BATCHES = 100
@@ -48,19 +49,17 @@ def measure(job: dict[str, Any], report: Callable[[str], None]) -> dict[str, Any
 
 def table(found: dict[str, Any]) -> str:
     """Markdown: seconds and memory after each phase, and what the loader does."""
-    lines = [tables.machine(found["machine"]), ""]
-    lines += ["| until | first start | second start | memory of the first | of the second |"]
-    lines.append("|---" + "|--:" * 4 + "|")
-    starts = [found["first"], found["second"]]
+    starts = found["first"], found["second"]
+    rows = [["until", "first start", "second start", "memory of the first", "of the second"]]
     for phase in PHASES:
         seconds = [f"{start[phase]['seconds']:.1f} s" for start in starts]
-        memory = [_memory(start[phase]) for start in starts]
-        lines.append(f"| {' | '.join([phase, *seconds, *memory])} |")
-    peaks = [f"{start['peak_bytes'] / 2**30:.2f} GiB" for start in starts]
-    lines.append(f"| {' | '.join(['peak', '', '', *peaks])} |")
+        rows.append([phase, *seconds, *(_memory(start[phase]) for start in starts)])
+    rows.append(["peak", "", "", *(f"{start['peak_bytes'] / 2**30:.2f} GiB" for start in starts)])
     rate, cpu = (found["loader"][n] for n in ("images_per_second", "cpu_seconds_per_image"))
     loader = f"{rate:.0f} images/s, {1e3 * cpu:.1f} ms of processor time an image"
-    return "\n".join([*lines, "", f"The loader that decodes while it trains, alone: {loader}."])
+    about = tables.machine(found["machine"])
+    end = f"The loader that decodes while it trains, alone: {loader}."
+    return f"{about}\n\n{markdown(rows)}\n\n{end}"
 
 
 def _memory(phase: dict[str, Any]) -> str:
