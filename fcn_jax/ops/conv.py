@@ -204,8 +204,7 @@ def _formulas(x: Array, kernel: Array, window: Window) -> _Formulas:
     if min(*x.shape[1:3], *after) < max(kh, kw):
         return _Formulas(im2col.conv, im2col.conv, im2col.conv)
     if (kh, kw) == (1, 1) and window.padding == ((0, 0), (0, 0)):
-        product = im2col.pointwise_product
-        return _Formulas(product, product, im2col.pointwise_conv)
+        return _Formulas(_xla_conv, _xla_conv, im2col.pointwise_conv)
     if _mostly_padding(x, kernel, window):
         products = (im2col.pointwise_product, im2col.pointwise_product, im2col.pointwise_conv)
         return _Formulas(*(partial(dilated.by_taps, product) for product in products))
@@ -237,6 +236,8 @@ def _formulas_transpose(x: Array, kernel: Array, window: Window) -> _Formulas:
 def _forward_formula(x: Array, kernel: Array, window: Window) -> Callable[..., Array]:
     """The fastest one for the result alone; see the constants above for what was measured."""
     kh, kw, channels, features = kernel.shape
+    if (kh, kw) == (1, 1) and window.padding == ((0, 0), (0, 0)):
+        return im2col.pointwise_product  # 512 -> 256 at 28x28: 0.85 of XLA's processor time
     if (kh, kw) != (3, 3):
         return _formulas(x, kernel, window).forward
     height, width = (window.out_size(x.shape[1 + i], 3, i) for i in (0, 1))
