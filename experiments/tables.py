@@ -235,14 +235,9 @@ def epoch_table() -> str:
     return speed_tables.epoch_table({k: v for data in files for k, v in data["epochs"].items()})
 
 
-def layers_table() -> str:
-    """The layers-cpu.json of `experiments.benchmark --layers --out`."""
-    return layers.table(_load("layers-cpu"))
-
-
-def start_table() -> str:
-    """The start-cpu.json of `experiments.benchmark --start --out`."""
-    return start.table(_load("start-cpu"))
+def measured_table(name: str, table: Callable[[Any], str]) -> str:
+    """What `table` makes of a result file of `experiments.benchmark`, once there is one."""
+    return table(_load(name)) if (RESULTS / f"{name}.json").exists() else "Not measured yet."
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -255,8 +250,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "paper-short": short_paper_table,
     "speed": speed_table,
     "epoch": epoch_table,
-    "layers": layers_table,
-    "start": start_table,
+    "layers": lambda: measured_table("layers-cpu", layers.table),
+    "start": lambda: measured_table("start-cpu", start.table),
 }
 
 
