@@ -3,8 +3,9 @@
 import argparse
 
 from experiments import paper, tuned
-from experiments.cli import arguments, command, stopping, sweep
+from experiments.cli import arguments, command, flags, stopping, sweep
 from fcn_jax import config as configs
+from fcn_jax import plugins
 from fcn_jax.models import registry
 from fcn_jax.types import InputError
 
@@ -80,12 +81,12 @@ def parser() -> arguments.Parser:
     )
     parser.add_argument(
         "--arch",
-        type=arguments.choice(tuned.KEPT),
         metavar="NAME",
         default="fcn",
-        help=f"of the ablation: {', '.join(tuned.KEPT)} (default: fcn)",
+        help="network of the ablation, as for experiments.run (default: fcn)",
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="some of the study's lines")
+    flags.add_plugin_flag(parser)
     sweep.add_flags(parser, "runs/study")
     return parser
 
@@ -94,6 +95,9 @@ def parser() -> arguments.Parser:
 def main(argv: list[str] | None = None) -> int:
     """Run what is missing, then write the page."""
     args = parser().parse_args(argv)
+    if plugins.is_plugin(args.arch):
+        args.plugin = [*args.plugin, args.arch]
+    flags.load_plugins(args)
     specs = ablation(args.arch) if args.study == "ablation" else networks()
     specs = [spec._replace(config=sweep.adapted(spec.config, args)) for spec in specs]
     if args.study == "ablation":  # a flag may have set what a line would change

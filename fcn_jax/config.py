@@ -167,7 +167,8 @@ class ModelConfig:
     freeze_bn: bool = False
     """Keep the backbone's batch statistics as they were loaded; use it with small batches."""
     freeze_stages: int = 0
-    """Freeze the stem and the first N - 1 stages of a ResNet backbone; 0 freezes none."""
+    """Freeze the first N of the backbone's 5 parts, the stem of a ResNet being the first; 0 freezes
+    none."""
     remat: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
 

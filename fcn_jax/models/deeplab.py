@@ -1,4 +1,4 @@
-"""torchvision's DeepLabV3 on a ResNet."""
+"""torchvision's DeepLabV3."""
 
 from typing import Any
 
@@ -69,7 +69,7 @@ class DeepLabHead(nn.Module):
 
 
 class DeepLabV3(DilatedFCN):
-    """torchvision's `deeplabv3_resnet50` and `deeplabv3_resnet101`.
+    """torchvision's `deeplabv3_resnet50`, `deeplabv3_resnet101` and `deeplabv3_mobilenet_v3_large`.
 
     | layer | in -> out channels | what | output at 224x224 |
     |---|---|---|---|
@@ -79,9 +79,11 @@ class DeepLabV3(DilatedFCN):
     | | | bilinear resize to the image, half-pixel centres | 224x224 |
 
     39 638 869 parameters at 21 classes, 42 004 074 with the auxiliary head; 58 630 997 and
-    60 996 202 on ResNet-101. Source: torchvision's `models/segmentation/deeplabv3.py`, after Chen
-    et al. 2017 (arXiv:1706.05587). Differences from torchvision: see `DilatedFCN`; and a batch of
-    one image can be trained (its normalisation over a single value a channel is then all bias).
+    60 996 202 on ResNet-101. On MobileNetV3-Large, whose output stride is 16 and whose auxiliary
+    head is on 40 channels of stage 3, 11 025 477 and 11 029 328. Source: torchvision's
+    `models/segmentation/deeplabv3.py`, after Chen et al. 2017 (arXiv:1706.05587). Differences from
+    torchvision: see `DilatedFCN`; and a batch of one image can be trained (its normalisation over a
+    single value a channel is then all bias).
 
     Attributes:
         rates: the dilations of the three 3x3 branches.

@@ -111,6 +111,30 @@ class Conv(nn.Module):
         return _add_bias(self, y) if self.use_bias else y
 
 
+class DepthwiseConv(nn.Module):
+    """`torch.nn.Conv2d` with a group a channel, without bias; padded as `Conv`; `kernel`."""
+
+    size: int = 3
+    stride: int = 1
+    dilation: int = 1
+    kernel_init: str = "xavier"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), C]."""
+        shape = (self.size, self.size, 1, x.shape[-1])
+        kernel = self.param("kernel", initializer(self.kernel_init), shape)
+        pad = self.dilation * (self.size // 2)
+        return conv.depthwise_conv(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            stride=(self.stride, self.stride),
+            padding=((pad, pad), (pad, pad)),
+            dilation=(self.dilation, self.dilation),
+        )
+
+
 class ConvTranspose(nn.Module):
     """`torch.nn.ConvTranspose2d` at stride 2: [N, H, W, I] -> [N, 2 H, 2 W, features].
 

@@ -32,7 +32,7 @@ class Network:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Keywords that make it this network; a caller may override them."""
     backbone: str | None = None
-    """A key of `models.resnet.DEPTHS` whose weights can be loaded; None: there is no backbone."""
+    """A name of `models.backbones` whose weights can be loaded; None: there is no backbone."""
     backbone_path: str = "backbone"
     """Where in `params` and `batch_stats` the backbone is, such as `backbone` or `net/encoder`."""
     can_freeze: bool = False
@@ -54,11 +54,11 @@ class Network:
         return getattr(importlib.import_module(module), name)
 
 
-def _on_resnet(factory: str, depth: str, output_stride: int, **facts: Any) -> Network:
+def _on_backbone(factory: str, backbone: str, output_stride: int, **facts: Any) -> Network:
     return Network(
         f"fcn_jax.models.{factory}",
-        {"backbone": depth},
-        backbone=depth,
+        {"backbone": backbone},
+        backbone=backbone,
         can_freeze=True,
         output_stride=output_stride,
         **facts,
@@ -69,21 +69,35 @@ MODELS: dict[str, Network] = {
     "fcn": Network("fcn_jax.models.fcn:FCN", output_stride=32),
     "simplified_unet": Network("fcn_jax.models.simplified_unet:SimplifiedUNet", output_stride=16),
     "unet": Network("fcn_jax.models.unet:UNet", output_stride=16),
-    "resnet50_fcn": _on_resnet("resnet_fcn:ResNetFCN", "resnet50", 32, freezes_pretrained=True),
-    "fcn_resnet50": _on_resnet(
+    "resnet50_fcn": _on_backbone("resnet_fcn:ResNetFCN", "resnet50", 32, freezes_pretrained=True),
+    "fcn_resnet50": _on_backbone(
         "resnet_fcn:DilatedFCN", "resnet50", 8, published="fcn_resnet50", has_aux=True
     ),
-    "fcn_resnet101": _on_resnet(
+    "fcn_resnet101": _on_backbone(
         "resnet_fcn:DilatedFCN", "resnet101", 8, published="fcn_resnet101", has_aux=True
     ),
-    "deeplabv3_resnet50": _on_resnet(
+    "deeplabv3_resnet50": _on_backbone(
         "deeplab:DeepLabV3", "resnet50", 8, published="deeplabv3_resnet50", has_aux=True
     ),
-    "deeplabv3_resnet101": _on_resnet(
+    "deeplabv3_resnet101": _on_backbone(
         "deeplab:DeepLabV3", "resnet101", 8, published="deeplabv3_resnet101", has_aux=True
     ),
+    "deeplabv3_mobilenet_v3_large": _on_backbone(
+        "deeplab:DeepLabV3",
+        "mobilenet_v3_large",
+        16,
+        published="deeplabv3_mobilenet_v3_large",
+        has_aux=True,
+    ),
+    "lraspp_mobilenet_v3_large": Network(
+        "fcn_jax.models.mobilenet:LRASPP",
+        backbone="mobilenet_v3_large",
+        can_freeze=True,
+        output_stride=16,
+        published="lraspp_mobilenet_v3_large",
+    ),
     **{
-        f"unet_{depth}": _on_resnet("unet_resnet:ResNetUNet", depth, 32)
+        f"unet_{depth}": _on_backbone("unet_resnet:ResNetUNet", depth, 32)
         for depth in ("resnet18", "resnet34", "resnet50", "resnet101")
     },
 }
@@ -167,7 +181,7 @@ def create_model(
     """
     import jax.numpy as jnp
 
-    from fcn_jax.models import layers, resnet
+    from fcn_jax.models import backbones, layers
 
     network = get(name)
     layers.initializer(init)  # says which there are
@@ -186,7 +200,7 @@ def create_model(
         )
     options = {**network.options, **options}
     if network.backbone is not None and "backbone" in options:
-        resnet.check_depth(options["backbone"])
+        backbones.check(options["backbone"])
     try:
         return factory(**{k: v for k, v in fixed.items() if k in taken}, **options)
     except TypeError as error:
@@ -195,12 +209,20 @@ def create_model(
         raise InputError(f"cannot be made: {error}", field="model.arch", value=name) from error
 
 
+RESNET_PARTS = (("conv1", "bn1"), ("layer1_",), ("layer2_",), ("layer3_",), ("layer4_",))
+MOBILENET_PARTS = (
+    ("stem_", "stage1_"), ("stage2_",), ("stage3_",), ("stage4_",), ("stage5_", "last_")
+)  # fmt: skip
+"""Names in the parameters of a backbone, or their beginnings: the five parts that can be frozen."""
+
+
 def frozen_parameters(network: Network, stages: int) -> tuple[str, ...]:
-    """Where in `params` the stem and the first `stages` - 1 stages of a ResNet backbone are.
+    """Where in `params` the first parts of the backbone are, so many of its five.
 
     Returns prefixes of paths such as `backbone/layer1_`.
     """
-    parts = [("conv1", "bn1"), *((f"layer{n}_",) for n in range(1, 5))]
+    mobile = (network.backbone or "").startswith("mobilenet")
+    parts = MOBILENET_PARTS if mobile else RESNET_PARTS
     return tuple(f"{network.backbone_path}/{part}" for row in parts[:stages] for part in row)
 
 
@@ -214,6 +236,13 @@ def resolve(config: configs.Config) -> configs.Config:
         InputError: unknown network, or a setting that the network has no use for.
     """
     network, scale = get(config.model.arch), config.optim.backbone_scale
+    if config.model.remat and not _takes_remat(network):
+        fitting = ", ".join(name for name, entry in MODELS.items() if _takes_remat(entry))
+        raise InputError(
+            f"{config.model.arch} cannot recompute its activations: use {fitting}",
+            field="model.remat",
+            value=True,
+        )
     if network.backbone is None:
         used = {
             "optim.backbone_scale": (scale, None),
@@ -242,3 +271,7 @@ def resolve(config: configs.Config) -> configs.Config:
                 f"the backbone of {config.model.arch} cannot be frozen", field=name, value=value
             )
     return configs.replace(config, **{"optim.backbone_scale": scale})
+
+
+def _takes_remat(network: Network) -> bool:
+    return "remat" in inspect.signature(network.load()).parameters

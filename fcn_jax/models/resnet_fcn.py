@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from fcn_jax.models import backbones
 from fcn_jax.models.layers import BatchNorm, Conv, ConvTranspose, Dropout, resize_bilinear
 from fcn_jax.models.resnet import ALL, ResNet
 
@@ -121,7 +122,7 @@ class DilatedFCN(nn.Module):
 
     Attributes:
         num_classes: channels of the logits.
-        backbone: a key of `resnet.DEPTHS`; `resnet101` makes it torchvision's `fcn_resnet101`.
+        backbone: see `backbones`; `resnet101` makes it torchvision's `fcn_resnet101`.
         aux: whether there is an auxiliary head; `with_aux` returns its logits too.
         dropout: fraction of the head's values that are dropped in training.
         width: channels of the backbone's first stage, 64; tests take less.
@@ -144,9 +145,10 @@ class DilatedFCN(nn.Module):
 
     def setup(self) -> None:
         frozen = ALL if self.freeze_backbone else self.freeze_stages
-        self.trunk = ResNet(
-            self.backbone, 8, self.width, self.dtype, frozen, self.freeze_bn, name="backbone"
-        )
+        self.trunk = backbones.create(
+            self.backbone, 8, width=self.width, dtype=self.dtype, frozen=frozen,
+            freeze_bn=self.freeze_bn, name="backbone",
+        )  # fmt: skip
         self.head = self.make_head()
         if self.aux:
             dropout = min(self.dropout, 0.1)  # torchvision's, whatever the head has
@@ -168,9 +170,9 @@ class DilatedFCN(nn.Module):
         Use `module.apply(variables, images, train, method="with_aux")`. A training step adds
         `loss.aux_weight` times the loss of the second; torchvision's recipe has 0.5.
         """
-        *_, stage3, stage4 = self.trunk(images, train)
+        *_, finer, last = self.trunk(images, train)
         size = images.shape[1:3]
         return (
-            resize_bilinear(self.head(stage4, train), size),
-            resize_bilinear(self.aux_head(stage3, train), size),
+            resize_bilinear(self.head(last, train), size),
+            resize_bilinear(self.aux_head(finer, train), size),
         )

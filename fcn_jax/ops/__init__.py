@@ -6,9 +6,10 @@ XLA's own everywhere else. Any order and mode of differentiation, `vmap` and `ji
 [N, H, W, C], kernels [kh, kw, I, O].
 
 - `conv.conv`, `conv.conv_transpose`: PyTorch's `conv2d` and `conv_transpose2d`, without bias.
+- `conv.depthwise_conv`: `conv2d` with a group a channel.
 - `conv.fast_on_cpu`: within it, results without derivatives use the CPU's formulas too.
 - `max_pool.max_pool`, `upsample.double_nearest`.
-- `im2col`, `winograd`, `dilated`: the formulas themselves.
+- `im2col`, `winograd`, `dilated`, `depthwise`: the formulas themselves.
 
 Examples:
     >>> import jax, jax.numpy as jnp

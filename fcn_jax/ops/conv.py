@@ -4,7 +4,9 @@ XLA's CPU backend runs a convolution forward at the speed of its matrix product,
 of the kernel, a convolution whose window is the whole image, at 1 to 30 % of it. Here the same sum
 is written as a matrix product of patches (fcn_jax/ops/im2col.py), a 3x3 convolution of many
 channels, with both its gradients, as Winograd's (fcn_jax/ops/winograd.py), and a dilated one as
-several undilated ones, or without the taps that see only padding (fcn_jax/ops/dilated.py).
+several undilated ones, or without the taps that see only padding (fcn_jax/ops/dilated.py). A
+depthwise convolution is slow there in every direction, and is written as shifted products
+(fcn_jax/ops/depthwise.py).
 Elsewhere nothing changes: a program lowered for a GPU or a TPU holds XLA's convolutions only, and
 so does a program without derivatives that does not ask for more.
 
@@ -29,7 +31,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
-from fcn_jax.ops import dilated, im2col, winograd
+from fcn_jax.ops import depthwise, dilated, im2col, winograd
 from fcn_jax.ops.im2col import Pair, Window
 
 Arrays = tuple[Array, Array]
@@ -143,6 +145,34 @@ def conv_transpose(
     return _conv_transpose_once(x, kernel, Window(_pair(stride), padding, (1, 1)), _mode.get())
 
 
+def depthwise_conv(
+    x: Array,
+    kernel: Array,
+    *,
+    stride: Pair = (1, 1),
+    padding: tuple[Pair, Pair] = ((1, 1), (1, 1)),
+    dilation: Pair = (1, 1),
+) -> Array:
+    """Cross-correlation of each channel with a kernel of its own: `conv2d` with groups=C, in NHWC.
+
+    y[n, i, j, c] = sum over a, b of x[n, s i + d a - p, s j + d b - p, c] kernel[a, b, 0, c]
+
+    Args:
+        x: [N, H, W, C], any floating type.
+        kernel: [kh, kw, 1, C], of x's type.
+        stride: s, vertical and horizontal.
+        padding: zeros ((top, bottom), (left, right)).
+        dilation: d, the distance between two taps of the kernel.
+
+    Returns:
+        [N, H', W', C], with H' as for `conv`.
+
+    FLOPs: 2 M kh kw C forward, and as many for each of the two gradients.
+    """
+    window = Window(_pair(stride), _pairs(padding), _pair(dilation))
+    return _depthwise_once(x, kernel, window, _mode.get())
+
+
 def _pair(values: Sequence[int]) -> Pair:
     vertical, horizontal = values  # a list will do too; the window must be hashable
     return int(vertical), int(horizontal)
@@ -178,6 +208,18 @@ def _xla_conv_transpose(x: Array, kernel: Array, window: Window) -> Array:
         padding=padding,
         lhs_dilation=window.stride,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _xla_depthwise(x: Array, kernel: Array, window: Window) -> Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=window.stride,
+        padding=window.padding,
+        rhs_dilation=window.dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[3],
     )
 
 
@@ -231,6 +273,9 @@ def _formulas_transpose(x: Array, kernel: Array, window: Window) -> _Formulas:
     if min(x.shape[1:3]) < max(kernel.shape[:2]):
         return _Formulas(ours, ours, ours)
     return _Formulas(ours if kernel.shape[3] <= FEW else xla, xla, ours)
+
+
+_DEPTHWISE = _Formulas(depthwise.conv, depthwise.conv_scattered, depthwise.conv_in_kernel)
 
 
 def _forward_formula(x: Array, kernel: Array, window: Window) -> Callable[..., Array]:
@@ -310,6 +355,12 @@ def _conv_transpose(x: Array, kernel: Array, window: Window, mode: str) -> Array
     return _on_cpu(formula, _xla_conv_transpose, window)(x, kernel)
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _depthwise(x: Array, kernel: Array, window: Window, mode: str) -> Array:
+    formula = _xla_depthwise if mode == "plain" else _DEPTHWISE.forward
+    return _on_cpu(formula, _xla_depthwise, window)(x, kernel)
+
+
 def _conv_jvp(window: Window, _: str, primals: Arrays, tangents: tuple) -> Arrays:
     return _jvp(_formulas(*primals, window), _xla_conv, window, primals, tangents)
 
@@ -317,6 +368,10 @@ def _conv_jvp(window: Window, _: str, primals: Arrays, tangents: tuple) -> Array
 def _conv_transpose_jvp(window: Window, _: str, primals: Arrays, tangents: tuple) -> Arrays:
     formulas = _formulas_transpose(*primals, window)
     return _jvp(formulas, _xla_conv_transpose, window, primals, tangents)
+
+
+def _depthwise_jvp(window: Window, _: str, primals: Arrays, tangents: tuple) -> Arrays:
+    return _jvp(_DEPTHWISE, _xla_depthwise, window, primals, tangents)
 
 
 def _jvp(
@@ -336,7 +391,9 @@ def _jvp(
 
 _conv.defjvp(_conv_jvp, symbolic_zeros=True)
 _conv_transpose.defjvp(_conv_transpose_jvp, symbolic_zeros=True)
+_depthwise.defjvp(_depthwise_jvp, symbolic_zeros=True)
 
 # Equal layers of a network are traced once.
 _conv_once = jax.jit(_conv, static_argnums=(2, 3))
 _conv_transpose_once = jax.jit(_conv_transpose, static_argnums=(2, 3))
+_depthwise_once = jax.jit(_depthwise, static_argnums=(2, 3))

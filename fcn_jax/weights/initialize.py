@@ -86,9 +86,9 @@ def variables(
             value=source,
         )
     names = read_state_dict(path)
-    if depth is not None and "layer1.0.conv1.weight" in names:
+    if depth is not None and torch_names.is_backbone(names):
         return torch_names.load_backbone(start, depth, path, network.backbone_path)
-    options: dict[str, Any] = {"backbone": depth} if depth is not None else {}
+    options: dict[str, Any] = {"backbone": depth} if hasattr(model, "backbone") else {}
     if any(name.startswith("aux_classifier.") for name in names) and getattr(model, "aux", False):
         options["aux"] = True
     return _merged(start, torch_names.load_torch_weights(arch, path, **options), str(path))

@@ -1,8 +1,9 @@
 """A trained network as a folder of two files: model.safetensors and config.json.
 
 This is the form in which model hubs hold networks. The arrays have PyTorch's names and layouts, so
-that PyTorch loads them strictly (`weights.torch_names`); config.json says which network it is, its
-classes and colours, and nothing of the machine that it was trained on.
+that PyTorch loads them strictly (`weights.torch_names`); those of a network that has no names there
+keep ours, such as `params/Conv_0/kernel`. config.json says which network it is, its classes and
+colours, and nothing of the machine that it was trained on.
 """
 
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from safetensors.numpy import save as to_bytes
 from fcn_jax.runtime import files
 from fcn_jax.types import InputError
 from fcn_jax.weights import torch_names
+from fcn_jax.weights.torch_files import read_state_dict
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FORMAT = "fcn_jax.network"
@@ -38,13 +40,16 @@ def save(folder: Path | str, variables: Mapping[str, Any], meta: Mapping[str, An
         meta: what a checkpoint carries: model, image_size, class_names, palette, as JSON values.
 
     Raises:
-        InputError: the folder holds another config.json, such as a run's; the network has no names
-            in PyTorch; or the disk is full.
+        InputError: the folder holds another config.json, such as a run's; or the disk is full.
     """
     folder = Path(folder)
     if (folder / CONFIG).exists() and _format(folder) != FORMAT:
         raise InputError(f"{folder} holds another {CONFIG}: choose another folder")
-    state = torch_names.to_torch(meta["model"]["name"], variables)
+    arch = meta["model"]["name"]
+    if torch_names.is_known(arch):
+        state = torch_names.to_torch(arch, variables)
+    else:
+        state = {"/".join(path): np.asarray(leaf) for path, leaf in torch_names.leaves(variables)}
     files.make_folder(folder)
     files.write_bytes(folder / WEIGHTS, to_bytes(state, {"format": "pt"}))
     about = {"format": FORMAT, "format_version": VERSION, **{name: meta[name] for name in _KEPT}}
@@ -64,12 +69,16 @@ def load(folder: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
     missing = [name for name in _KEPT if name not in about]
     if missing:
         raise InputError(f"{folder / CONFIG}: {missing[0]} is missing: export the network again")
-    options = {
-        name: value
-        for name, value in about["model"].items()
-        if name not in ("name", "num_classes", "precision", "init")
-    }
-    variables = torch_names.load_torch_weights(about["model"]["name"], folder / WEIGHTS, **options)
+    arch = about["model"]["name"]
+    if torch_names.is_known(arch):
+        options = {
+            name: value
+            for name, value in about["model"].items()
+            if name not in ("name", "num_classes", "precision", "init")
+        }
+        variables = torch_names.load_torch_weights(arch, folder / WEIGHTS, **options)
+    else:
+        variables = torch_names.nested(read_state_dict(folder / WEIGHTS))
     return variables, {name: about[name] for name in _KEPT}
 
 

@@ -13,7 +13,7 @@ leaves is written out below, one function a network; shapes follow from the kind
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fcn_jax.models import MODELS, create_model, registry
-from fcn_jax.models.resnet import DEPTHS, ResNet
+from fcn_jax import plugins
+from fcn_jax.models import MODELS, backbones, create_model, mobilenet, registry
+from fcn_jax.models.backbones import MOBILENET
+from fcn_jax.models.resnet import DEPTHS
 from fcn_jax.types import InputError
 from fcn_jax.weights.torch_files import read_state_dict, without_prefix
 
@@ -38,6 +40,35 @@ def _resnet_name(module: str) -> str:
     module = module.replace("/downsample_conv", "/downsample/0")
     module = module.replace("/downsample_bn", "/downsample/1")
     return re.sub(r"^(layer\d)_(\d+)/", r"\1/\2/", module).replace("/", ".")
+
+
+def _mobilenet_name(module: str) -> str:
+    """stage2_0/expand_conv -> 2.block.0.0, stem_bn -> 0.1: torchvision's MobileNetV3 `features`.
+
+    A block is a Sequential of what it has: expansion, depthwise, squeeze-and-excite, projection.
+    """
+    place, _, layer = module.rpartition("/")
+    part, _, kind = layer.rpartition("_")
+    number = {"conv": 0, "bn": 1}.get(kind)
+    if not place:
+        return f"{ {'stem': 0, 'last': 16}[part] }.{number}"
+    stage, index = map(int, place.removeprefix("stage").split("_"))
+    block = mobilenet.STAGES[stage - 1][index]
+    parts = ["expand", "depthwise", "fc", "project"]
+    if (stage, index) == (1, 0):
+        parts.remove("expand")
+    if not block.reduced:
+        parts.remove("fc")
+    features = sum(len(blocks) for blocks in mobilenet.STAGES[: stage - 1]) + index + 1
+    if layer in ("fc1", "fc2"):
+        return f"{features}.block.{parts.index('fc')}.{layer}"
+    return f"{features}.block.{parts.index(part)}.{number}"
+
+
+def _backbone_name(module: str) -> str:
+    """torchvision's name of a layer of a segmentation network's backbone."""
+    mobile = module.startswith(("stem_", "stage", "last_"))
+    return _mobilenet_name(module) if mobile else _resnet_name(module)
 
 
 def _fcn_name(module: str) -> str:
@@ -75,7 +106,7 @@ def _resnet50_fcn_name(module: str) -> str:
 def _dilated_fcn_name(module: str) -> str:
     """torchvision's FCNHead is a Sequential: 0 conv, 1 bn, 4 conv."""
     if module.startswith("backbone/"):
-        return "backbone." + _resnet_name(module.removeprefix("backbone/"))
+        return "backbone." + _backbone_name(module.removeprefix("backbone/"))
     head, _, layer = module.partition("/")
     names = {"head": "classifier", "aux_head": "aux_classifier"}
     return f"{names[head]}.{ {'conv1': 0, 'bn1': 1, 'conv2': 4}[layer] }"
@@ -101,6 +132,15 @@ def _deeplabv3_name(module: str) -> str:
     return f"classifier.0.convs.{branch.removeprefix('branch')}.{number}"
 
 
+def _lraspp_name(module: str) -> str:
+    """torchvision's LRASPPHead: `cbr` is a Sequential of 0 conv, 1 bn; `scale` of pooling, conv."""
+    if module.startswith("backbone/"):
+        return "backbone." + _backbone_name(module.removeprefix("backbone/"))
+    layer = module.removeprefix("head/")
+    names = {"conv": "cbr.0", "bn": "cbr.1", "scale_conv": "scale.1"}
+    return f"classifier.{names.get(layer, layer)}"
+
+
 def _unet_resnet_name(module: str) -> str:
     """block0/conv1 -> decoder.blocks.0.conv1.0 (.1: bn), as segmentation_models.pytorch."""
     if module.startswith("backbone/"):
@@ -121,13 +161,17 @@ _NAMES: dict[str, Callable[[str], str]] = {
     "fcn_resnet101": _dilated_fcn_name,
     "deeplabv3_resnet50": _deeplabv3_name,
     "deeplabv3_resnet101": _deeplabv3_name,
+    "deeplabv3_mobilenet_v3_large": _deeplabv3_name,
+    "lraspp_mobilenet_v3_large": _lraspp_name,
     **{f"unet_{depth}": _unet_resnet_name for depth in DEPTHS},
     **dict.fromkeys(DEPTHS, _resnet_name),
+    MOBILENET: lambda module: f"features.{_mobilenet_name(module)}",
 }
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 _LAST_BIASES = (
     "classifier.bias",
     "classifier.4.bias",
+    "classifier.high_classifier.bias",
     "final_conv.bias",
     "segmentation_head.0.bias",
 )
@@ -142,6 +186,14 @@ def leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, .
             yield from leaves(tree[key], (*path, key))
     else:
         yield path, tree
+
+
+def nested(arrays: Mapping[str, Any]) -> Tree:
+    """Nested dicts of arrays named by their paths, such as `params/conv1/kernel`."""
+    tree: Tree = {"params": {}, "batch_stats": {}}
+    for name, value in arrays.items():
+        _put(tree, tuple(name.split("/")), value)
+    return tree
 
 
 def _torch_name(arch: str, path: tuple[str, ...]) -> str:
@@ -163,7 +215,7 @@ def load_torch_weights(arch: str, state_dict_or_path: Source, **options: Any) ->
     """Our variables from PyTorch's: {"params", "batch_stats"} of float32 NumPy arrays.
 
     The number of classes is the checkpoint's. Ignored by name: the counters
-    `num_batches_tracked`; a ResNet's classifier `fc`; `aux_classifier` unless `aux=True` is given.
+    `num_batches_tracked`; a backbone's classifier; `aux_classifier` unless `aux=True` is given.
     The released U-Net's one normalisation a stage is copied to both convolutions.
 
     Args:
@@ -200,6 +252,11 @@ def load_torch_weights(arch: str, state_dict_or_path: Source, **options: Any) ->
     return variables
 
 
+def is_backbone(names: Collection[str]) -> bool:
+    """Whether a state dict of these names is torchvision's of a backbone alone."""
+    return "layer1.0.conv1.weight" in names or "features.0.0.weight" in names
+
+
 def load_backbone(
     variables: Mapping[str, Any],
     depth: str,
@@ -207,14 +264,14 @@ def load_backbone(
     path: str = "backbone",
     **options: Any,
 ) -> Tree:
-    """`variables` of a network on a ResNet, with its backbone's replaced by torchvision's weights.
+    """`variables` of a network, with its backbone's replaced by torchvision's weights.
 
     Args:
         variables: {"params", "batch_stats"}, each with a backbone; not changed.
-        depth: which ResNet: a key of `models.resnet.DEPTHS`.
+        depth: which backbone: a name of `models.backbones`.
         source: its state dict, or a file of it, as torchvision publishes them.
         path: where in the two the backbone is, such as `backbone` or `net/encoder`.
-        **options: of `ResNet` (width).
+        **options: of the backbone (width).
 
     Raises:
         InputError: as `load_torch_weights`; or a network without a backbone, or with another one.
@@ -246,9 +303,15 @@ def _with(tree: Mapping[str, Any], keys: list[str], value: Any) -> Tree:
     return {**tree, keys[0]: _with(tree.get(keys[0], {}), keys[1:], value)}
 
 
+def is_known(arch: str) -> bool:
+    """Whether PyTorch's names of a network are known."""
+    return arch in _NAMES
+
+
 def _check_name(arch: str) -> None:
     if arch not in _NAMES:
-        what = "no PyTorch names are known for" if arch in MODELS else "unknown network"
+        ours = arch in MODELS or plugins.is_plugin(arch)
+        what = "no PyTorch names are known for" if ours else "unknown network"
         raise InputError(f"{what} {arch!r}: choose one of {', '.join(_NAMES)}")
 
 
@@ -271,8 +334,8 @@ def _array(value: Any) -> np.ndarray:
 def _is_dropped(arch: str, name: str, options: Mapping[str, Any]) -> bool:
     if name.split(".")[-1] == "num_batches_tracked":
         return True
-    if arch in DEPTHS:
-        return name in ("fc.weight", "fc.bias")
+    if backbones.is_backbone(arch):
+        return name in ("fc.weight", "fc.bias") or name.startswith("classifier.")
     aux_head = registry.get(arch).has_aux and name.startswith("aux_classifier.")
     return aux_head and not options.get("aux")
 
@@ -284,7 +347,7 @@ def _template(arch: str, state: Mapping[str, np.ndarray], options: Mapping[str, 
         classes = len(bias) if bias is not None and bias.ndim == 1 else 21
         model = create_model(arch, max(classes, 1), **options)
     else:
-        model = ResNet(arch, **options)
+        model = backbones.create(arch, **options)
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     return jax.eval_shape(model.init, jax.random.key(0), image)
 
@@ -320,7 +383,8 @@ def _remedy(arch: str, state: Mapping[str, Any]) -> str:
         if names <= state.keys():
             if other == arch:
                 break
-            backbone = other in DEPTHS and arch in MODELS and MODELS[arch].backbone is not None
+            on_one = arch in MODELS and MODELS[arch].backbone is not None
+            backbone = on_one and backbones.is_backbone(other)
             return f"It looks like {other}: load it {'as a backbone' if backbone else 'as that'}"
     return "Give weights of this network, or the options that they were trained with"
 
@@ -340,11 +404,14 @@ _LANDMARKS = {
         f"unet_{depth}": {f"encoder.{name}" for name in names}
         for depth, names in _RESNET_LANDMARKS.items()
     },
+    "deeplabv3_mobilenet_v3_large": {"classifier.0.project.0.weight", "backbone.0.0.weight"},
+    "lraspp_mobilenet_v3_large": {"classifier.cbr.0.weight"},
     "deeplabv3_resnet101": {"classifier.0.project.0.weight", "backbone.layer3.22.conv1.weight"},
     "deeplabv3_resnet50": {"classifier.0.project.0.weight", "backbone.conv1.weight"},
     "fcn_resnet101": {"backbone.layer3.22.conv1.weight"},
     "fcn_resnet50": {"backbone.conv1.weight"},
     **_RESNET_LANDMARKS,
+    MOBILENET: {"features.0.0.weight", "features.16.0.weight"},
 }
 """Names that tell the networks apart, in the order in which to look for them."""
 

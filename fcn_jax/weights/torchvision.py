@@ -21,10 +21,20 @@ FILES: dict[str, dict[str, str]] = {
         "IMAGENET1K_V1": "resnet101-63fe2227.pth",
         "IMAGENET1K_V2": "resnet101-cd907fc2.pth",
     },
+    "mobilenet_v3_large": {
+        "IMAGENET1K_V1": "mobilenet_v3_large-8738ca79.pth",
+        "IMAGENET1K_V2": "mobilenet_v3_large-5c1a4163.pth",
+    },
     "fcn_resnet50": {"COCO_WITH_VOC_LABELS_V1": "fcn_resnet50_coco-1167a1af.pth"},
     "fcn_resnet101": {"COCO_WITH_VOC_LABELS_V1": "fcn_resnet101_coco-7ecb50ca.pth"},
     "deeplabv3_resnet50": {"COCO_WITH_VOC_LABELS_V1": "deeplabv3_resnet50_coco-cd0a2569.pth"},
     "deeplabv3_resnet101": {"COCO_WITH_VOC_LABELS_V1": "deeplabv3_resnet101_coco-586e9e4e.pth"},
+    "deeplabv3_mobilenet_v3_large": {
+        "COCO_WITH_VOC_LABELS_V1": "deeplabv3_mobilenet_v3_large-fc3c493d.pth"
+    },
+    "lraspp_mobilenet_v3_large": {
+        "COCO_WITH_VOC_LABELS_V1": "lraspp_mobilenet_v3_large-d234d4ea.pth"
+    },
 }
 """Network -> name of the weights -> file, as in torchvision's `models`; the first is the default.
 

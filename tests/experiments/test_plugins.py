@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import compare, evaluate, export, predict, run
+from experiments import compare, evaluate, export, predict, run, study, tuned
 from experiments.cli import command
 from fcn_jax import optim, plugins
 from fcn_jax.config import OptimConfig
@@ -81,11 +81,22 @@ def test_evaluate_and_predict_with_the_module_named_again(trained, tmp_path, cap
     assert compare.main([str(trained), "--out", page, "--plugin", MODULE]) == 0
 
 
-def test_export_with_the_module_named_again(trained, tmp_path):
-    out = str(tmp_path / "net.stablehlo")
-    assert (
-        export.main([str(trained), "--format", "stablehlo", "--out", out, "--plugin", MODULE]) == 0
-    )
+@pytest.mark.parametrize("kind", ["stablehlo", "onnx", "safetensors"])
+def test_export_with_the_module_named_again(kind, trained, tmp_path):
+    if kind == "onnx":
+        pytest.importorskip("onnxruntime")
+    out = str(tmp_path / "net")
+    assert export.main([str(trained), "--format", kind, "--out", out, "--plugin", MODULE]) == 0
+
+
+def test_a_study_of_a_network_from_outside(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tuned, "base", lambda arch: fakes.config(**{"model.arch": arch}))
+    flags = ["--only", "base", "--epochs", "1", "--workdir", str(tmp_path)]
+    assert study.main(["ablation", "--arch", f"{MODULE}:Net", *flags]) == 0
+    config = json.loads((tmp_path / "base-seed0" / "config.json").read_text())
+    assert config["model"]["arch"] == f"{MODULE}:Net"
+    with pytest.raises(InputError, match="fnc: unknown network: choose one of fcn"):
+        study.main(["ablation", "--arch", "fnc", *flags])
 
 
 @pytest.mark.parametrize("main", [evaluate.main, predict.main, export.main, compare.main])

@@ -16,7 +16,7 @@ from tests import fakes
 
 FAMILIES = (
     "fcn", "simplified_unet", "unet", "resnet50_fcn", "fcn_resnet50", "deeplabv3_resnet50",
-    "unet_resnet50",
+    "unet_resnet50", "lraspp_mobilenet_v3_large",
 )  # fmt: skip
 """One network of each class."""
 
@@ -36,8 +36,8 @@ def images(number, height, width):
 
 def checkpoint(name, dtype=jnp.float32, backbone="tiny"):
     """Random weights; statistics that are not those of a fresh network, so that folding shows."""
-    options = {"backbone": backbone} if MODELS[name].backbone else {}
-    model = create_model(name, 4, dtype=dtype, width=4, **options)
+    small = {"backbone": backbone} if "backbone" in MODELS[name].options else {}
+    model = create_model(name, 4, dtype=dtype, width=4, **small)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     rng = np.random.default_rng(0)
 
@@ -67,7 +67,7 @@ def test_every_networks_class_is_exported_here():
 EVEN, ODD, RECTANGULAR = (96, 96), (65, 97), (64, 160)
 QUICK = {
     ("simplified_unet", ODD), ("resnet50_fcn", EVEN), ("deeplabv3_resnet50", ODD),
-    ("unet_resnet50", RECTANGULAR), ("fcn", EVEN),
+    ("unet_resnet50", RECTANGULAR), ("fcn", EVEN), ("lraspp_mobilenet_v3_large", ODD),
 }  # fmt: skip
 
 
@@ -116,6 +116,7 @@ def test_onnx_runs_batches_as_single_images(name):
         pytest.param("unet", export.ANY, marks=pytest.mark.slow),
         pytest.param("unet_resnet50", export.ANY, marks=pytest.mark.slow),
         pytest.param("deeplabv3_resnet50", (50, 81), marks=pytest.mark.slow),
+        pytest.param("lraspp_mobilenet_v3_large", export.ANY, marks=pytest.mark.slow),
     ],
 )
 def test_stablehlo_agrees(name, size):

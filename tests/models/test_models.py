@@ -10,7 +10,11 @@ from tests.models.variables import abstract, random_variables
 
 IMAGE = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
 
-OPTIONS = {name: {"backbone": "resnet18"} for name, entry in MODELS.items() if entry.backbone}
+OPTIONS = {
+    name: {"backbone": "resnet18"}
+    for name, entry in MODELS.items()
+    if (entry.backbone or "").startswith("resnet")
+}
 
 
 def count(tree):
@@ -31,6 +35,8 @@ def count(tree):
         ("fcn_resnet101", {"aux": True}, 54_314_346),
         ("deeplabv3_resnet50", {"aux": True}, 42_004_074),
         ("deeplabv3_resnet101", {"aux": True}, 60_996_202),
+        ("deeplabv3_mobilenet_v3_large", {"aux": True}, 11_029_328),
+        ("lraspp_mobilenet_v3_large", {}, 3_221_538),
         ("unet_resnet18", {}, 14_331_109),
         ("unet_resnet34", {}, 24_439_269),
         ("unet_resnet50", {}, 32_524_005),

@@ -27,7 +27,7 @@ def test_naming_the_networks_loads_neither_jax_nor_flax():
 @pytest.mark.parametrize("name", MODELS)
 def test_entries_say_what_the_modules_are(name):
     entry = MODELS[name]
-    small = {"backbone": "resnet18"} if entry.backbone else {}
+    small = {"backbone": "resnet18"} if (entry.backbone or "").startswith("resnet") else {}
     params = abstract(create_model(name, width=4, **small))["params"]
     assert (entry.backbone is not None) == ("backbone" in params)
     if entry.has_aux:
@@ -78,6 +78,7 @@ def test_names_that_are_taken_or_unusable_are_refused(name, registered):
         ({"model.freeze_stages": 2}, "model.freeze_stages=2: fcn has no backbone"),
         ({"optim.backbone_scale": 1.0}, "optim.backbone_scale=1.0: fcn has no backbone"),
         ({"optim.backbone_delay": 5}, "optim.backbone_delay=5: fcn has no backbone"),
+        ({"model.remat": True}, "model.remat=True: fcn cannot recompute its activations: use unet"),
     ],
 )
 def test_settings_that_a_network_has_no_use_for_are_refused(changes, message):
@@ -111,14 +112,22 @@ def test_a_backbone_that_cannot_be_frozen_says_so(registered):
         registry.resolve(config)
 
 
-def test_frozen_parameters_are_the_first_parts_of_the_backbone():
-    params = abstract(create_model("unet_resnet18", width=4))["params"]
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("unet_resnet18", [{"conv1", "bn1"}, {"layer1"}]),
+        ("lraspp_mobilenet_v3_large", [{"stem", "stage1"}, {"stage2"}]),
+    ],
+)
+def test_frozen_parameters_are_the_first_parts_of_the_backbone(name, parts):
+    params = abstract(create_model(name, width=4))["params"]
     paths = [
         jax.tree_util.keystr(path, simple=True, separator="/")
         for path, _ in jax.tree_util.tree_leaves_with_path(params)
     ]
-    entry = MODELS["unet_resnet18"]
-    for stages, expected in [(0, set()), (1, {"conv1", "bn1"}), (2, {"conv1", "bn1", "layer1"})]:
+    entry = MODELS[name]
+    for stages in range(3):
+        expected = set().union(*parts[:stages])
         prefixes = registry.frozen_parameters(entry, stages)
         found = {p.split("/")[1].split("_")[0] for p in paths if p.startswith(prefixes)}
         assert found == expected

@@ -155,6 +155,7 @@ def torchvision_models():
 
 def randomise(module, seed=0, size=128):
     """Random weights of every kind, and statistics that fit them: signals keep their size."""
+    momenta = {}
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for layer in module.modules():
@@ -166,11 +167,12 @@ def randomise(module, seed=0, size=128):
             if isinstance(layer, nn.BatchNorm2d):
                 layer.weight.uniform_(0.4, 1.2, generator=generator)
                 layer.bias.normal_(0.0, 0.1, generator=generator)
+                momenta[layer] = layer.momentum
                 layer.momentum = None  # the mean over all calls: a shared one has two
         module.train()(torch.from_numpy(nchw(pictures(4, size, size, seed))))
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):
-            layer.momentum = 0.1
+            layer.momentum = momenta[layer]
             layer.running_var.clamp_(min=0.1)
             layer.num_batches_tracked.zero_()
     return module.eval()

@@ -6,6 +6,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from experiments import export as command
 from fcn_jax.inference import predict
@@ -43,6 +44,17 @@ def test_it_is_read_as_it_was_written(saved):
     assert loaded.palette.tolist() == META["palette"]
     image = np.zeros((40, 50, 3), np.uint8)
     assert predict.predict(loaded, image).shape == (40, 50)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_network_without_names_in_pytorch_keeps_its_own(tmp_path):
+    variables = random_variables(fakes.TinyNet(3))
+    spec = {**SPEC, "name": "tiny"}
+    model_folder.save(tmp_path / "net", variables, {**META, "model": spec})
+    names = safe_open(tmp_path / "net" / "model.safetensors", "numpy").keys()
+    assert {"params/conv1/kernel", "batch_stats/bn1/var"} < set(names)
+    loaded = predict.load_checkpoint(tmp_path / "net")
+    chex.assert_trees_all_equal(loaded.variables, variables)
 
 
 def test_it_holds_nothing_of_the_machine(saved):
