@@ -2,11 +2,18 @@
 
 import glob
 import os
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 from fcn_jax.types import IMAGE_SUFFIXES, InputError
+
+UNREAD_SUFFIXES = (
+    *(".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".ppm", ".pgm", ".tga", ".psd"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw"),
+)
+"""Of image files that are not read, which in a folder are worth a note."""
 
 
 class Job(NamedTuple):
@@ -20,10 +27,13 @@ class Job(NamedTuple):
 def find_images(inputs: list[str], recursive: bool = False) -> list[tuple[Path, Path]]:
     """(file, the folder it is named from) for each image, none twice, in a steady order.
 
+    Prints a note on images in folders that are of a type that is not read.
+
     Raises:
       InputError: for an input that does not exist, or if there is no image at all.
     """
     found: dict[Path, tuple[Path, Path]] = {}
+    unread: list[str] = []
     for text in inputs:
         for path in _expand(text):
             if path.is_dir():
@@ -31,10 +41,14 @@ def find_images(inputs: list[str], recursive: bool = False) -> list[tuple[Path, 
                 pairs = [
                     (p, path) for p in inside if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
                 ]
+                unread += [str(p) for p in inside if p.suffix.lower() in UNREAD_SUFFIXES]
             else:
                 pairs = [(path, path.parent)]
             for file, root in pairs:
                 found.setdefault(file.resolve(), (file, root))
+    if unread:
+        more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
+        print(f"note: left out, as of a type that is not read: {unread[0]}{more}", file=sys.stderr)
     if not found:
         raise InputError(f"{inputs[0]}: no image there: {', '.join(IMAGE_SUFFIXES)} are read")
     return list(found.values())

@@ -113,6 +113,8 @@ def open_source(
         root = shapes.ensure(data_dir / "drawn", progress)
         return dataclasses.replace(open_folder(root, "shapes"), notes=())
     path = Path(dataset).expanduser()
+    if path.is_file():
+        raise InputError(f"{dataset} is a file: unpack it, and give the folder")
     if not path.is_dir():
         raise InputError(f"no data set {dataset!r}: give voc2007, shapes or an existing folder")
     return open_folder(path)

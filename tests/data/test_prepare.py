@@ -436,6 +436,9 @@ def test_no_such_data_set(tmp_path):
     message = error_of(load, "shapes", tmp_path, archives=tmp_path)
     assert "archives go with the data set voc2007 only" in message
     (tmp_path / "file").write_text("")
+    assert "/file is a file: unpack it, and give the folder" in error_of(
+        load, tmp_path / "file", tmp_path
+    )
     call = lambda: prepare.load("shapes", data_dir=tmp_path / "file" / "x", progress=False)
     assert "choose another directory for prepared data" in error_of(call)
 

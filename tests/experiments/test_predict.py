@@ -117,6 +117,14 @@ def test_folders_globs_and_repeats(folder):
         image_files.find_images([str(folder)])
 
 
+def test_images_that_are_not_read_are_noted(folder, capsys):
+    for name in ("photo.HEIC", "scan.gif", "notes.txt"):
+        (folder / "a" / name).touch()
+    assert len(image_files.find_images([str(folder / "a")])) == 2
+    note = f"note: left out, as of a type that is not read: {folder}/a/photo.HEIC and 1 more\n"
+    assert capsys.readouterr().err == note
+
+
 def test_one_bad_file_does_not_stop_the_rest(folder, capsys):
     (folder / "a/w.jpg").write_bytes(b"\xff\xd8\xff")
     assert run(folder, folder / "a", folder / "b/note.txt") == 2
