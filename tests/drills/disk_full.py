@@ -34,6 +34,14 @@ def _there(pattern: str) -> Moment:
     return lambda trial: any(trial.glob(pattern))
 
 
+def _page_is_next(trial: Path) -> bool:
+    """Whether the pictures of the finished run are there; earlier ones are of the live page."""
+    result, pictures = trial / "run/result.json", trial / "run/gallery.png"
+    with contextlib.suppress(FileNotFoundError):
+        return pictures.stat().st_mtime_ns > result.stat().st_mtime_ns
+    return False
+
+
 MOMENTS: dict[str, tuple[int, Moment | None]] = {
     "no room at all": (0, None),
     "too little to prepare": (20, None),
@@ -44,7 +52,7 @@ MOMENTS: dict[str, tuple[int, Moment | None]] = {
     "before the metrics": (SIZE, _there("run/checkpoints/2")),
     "before the result": (SIZE, _there("run/eval-val.json")),
     "before the pictures": (SIZE, _there("run/result.json")),
-    "before the page": (SIZE, _there("run/gallery.png")),
+    "before the page": (SIZE, _page_is_next),
 }
 """MB free from the start, and when the rest is taken too."""
 
