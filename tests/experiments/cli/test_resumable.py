@@ -64,16 +64,16 @@ def main(argv):
 
 command.start(main)
 """
-# Starts again, as for huge pages, and is sent the signal when it cannot handle one.
+# Starts again, as for huge pages; the signal comes when the new process has no handlers yet.
 STARTS_AGAIN = """
 import os, sys
 from experiments.cli import command, huge_pages
 
 execv = os.execv
+BEFORE = "import os, sys; os.kill(os.getpid(), {number}); os.execv(sys.executable, sys.argv[1:])"
 
-def interrupted(*args):
-    os.kill(os.getpid(), {number})
-    execv(*args)
+def interrupted(program, words):
+    execv(program, [program, "-c", BEFORE, *words])
 
 @command.resumable("example")
 def main(argv):
