@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -107,7 +108,7 @@ def fix_255(source: Source, label: int) -> None:
     text, path = numbered_list(source.classes, label), Path(source.root) / "classes.txt"
     kept = path.with_name("classes.txt.bak")
     if path.exists() and not kept.exists():
-        path.rename(kept)
+        shutil.copy2(path, kept)
     files.write_text(path, text)
     print(f"{path}: 255 is {source.classes.names[label]}")
 

@@ -9,9 +9,9 @@ import gc
 import logging
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from experiments.cli import arguments, huge_pages, stopping, streams
@@ -42,7 +42,7 @@ def resumable(name: str) -> Callable[[Main], Main]:
     """Mark the main of a command that resumes, when repeated, what a signal has stopped.
 
     The signal ends it with exit code 0 and the command line to repeat. A training saves its state
-    first; all else, as preparing data and rendering, may be ended at once: nothing is lost.
+    first; all else, as preparing data and rendering, ends at once: nothing is lost.
     """
 
     def mark(main: Main) -> Main:
@@ -67,54 +67,47 @@ def tune() -> None:
 def run(main: Main) -> None:
     """Call a command's main and exit; bad input is one line on stderr and exit code 2.
 
-    A signal at any moment from the first line to the end of the process leads to one exit code: 0
-    for what can be resumed, and 128 + its number otherwise.
+    A signal to a program leads to one exit code at any moment from here to the end of the process:
+    0 for what can be resumed, and 128 + its number otherwise.
     """
+    sys.unraisablehook = _report_unraisable
     with notes():
         try:
-            try:
-                code = _call(main)
-            finally:
-                if _program:
-                    signals.ignore()
-        except KeyboardInterrupt as stop:
-            code = _stop(main, stop)
+            if _program:
+                streams.repair()  # before anything is opened
+                signals.install(partial(_end, main))
+            code = main(None) or 0
+            sys.stdout.flush()
+        except InputError as error:
+            print(f"error: {message(error)}", file=sys.stderr)
+            code = 2
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            code = 130
+        except OSError as error:
+            from fcn_jax.runtime import files
+
+            if not files.is_full(error):
+                raise
+            # Errors of a run's files name the file: this is our own output, sent to a file.
+            where = error.filename or "the output"
+            print(f"error: {where}: the disk is full: make room, then repeat", file=sys.stderr)
+            os._exit(2)  # at an orderly exit Python would try to print again
+        finally:
+            if _program:
+                signals.ignore()
         sys.exit(code)
 
 
-def _call(main: Main) -> int:
-    """Set the process up and call a command's main; its exit code, 2 for bad input."""
-    if _program:
-        streams.repair()  # before anything is opened
-        signals.install()
-    sys.unraisablehook = _report_unraisable
-    try:
-        code = main(None) or 0
-        sys.stdout.flush()
-        return code
-    except InputError as error:
-        print(f"error: {message(error)}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        from fcn_jax.runtime import files
-
-        if not files.is_full(error):
-            raise
-        # Errors of a run's files name the file: this is our own output, sent to a file.
-        where = error.filename or "the output"
-        print(f"error: {where}: the disk is full: make room, then repeat", file=sys.stderr)
-        os._exit(2)  # at an orderly exit Python would try to print again
-
-
-def _stop(main: Main, stop: KeyboardInterrupt) -> int:
-    """Say that a signal has stopped the command, and give the exit code."""
-    if _program:
-        signals.ignore()
+def _end(main: Main, number: int) -> int:
+    """Say that a signal ends the command, remove what it was writing, and give the exit code."""
+    if files := sys.modules.get("fcn_jax.runtime.files"):  # an import may be going on: begin none
+        files.remove_parts()
     if main in _resumable:
-        stopping.stopped("stopped", stopping.command(_resumable[main]))
+        stopping.say(1, stopping.resume("stopped", stopping.command(_resumable[main])))
         return 0
-    print("stopped", file=sys.stderr)
-    return 128 + getattr(stop, "number", signal.SIGINT)
+    stopping.say(2, "stopped\n")
+    return 128 + number
 
 
 # ---- what is said --------------------------------------------------------------------------------

@@ -1,7 +1,10 @@
 """What a command prints when a signal has stopped it: how to resume."""
 
+import contextlib
+import os
 import shlex
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +24,31 @@ def command(name: str, arguments: Sequence[str] | None = None) -> str:
     return f"{prefix(name)} {shlex.join(words)}".rstrip()
 
 
+def resume(text: str, again: str) -> str:
+    """With which command to resume what a signal has stopped."""
+    return f"{text}; to resume:\n  {again}\n"
+
+
 def stopped(text: str, again: str) -> None:
-    """Say with which command to resume what a signal has stopped."""
-    print(f"{text}; to resume:\n  {again}", flush=True)
+    """Print it."""
+    print(resume(text, again), end="", flush=True)
+
+
+def say(descriptor: int, text: str) -> None:
+    """Print on standard output (1) or error (2) from any thread, whatever the main thread does.
+
+    What was printed before comes first, unless its reader keeps us waiting.
+    """
+    with contextlib.suppress(RuntimeError):  # no thread starts while Python ends
+        flushing = threading.Thread(target=_flush, daemon=True)
+        flushing.start()
+        flushing.join(0.5)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    with contextlib.suppress(OSError):
+        os.write(descriptor, text.encode(encoding, "backslashreplace"))
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, RuntimeError, ValueError):
+            stream.flush()

@@ -18,6 +18,8 @@ _logger = logging.getLogger(__name__)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _AGAIN = "then repeat the command"
+_parts: set[Path] = set()
+"""What is being written."""
 
 
 @contextlib.contextmanager
@@ -35,6 +37,7 @@ def replacing(path: Path, needed: int | None = None) -> Iterator[Path]:
       InputError: if it cannot be written.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    _parts.add(part)
     try:
         yield part
         os.replace(part, path)
@@ -42,6 +45,14 @@ def replacing(path: Path, needed: int | None = None) -> Iterator[Path]:
         raise refused(path, error, needed) from error
     finally:
         part.unlink(missing_ok=True)
+        _parts.discard(part)
+
+
+def remove_parts() -> None:
+    """Remove what is being written, in a process that is about to end."""
+    for part in tuple(_parts):
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:

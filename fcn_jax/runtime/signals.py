@@ -1,7 +1,11 @@
 """SIGINT and SIGTERM as a request to stop; a second one, a second later, ends the process.
 
 Nothing here is installed on import. `handling` is for code that looks whether a signal has come;
-`install` is for a program, and raises `Stopped` wherever no such code runs.
+`install` is for a program, and ends it wherever no such code runs.
+
+No handler raises an exception. Where a C++ library is being imported, or calls Python, one becomes
+an ImportError or a crash; and `python -m` ends by SIGINT, whatever the exit code, if a
+KeyboardInterrupt has left a string that was passed to `exec`, though it was caught later.
 """
 
 import contextlib
@@ -12,6 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE_SECONDS = 1.0
@@ -24,32 +29,25 @@ StopRequested = Callable[[], bool]
 _logger = logging.getLogger(__name__)
 _active: list[StopRequested] = []
 _received: list[int] = []
-"""The signals that have come since `install`, or in the outermost `handling`."""
+"""The signals that have come, since the outermost `handling` began or to a program."""
+
+End = Callable[[int], int]
+"""Says that a signal ends the program, and gives the exit code."""
 
 
-class Stopped(KeyboardInterrupt):
-    """Raised in the main thread by the first signal to a program.
+def install(end: End) -> None:
+    """Let the first signal end the process at once, unless `handling` waits for it.
 
-    It is no plain KeyboardInterrupt, because of what `python -m` does: once one has left a string
-    that was passed to `exec`, which dataclasses do at each definition, the process ends itself by
-    SIGINT at its very end, although the exception was caught and whatever the exit code.
+    For a program's main thread, from its start until `ignore` at its end. What it does must bear to
+    be ended anywhere, as by SIGKILL: files are written whole or not at all.
+
+    Args:
+      end: called in a thread before the end, however busy the main thread is.
     """
-
-    def __init__(self, number: int) -> None:
-        """Remember the signal."""
-        super().__init__(number)
-        self.number = number
-
-
-def install() -> None:
-    """Let the first signal raise `Stopped`, and a second one, a second later, end the process.
-
-    For the main thread of a program, from its start until `ignore` at its end.
-    """
-    with held():  # its listener must not take a signal from the main thread
-        _program.append(_Listener())
+    with held():  # the thread must not take a signal from the main thread
+        _program.append(_Listener(end=end))
         for number in SIGNALS:
-            signal.signal(number, _raise)
+            signal.signal(number, _receive)
 
 
 def ignore() -> None:
@@ -67,13 +65,6 @@ def held() -> Iterator[None]:
         yield
     finally:
         set_mask(getattr(signal, "SIG_UNBLOCK", 0), SIGNALS)
-
-
-def _raise(number: int, _: object) -> None:
-    first = not _received  # another handler may run from the next call on
-    _received.append(number)
-    if first:
-        raise Stopped(number)
 
 
 def _receive(number: int, _: object) -> None:
@@ -140,12 +131,12 @@ class _Listener:
     """A thread that reads the numbers of the signals as they come, while Python may be busy.
 
     Attributes:
-      message: what it logs at the first one; None for nothing.
+      message: what it logs at the first one; None: the program ends.
     """
 
-    def __init__(self, message: str | None = None) -> None:
+    def __init__(self, message: str | None = None, end: End | None = None) -> None:
         """Listen from now on."""
-        self.message = message
+        self.message, self._end = message, end
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         self._thread = threading.Thread(target=self._listen, name="signals", daemon=True)
@@ -160,12 +151,14 @@ class _Listener:
         self._reader.close()
 
     def _listen(self) -> None:
-        """End the process at the second wish to stop, whatever the main thread does."""
-        if self._next() is None:
+        """End the process at the second wish to stop, or at the first where none waits for it."""
+        number = self._next()
+        if number is None:
             return
-        end = time.monotonic() + GRACE_SECONDS
-        if self.message is not None:
-            _logger.warning("%s (again to stop at once)", self.message)
+        end, message = time.monotonic() + GRACE_SECONDS, self.message
+        if message is None:
+            self._exit(number, self._end)
+        _logger.warning("%s (again to stop at once)", message)
         # What has come until here came with the first, however long the line took to be written.
         with contextlib.suppress(TimeoutError):
             while True:
@@ -173,7 +166,16 @@ class _Listener:
                     return
         number = self._next()
         if number is not None:
-            os._exit(128 + number)
+            self._exit(number, self._end if self.message is None else None)
+
+    def _exit(self, number: int, end: End | None) -> NoReturn:
+        """End the process, whatever it is doing."""
+        code = 128 + number
+        try:
+            if end is not None:
+                code = end(number)
+        finally:
+            os._exit(code)
 
     def _next(self, timeout: float | None = None) -> int | None:
         """The next of `SIGNALS`; None once it is closed, TimeoutError if none comes."""
