@@ -200,7 +200,10 @@ def setup_jax(alone: bool = True) -> None:
         jax.config.update("jax_num_cpu_devices", min(cores(), CPU_DEVICES))
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         cache = Path(platformdirs.user_cache_dir("fcn_jax")) / "xla"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+        with contextlib.suppress(OSError):
+            cache.mkdir(parents=True, exist_ok=True)
+        if os.access(cache, os.W_OK):  # else jax would warn at each program
+            jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
