@@ -26,9 +26,10 @@ def request() -> None:
     to none, and where the variable is set already: `GLIBC_TUNABLES= python -m ...` declines.
     """
     if available():
-        os.environ[VARIABLE] = REQUEST
-        with signals.held():  # until that process has installed its handlers
-            os.execv(sys.executable, sys.orig_argv)
+        with signals.held() as ending:  # until that process has installed its handlers
+            if not ending:
+                os.environ[VARIABLE] = REQUEST
+                os.execv(sys.executable, sys.orig_argv)
 
 
 def available() -> bool:

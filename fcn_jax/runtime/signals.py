@@ -57,12 +57,15 @@ def ignore() -> None:
 
 
 @contextlib.contextmanager
-def held() -> Iterator[None]:
-    """Hold back what comes inside; a program that is executed inside gets it when it installs."""
+def held() -> Iterator[bool]:
+    """Hold back what comes inside; a program that is executed inside gets it when it installs.
+
+    Yields whether one has come before, which the program would not get.
+    """
     set_mask = getattr(signal, "pthread_sigmask", lambda *_: None)  # which Windows lacks
     try:
         set_mask(getattr(signal, "SIG_BLOCK", 0), SIGNALS)
-        yield
+        yield bool(_received)
     finally:
         set_mask(getattr(signal, "SIG_UNBLOCK", 0), SIGNALS)
 

@@ -67,7 +67,8 @@ def main(argv):
 
 command.start(main)
 """
-# Starts again, as for huge pages; the signal comes when the new process has no handlers yet.
+# Starts again, as for huge pages; the signal comes when the new process has no handlers yet, or
+# just before, when the thread that listens has no time to act.
 STARTS_AGAIN = """
 import os, sys, time
 from experiments.cli import command, huge_pages
@@ -76,13 +77,16 @@ execv = os.execv
 BEFORE = "import os, sys; os.kill(os.getpid(), {number}); os.execv(sys.executable, sys.argv[1:])"
 
 def interrupted(program, words):
-    execv(program, [program, "-c", BEFORE, *words])
+    execv(program, [program, "-c", BEFORE, *words] if sys.argv[1] == "after" else words)
 
 @command.resumable("example")
 def main(argv):
     if "again" not in os.environ:
         os.environ["again"] = "yes"
         huge_pages.available, huge_pages.os.execv = lambda: True, interrupted
+        if sys.argv[1] == "before":
+            sys.setswitchinterval(20)
+            os.kill(os.getpid(), {number})
         huge_pages.request()
     time.sleep(20)
     print("never")
@@ -214,9 +218,11 @@ def test_while_a_string_is_executed(start, number):
 
 
 @pytest.mark.parametrize("number", signals.SIGNALS)
-def test_while_the_process_starts_again(start, number):
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_while_the_process_starts_again(start, moment, number):
     """Neither lost, nor the end of a process that has no handlers yet."""
-    assert _ended(start(STARTS_AGAIN.format(number=int(number)))) == (0, RESUMED)
+    process = start(STARTS_AGAIN.format(number=int(number)), moment)
+    assert _ended(process) == (0, f"{RESUMED} {moment}")
 
 
 @pytest.mark.parametrize("number", signals.SIGNALS)
