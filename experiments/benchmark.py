@@ -38,13 +38,11 @@ from fcn_jax.training.options import Runtime
 from fcn_jax.types import InputError
 
 BATCH_SIZE = {
-    "fcn": 16,
-    "simplified_unet": 4,
-    "unet": 4,
-    "resnet50_fcn": 16,
-    "unet_resnet50": 8,
-    "fcn_resnet50": 4,
-    "deeplabv3_resnet50": 4,
+    **dict.fromkeys((*networks.NETWORKS, *networks.TORCHVISION), 4),
+    **{name: 8 for name in networks.NETWORKS if name.startswith("unet_")},
+    **dict.fromkeys(
+        ("fcn", "resnet50_fcn", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"), 16
+    ),
 }
 """Of training; evaluation and `predict_batch` have `BATCH_SIZE_FORWARD`, `predict` one image, as
 `experiments.predict` makes it."""
@@ -69,12 +67,12 @@ def parser() -> arguments.Parser:
         **several(list(BATCH_SIZE), list(BATCH_SIZE), f"of {', '.join(BATCH_SIZE)} (default: all)"),
     )
     p.add_argument("--mode", **several(MODES, MODES, f"of {', '.join(MODES)} (default: all)"))
-    sizes = ", ".join(f"{size} for {name}" for name, size in BATCH_SIZE.items())
     p.add_argument(
         "--batch-size",
         type=arguments.whole(1, 65_536),
         metavar="N",
-        help=f"of a step (default: to train {sizes}; 1 for predict, else {BATCH_SIZE_FORWARD})",
+        help="of a step (default: to train 16, 8 or 4, by the network; 1 for predict, else "
+        f"{BATCH_SIZE_FORWARD})",
     )
     flags.add_config_flags(p, ["data.image_size", "precision"])
     contenders = (

@@ -5,11 +5,25 @@ network; the tests compare the numbers of parameters.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
-NETWORKS = ("fcn", "simplified_unet", "unet", "resnet50_fcn", "unet_resnet50")
+BLOCKS = {
+    "resnet18": (2, 2, 2, 2),
+    "resnet34": (3, 4, 6, 3),
+    "resnet50": (3, 4, 6, 3),
+    "resnet101": (3, 4, 23, 3),
+}
+"""Of each stage of a ResNet."""
 
-TORCHVISION = ("fcn_resnet50", "deeplabv3_resnet50")
+NETWORKS = (
+    "fcn", "simplified_unet", "unet", "resnet50_fcn", *(f"unet_{depth}" for depth in BLOCKS)
+)  # fmt: skip
+
+TORCHVISION = (
+    "fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101",
+    "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large",
+)  # fmt: skip
 """Networks whose baseline is torchvision's own."""
 
 
@@ -18,8 +32,9 @@ class Op(NamedTuple):
 
     kind: str
     """conv, up (transposed convolution that doubles the size), bn, relu, pool, push (keep it),
-    cat (put what was kept last beside), double (nearest neighbour), block (bottleneck), resize (to
-    the input's size), freeze (what comes before is not trained and keeps its statistics)."""
+    cat (put what was kept last beside), double (nearest neighbour), block (bottleneck), basic (the
+    residual block of two 3x3 convolutions), resize (to the input's size), freeze (what comes before
+    is not trained and keeps its statistics)."""
     features: int = 0
     size: int = 3
     stride: int = 1
@@ -33,7 +48,7 @@ def network(name: str, classes: int, frozen: bool = False) -> list[Op]:
         "simplified_unet": _simplified_unet,
         "unet": _unet,
         "resnet50_fcn": _resnet50_fcn,
-        "unet_resnet50": _unet_resnet50,
+        **{f"unet_{depth}": partial(_unet_resnet, depth) for depth in BLOCKS},
     }[name](classes)
     return [op for op in ops if frozen or op.kind != "freeze"]
 
@@ -73,25 +88,26 @@ def _unet(classes: int) -> list[Op]:
     return [*ops, Op("conv", classes, size=1)]
 
 
-def _resnet50() -> Iterator[list[Op]]:
+def _resnet(depth: str) -> Iterator[list[Op]]:
     """Its parts: the first convolution, then four stages, the first of which pools."""
     yield [Op("conv", 64, size=7, stride=2, bias=False), BN, RELU]
-    for stage, blocks in enumerate((3, 4, 6, 3)):
+    kind = "basic" if depth in ("resnet18", "resnet34") else "block"
+    for stage, blocks in enumerate(BLOCKS[depth]):
         pool = [Op("pool", size=3, stride=2)] if stage == 0 else []
         strides = [2 if stage else 1] + [1] * (blocks - 1)
-        yield [*pool, *(Op("block", 64 * 2**stage, stride=stride) for stride in strides)]
+        yield [*pool, *(Op(kind, 64 * 2**stage, stride=stride) for stride in strides)]
 
 
 def _resnet50_fcn(classes: int) -> list[Op]:
-    ops = [op for part in _resnet50() for op in part]
+    ops = [op for part in _resnet("resnet50") for op in part]
     ops += [Op("freeze"), Op("conv", 1024, size=1), RELU, Op("conv", 512, size=1), RELU]
     for i, features in enumerate((256, 128, 64, 64)):
         ops += [Op("up", features), RELU] + [BN] * (i > 1)
     return [*ops, Op("conv", classes, size=1), Op("resize")]
 
 
-def _unet_resnet50(classes: int) -> list[Op]:
-    *parts, last = _resnet50()
+def _unet_resnet(depth: str, classes: int) -> list[Op]:
+    *parts, last = _resnet(depth)
     ops = [op for part in parts for op in [*part, Op("push")]] + last
     for i, features in enumerate((256, 128, 64, 32, 16)):
         ops += [Op("double")] + [Op("cat")] * (i < 4)

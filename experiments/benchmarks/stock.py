@@ -14,15 +14,16 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Block(nn.Module):
-    """ResNet's bottleneck."""
+    """ResNet's bottleneck, or its basic block."""
 
     features: int
     stride: int
+    bottleneck: bool
     dtype: Any
 
     @nn.compact
     def __call__(self, x, train: bool):
-        """[N, H, W, C] -> [N, H / stride, W / stride, 4 features]."""
+        """[N, H, W, C] -> [N, H / stride, W / stride, C']."""
 
         def conv_bn(x, features, size, stride=1):
             x = nn.Conv(
@@ -30,11 +31,15 @@ class Block(nn.Module):
             )(x)
             return nn.BatchNorm(not train, momentum=0.9, dtype=self.dtype)(x)
 
-        y = nn.relu(conv_bn(x, self.features, 1))
-        y = nn.relu(conv_bn(y, self.features, 3, self.stride))
-        y = conv_bn(y, 4 * self.features, 1)
+        if self.bottleneck:
+            y = nn.relu(conv_bn(x, self.features, 1))
+            y = nn.relu(conv_bn(y, self.features, 3, self.stride))
+            y = conv_bn(y, 4 * self.features, 1)
+        else:
+            y = nn.relu(conv_bn(x, self.features, 3, self.stride))
+            y = conv_bn(y, self.features, 3)
         if x.shape != y.shape:
-            x = conv_bn(x, 4 * self.features, 1, self.stride)
+            x = conv_bn(x, y.shape[-1], 1, self.stride)
         return nn.relu(x + y)
 
 
@@ -71,8 +76,8 @@ class Network(nn.Module):
             return nn.relu(x)
         if op.kind == "bn":
             return nn.BatchNorm(not train, momentum=0.9, dtype=self.dtype)(x)
-        if op.kind == "block":
-            return Block(op.features, op.stride, self.dtype)(x, train)
+        if op.kind in ("block", "basic"):
+            return Block(op.features, op.stride, op.kind == "block", self.dtype)(x, train)
         window = (op.size, op.size)
         if op.kind == "pool":
             pad = (op.size - 1) // 2

@@ -14,27 +14,35 @@ MODES = ("eager", "channels_last", "compile", "compile_graphs")
 
 
 class Block(nn.Module):
-    """ResNet's bottleneck."""
+    """ResNet's bottleneck, or its basic block."""
 
-    def __init__(self, inputs: int, features: int, stride: int):
+    def __init__(self, inputs: int, features: int, stride: int, bottleneck: bool):
         super().__init__()
 
         def conv_bn(i: int, o: int, size: int, stride: int = 1) -> nn.Sequential:
             conv = nn.Conv2d(i, o, size, stride, size // 2, bias=False)
             return nn.Sequential(conv, nn.BatchNorm2d(o))
 
-        outputs = 4 * features
-        self.first = conv_bn(inputs, features, 1)
-        self.second = conv_bn(features, features, 3, stride)
-        self.third = conv_bn(features, outputs, 1)
+        outputs = 4 * features if bottleneck else features
+        if bottleneck:
+            layers = [
+                (inputs, features, 1),
+                (features, features, 3, stride),
+                (features, outputs, 1),
+            ]
+        else:
+            layers = [(inputs, features, 3, stride), (features, features, 3)]
+        self.layers = nn.ModuleList(conv_bn(*layer) for layer in layers)
         straight = inputs == outputs and stride == 1
         self.shortcut = nn.Identity() if straight else conv_bn(inputs, outputs, 1, stride)
 
     def forward(self, x):
-        """[N, C, H, W] -> [N, 4 features, H / stride, W / stride]."""
-        y = functional.relu(self.first(x), inplace=True)
-        y = functional.relu(self.second(y), inplace=True)
-        return functional.relu(self.third(y) + self.shortcut(x), inplace=True)
+        """[N, C, H, W] -> [N, C', H / stride, W / stride]."""
+        *before, last = self.layers
+        y = x
+        for layer in before:
+            y = functional.relu(layer(y), inplace=True)
+        return functional.relu(last(y) + self.shortcut(x), inplace=True)
 
 
 class Network(nn.Module):
@@ -70,8 +78,8 @@ class Network(nn.Module):
                 return nn.ReLU(inplace=True)
             case "pool":
                 return nn.MaxPool2d(op.size, op.stride, (op.size - 1) // 2)
-            case "block":
-                return Block(channels, op.features, op.stride)
+            case "block" | "basic":
+                return Block(channels, op.features, op.stride, op.kind == "block")
         return nn.Identity()
 
     def train(self, mode: bool = True):

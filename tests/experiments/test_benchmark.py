@@ -16,7 +16,10 @@ from fcn_jax.types import InputError
 
 PARAMETERS = {
     "fcn": 5_493_645, "simplified_unet": 3_015_509, "unet": 31_044_821, "resnet50_fcn": 27_718_293,
-    "unet_resnet50": 32_524_005, "fcn_resnet50": 32_957_013, "deeplabv3_resnet50": 39_638_869,
+    "unet_resnet18": 14_331_109, "unet_resnet34": 24_439_269, "unet_resnet50": 32_524_005,
+    "unet_resnet101": 51_516_133, "fcn_resnet50": 32_957_013, "fcn_resnet101": 51_949_141,
+    "deeplabv3_resnet50": 39_638_869, "deeplabv3_resnet101": 58_630_997,
+    "deeplabv3_mobilenet_v3_large": 11_025_477, "lraspp_mobilenet_v3_large": 3_221_538,
 }  # fmt: skip
 
 
