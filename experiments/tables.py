@@ -208,8 +208,8 @@ def models_table() -> str:
         size, flops = f"{row['parameters']:,}".replace(",", " "), f"{row['flops'] / 1e9:.1f}"
         rows.append((row["name"], size, flops, row["weights"], measured.get(row["name"], "")))
     note = (
-        "Parameters for 21 classes; GFLOPs of the convolutions in a forward pass of one 224x224 "
-        "image. mIoU: the\nbest run in this repository, and its recipe; empty: not run."
+        "Parameters for 21 classes; GFLOPs of the convolutions for one 224x224 image. mIoU: the "
+        "best run here, and its recipe."
     )
     return f"{markdown(rows, left=(0, 3))}\n\n{note}"
 
