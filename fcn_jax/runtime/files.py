@@ -176,6 +176,8 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
-        raise InputError(f"{path}: not there: is {path.parent} the folder of a run?") from None
+        raise InputError(
+            f"{path}: not there: is {path.parent} the folder of a finished run?"
+        ) from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
