@@ -57,8 +57,8 @@ if TYPE_CHECKING:
     from fcn_jax.training.options import Runtime as Runtime
     from fcn_jax.types import VOID as VOID
     from fcn_jax.types import InputError as InputError
-    from fcn_jax.weights.torch_names import load_torch_weights as load_torch_weights
-    from fcn_jax.weights.torch_names import to_torch as to_torch
+    from fcn_jax.weights.torch_weights import load_torch_weights as load_torch_weights
+    from fcn_jax.weights.torch_weights import to_torch as to_torch
 
 __version__ = "0.1.0"
 
@@ -100,7 +100,7 @@ _HOMES = {
     "models": ("MODELS", "create_model", "register_model"),
     "training.options": ("Runtime",),
     "types": ("InputError", "VOID"),
-    "weights.torch_names": ("load_torch_weights", "to_torch"),
+    "weights.torch_weights": ("load_torch_weights", "to_torch"),
 }
 _MODULES = ("losses", "metrics", "optim", "plugins")
 

@@ -27,6 +27,7 @@ MUST_NOT_IMPORT = {
     "fcn_jax/models": {"fcn_jax.data", "fcn_jax.losses", "fcn_jax.optim"},
     "fcn_jax/weights/torch_files.py": {"torch"},
     "fcn_jax/weights/torch_names.py": {"torch"},
+    "fcn_jax/weights/torch_weights.py": {"torch"},
     "fcn_jax/training/steps.py": {"fcn_jax.report", "fcn_jax.weights"},
 }
 

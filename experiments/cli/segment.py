@@ -19,7 +19,7 @@ from fcn_jax.inference import predict
 from fcn_jax.models import create_model
 from fcn_jax.runtime import distributed, files
 from fcn_jax.types import InputError
-from fcn_jax.weights import initialize, torch_names
+from fcn_jax.weights import initialize, torch_weights
 
 WORKERS = 4
 """Images in work at a time, at most: each holds its photograph and a band of logits."""
@@ -57,7 +57,7 @@ def published(name: str, weights: Path | None) -> predict.Checkpoint:
     """torchvision's network as a checkpoint; its images were some 520 pixels high."""
     distributed.require_backend()
     path = weights or initialize.published(name)
-    variables = torch_names.load_torch_weights(name, path)
+    variables = torch_weights.load_torch_weights(name, path)
     variables = {k: variables[k] for k in ("params", "batch_stats")}
     model = create_model(name, len(VOC_CLASSES), aux="aux_head" in variables["params"])
     initialize.check_fit(model, variables, str(path))

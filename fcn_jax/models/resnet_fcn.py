@@ -45,7 +45,7 @@ class ResNetFCN(nn.Module):
         freeze_bn, freeze_stages: of a backbone that is not frozen as a whole: see `ResNet`.
         width: channels of the backbone's first stage and of the last decoder; Table 2 has 64.
         kernel_init: how the decoder's weights start, `xavier` (the paper's) or `he`. The backbone's
-            are meant to be loaded (`torch_names.load_backbone`) and start as torchvision's do.
+            are meant to be loaded (`torch_weights.load_backbone`) and start as torchvision's do.
         dtype: of the computation. Parameters, statistics and logits are float32.
     """
 

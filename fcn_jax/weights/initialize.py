@@ -12,7 +12,7 @@ import numpy as np
 
 from fcn_jax.models import MODELS, registry
 from fcn_jax.types import InputError
-from fcn_jax.weights import checkpoint, model_folder, torch_names
+from fcn_jax.weights import checkpoint, model_folder, torch_weights
 from fcn_jax.weights.torch_files import read_state_dict
 from fcn_jax.weights.torchvision import pretrained
 
@@ -69,7 +69,7 @@ def variables(
                 value=source,
             )
         path = pretrained(depth, weights=IMAGENET[source])
-        return torch_names.load_backbone(start, depth, path, network.backbone_path)
+        return torch_weights.load_backbone(start, depth, path, network.backbone_path)
     path = Path(source).expanduser()
     if path.is_dir():
         inner = path / "checkpoints"
@@ -86,12 +86,12 @@ def variables(
             value=source,
         )
     names = read_state_dict(path)
-    if depth is not None and torch_names.is_backbone(names):
-        return torch_names.load_backbone(start, depth, path, network.backbone_path)
+    if depth is not None and torch_weights.is_backbone(names):
+        return torch_weights.load_backbone(start, depth, path, network.backbone_path)
     options: dict[str, Any] = {"backbone": depth} if hasattr(model, "backbone") else {}
     if any(name.startswith("aux_classifier.") for name in names) and getattr(model, "aux", False):
         options["aux"] = True
-    return _merged(start, torch_names.load_torch_weights(arch, path, **options), str(path))
+    return _merged(start, torch_weights.load_torch_weights(arch, path, **options), str(path))
 
 
 def check_fit(model: nn.Module, variables: dict[str, Any], where: str) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import save as to_bytes
 
 from fcn_jax.runtime import files
 from fcn_jax.types import InputError
-from fcn_jax.weights import torch_names
+from fcn_jax.weights import torch_names, torch_weights
 from fcn_jax.weights.torch_files import read_state_dict
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -46,10 +47,10 @@ def save(folder: Path | str, variables: Mapping[str, Any], meta: Mapping[str, An
     if (folder / CONFIG).exists() and _format(folder) != FORMAT:
         raise InputError(f"{folder} holds another {CONFIG}: choose another folder")
     arch = meta["model"]["name"]
-    if torch_names.is_known(arch):
-        state = torch_names.to_torch(arch, variables)
+    if arch in torch_names.RULES:
+        state = torch_weights.to_torch(arch, variables)
     else:
-        state = {"/".join(path): np.asarray(leaf) for path, leaf in torch_names.leaves(variables)}
+        state = {name: np.asarray(a) for name, a in flatten_dict(variables, sep="/").items()}
     files.make_folder(folder)
     files.write_bytes(folder / WEIGHTS, to_bytes(state, {"format": "pt"}))
     about = {"format": FORMAT, "format_version": VERSION, **{name: meta[name] for name in _KEPT}}
@@ -70,15 +71,14 @@ def load(folder: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
     if missing:
         raise InputError(f"{folder / CONFIG}: {missing[0]} is missing: export the network again")
     arch = about["model"]["name"]
-    if torch_names.is_known(arch):
-        options = {
-            name: value
-            for name, value in about["model"].items()
-            if name not in ("name", "num_classes", "precision", "init")
-        }
-        variables = torch_names.load_torch_weights(arch, folder / WEIGHTS, **options)
+    if arch in torch_names.RULES:
+        options = dict(about["model"])
+        for given in ("name", "num_classes", "precision", "init"):
+            options.pop(given, None)
+        variables = torch_weights.load_torch_weights(arch, folder / WEIGHTS, **options)
     else:
-        variables = torch_names.nested(read_state_dict(folder / WEIGHTS))
+        arrays = unflatten_dict(read_state_dict(folder / WEIGHTS), sep="/")
+        variables = {"params": {}, "batch_stats": {}, **arrays}
     return variables, {name: about[name] for name in _KEPT}
 
 
@@ -89,7 +89,7 @@ def _format(folder: Path) -> Any:
 
 def same(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
     """Whether two sets of variables are equal bit for bit."""
-    pairs = [dict(torch_names.leaves(tree)) for tree in (ours, theirs)]
+    pairs = [flatten_dict(tree) for tree in (ours, theirs)]
     return pairs[0].keys() == pairs[1].keys() and all(
         np.array_equal(np.asarray(a), np.asarray(pairs[1][path]), equal_nan=True)
         for path, a in pairs[0].items()

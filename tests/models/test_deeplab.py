@@ -7,7 +7,7 @@ import pytest
 
 from fcn_jax.models import create_model, resnet
 from fcn_jax.models.deeplab import ASPP
-from fcn_jax.weights.torch_names import load_torch_weights, to_torch
+from fcn_jax.weights.torch_weights import load_torch_weights, to_torch
 from tests.models.variables import abstract, random_variables
 
 NAMES = ("fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fcn_jax.models import create_model, mobilenet
-from fcn_jax.weights.torch_names import load_backbone, load_torch_weights, to_torch
+from fcn_jax.weights.torch_weights import load_backbone, load_torch_weights, to_torch
 from tests.models.test_deeplab import only_out, torchvision_net
 from tests.models.variables import abstract, random_variables
 

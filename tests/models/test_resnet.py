@@ -8,7 +8,7 @@ import pytest
 
 from fcn_jax.models.resnet import DEPTHS, Depth, ResNet
 from fcn_jax.types import InputError
-from fcn_jax.weights.torch_names import load_torch_weights
+from fcn_jax.weights.torch_weights import load_torch_weights
 from tests.models.variables import random_variables
 
 

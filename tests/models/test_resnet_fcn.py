@@ -7,7 +7,7 @@ import pytest
 
 from fcn_jax.models import create_model, resnet
 from fcn_jax.models.resnet_fcn import FCNHead
-from fcn_jax.weights.torch_names import load_torch_weights
+from fcn_jax.weights.torch_weights import load_torch_weights
 from tests.models.variables import random_variables
 
 IMAGES = jax.random.normal(jax.random.key(1), (2, 33, 40, 3))

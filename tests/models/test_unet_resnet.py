@@ -7,7 +7,7 @@ import pytest
 from fcn_jax.models import create_model, resnet
 from fcn_jax.models.unet_resnet import DecoderBlock
 from fcn_jax.ops.upsample import double_nearest
-from fcn_jax.weights.torch_names import load_torch_weights, to_torch
+from fcn_jax.weights.torch_weights import load_torch_weights, to_torch
 from tests.models.variables import abstract, random_variables
 
 TINY = resnet.Depth((1, 1, 1, 1), False)

@@ -16,7 +16,7 @@ from torch import nn
 
 from fcn_jax import losses, optim
 from fcn_jax.models import create_model
-from fcn_jax.weights.torch_names import load_torch_weights, to_torch
+from fcn_jax.weights.torch_weights import load_torch_weights, to_torch
 
 
 class FCN(nn.Module):

@@ -8,7 +8,7 @@ import pytest
 from fcn_jax.models import create_model
 from fcn_jax.models.resnet import ResNet
 from fcn_jax.types import InputError
-from fcn_jax.weights.torch_names import load_backbone, load_torch_weights, to_torch
+from fcn_jax.weights.torch_weights import load_backbone, load_torch_weights, to_torch
 from tests.models.variables import abstract, random_variables
 
 SMALL = {
@@ -209,7 +209,7 @@ def test_long_lists_are_cut():
     line = refusal("unet", state("fcn"))
     assert len(line) < 700
     assert "bnd1.weight is unknown" in line
-    assert " more. It looks like fcn: load it as that" in line
+    assert " more. Give weights of this network" in line
 
 
 def test_a_file_is_named(tmp_path):
@@ -222,12 +222,6 @@ def test_a_file_is_named(tmp_path):
     line = refusal("fcn", tmp_path / "net.pth")
     assert line.startswith(f"{tmp_path / 'net.pth'} does not fit fcn: ")
     assert "classifier.bias is missing" in line
-
-
-def test_a_backbone_given_for_a_whole_network_is_recognised():
-    backbone = to_torch("resnet50", random_variables(ResNet("resnet50", width=2)))
-    line = refusal("resnet50_fcn", backbone)
-    assert line.endswith("It looks like resnet50: load it as a backbone")
 
 
 @pytest.mark.parametrize("call", [load_torch_weights, to_torch])
