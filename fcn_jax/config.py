@@ -13,7 +13,7 @@ import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from fcn_jax.types import MATMUL_PRECISION as MATMUL_PRECISION
 from fcn_jax.types import InputError
@@ -31,25 +31,38 @@ CacheMode = Literal["auto", "device", "host", "none"]
 WeightScheme = Literal["none", "inverse", "inverse_sqrt", "median_frequency", "effective_number"]
 
 
-def check(group: str, config: Any, **limits: tuple[float, float]) -> None:
-    """Refuse fields outside [low, high], NaN, and values that are not among a field's choices.
+class Within(NamedTuple):
+    """The limits of a number, both allowed; a field's type carries them."""
 
-    Args:
-      group: the field of `Config` that holds `config`, for the error; empty for none.
-      config: a dataclass; fields whose type is a `Literal` must have one of its values.
-      **limits: field -> (low, high), both allowed; None is never checked.
+    low: float
+    high: float
 
-    Raises:
-      InputError: that names the field.
+
+class Checked:
+    """A dataclass that refuses values which its fields' types do not allow, with an InputError.
+
+    A `Literal` names the values there are, `Within` the limits; None is allowed where the type is
+    optional, and NaN never.
     """
-    for name, hint in typing.get_type_hints(type(config)).items():
-        value, field_name = getattr(config, name), f"{group}.{name}".lstrip(".")
-        wrong = _wrong(value, hint, limits.get(name))
-        if wrong:
-            raise InputError(wrong, field=field_name, value=value)
+
+    _group: ClassVar[str]
+    """The field of `Config` that holds this, for the error; empty for none."""
+
+    def __init_subclass__(cls, group: str = "") -> None:
+        cls._group = group
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        hints = typing.get_type_hints(type(self), include_extras=True)
+        for name in self.__dataclass_fields__:  # type: ignore[attr-defined]
+            value, hint, limits = getattr(self, name), hints[name], None
+            if typing.get_origin(hint) is Annotated:
+                hint, limits = typing.get_args(hint)
+            if wrong := _wrong(value, hint, limits):
+                raise InputError(wrong, field=f"{self._group}.{name}".lstrip("."), value=value)
 
 
-def _wrong(value: Any, hint: Any, limits: tuple[float, float] | None) -> str:
+def _wrong(value: Any, hint: Any, limits: Within | None) -> str:
     """What is wrong with the value of a field of this type; empty if nothing is."""
     is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     choices, kinds = choices_of(hint), typing.get_args(hint) if is_union else (hint,)
@@ -117,26 +130,26 @@ def _set_pair(group: str, config: Any, name: str, highest: float) -> None:
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Checked, group="data"):
     """Which data is trained on, and in which form."""
 
     dataset: str = "voc2007"
     """`voc2007`, `shapes`, or the folder of a data set."""
     image_size: tuple[int, int] = (224, 224)
     """Height and width that the network is trained and validated at."""
-    batch_size: int = 16
+    batch_size: Annotated[int, Within(1, 65_536)] = 16
     """Images per optimizer step."""
     void_as_background: bool = False
     """Count void pixels as background, as the paper does; otherwise the loss ignores them."""
-    overfit: int = 0
+    overfit: Annotated[int, Within(0, 10**9)] = 0
     """Train and validate on the first N images of the train split; 0: the real splits."""
-    split_train: float | None = None
+    split_train: Annotated[float | None, Within(0.01, 0.99)] = None
     """Train on this fraction of the train split and validate on the rest of it, so that choices
     need not be made on val; the division is fixed, seeded and stratified. None: the real splits."""
 
     def __post_init__(self):
         """Check every value."""
-        check("data", self, batch_size=(1, 65_536), overfit=(0, 10**9), split_train=(0.01, 0.99))
+        super().__post_init__()
         size = self.image_size
         if not _is_pair(size) or not all(isinstance(n, int) and 32 <= n <= 2048 for n in size):
             raise InputError(
@@ -154,7 +167,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Checked, group="model"):
     """Which network, and what it starts from."""
 
     arch: str = "fcn"
@@ -166,22 +179,18 @@ class ModelConfig:
     model.safetensors and config.json."""
     freeze_bn: bool = False
     """Keep the backbone's batch statistics as they were loaded; use it with small batches."""
-    freeze_stages: int = 0
+    freeze_stages: Annotated[int, Within(0, 5)] = 0
     """Freeze the first N of the backbone's 5 parts, the stem of a ResNet being the first; 0 freezes
     none."""
     remat: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
 
-    def __post_init__(self):
-        """Check every value."""
-        check("model", self, freeze_stages=(0, 5))
-
 
 @dataclass(frozen=True)
-class AugmentConfig:
+class AugmentConfig(Checked, group="augment"):
     """Which random transformations are made; all off by default. Hashable, so static under jit."""
 
-    flip: float = 0.0
+    flip: Annotated[float, Within(0, 1)] = 0.0
     """Probability of a horizontal flip."""
     crop_scale: Pair | None = None
     """(min, max) of a random crop's fraction of the image's area; None: no crop."""
@@ -190,9 +199,9 @@ class AugmentConfig:
     scale_jitter: Pair | None = None
     """(min, max) of a uniform isotropic scale, where 1 fits the whole image into the output; then a
     random window of the output's size, padded where the image is smaller."""
-    colour_jitter: float = 0.0
+    colour_jitter: Annotated[float, Within(0, 100)] = 0.0
     """Strength s: brightness, contrast and saturation factors in [max(0, 1-s), 1+s]."""
-    rotation: float = 0.0
+    rotation: Annotated[float, Within(0, 180)] = 0.0
     """Largest angle in degrees, either way."""
     function: str | None = None
     """`module:name` of a function `(key, image, labels) -> (image, labels)` that is applied last,
@@ -202,7 +211,7 @@ class AugmentConfig:
         """Accept lists, as JSON gives them, and refuse what has no meaning."""
         for name, highest in (("crop_scale", 1.0), ("crop_ratio", math.inf), ("scale_jitter", 100)):
             _set_pair("augment", self, name, highest)
-        check("augment", self, flip=(0, 1), colour_jitter=(0, 100), rotation=(0, 180))
+        super().__post_init__()
         if self.crop_scale is not None and self.scale_jitter is not None:
             raise InputError(
                 "cannot be combined with augment.scale_jitter: choose one of them",
@@ -212,97 +221,66 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True)
-class LossConfig:
+class LossConfig(Checked, group="loss"):
     """What the training loss is made of; the defaults are the plain cross-entropy."""
 
     class_weights: WeightScheme = "none"
     """Weights of the classes, computed from the pixels of the train split."""
-    weight_cap: float | None = None
+    weight_cap: Annotated[float | None, Within(1, 1e9)] = None
     """Largest class weight allowed, as a multiple of the smallest."""
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, Within(0, 0.999)] = 0.0
     """Fraction of the target that is spread over all classes."""
-    focal_gamma: float = 0.0
+    focal_gamma: Annotated[float, Within(0, 10)] = 0.0
     """Exponent of the focal factor; 0: plain cross-entropy."""
-    dice: float = 0.0
+    dice: Annotated[float, Within(0, 1e3)] = 0.0
     """Weight of a soft Dice term added to the cross-entropy; 0 leaves it out."""
-    lovasz: float = 0.0
+    lovasz: Annotated[float, Within(0, 1e3)] = 0.0
     """Weight of a Lovasz-softmax term added to the cross-entropy; 0 leaves it out."""
     function: str | None = None
     """`module:name` of a function `(logits, labels, class_weights) -> (sum, weight)` that replaces
     the cross-entropy in training; void is 255. None: the cross-entropy."""
-    aux_weight: float = 0.4
+    aux_weight: Annotated[float, Within(0, 1e3)] = 0.4
     """Weight of the auxiliary head's loss, for networks that have such a head."""
-
-    def __post_init__(self):
-        """Check every value."""
-        check(
-            "loss",
-            self,
-            weight_cap=(1, 1e9),
-            label_smoothing=(0, 0.999),
-            focal_gamma=(0, 10),
-            dice=(0, 1e3),
-            lovasz=(0, 1e3),
-            aux_weight=(0, 1e3),
-        )
 
 
 @dataclass(frozen=True)
-class OptimConfig:
+class OptimConfig(Checked, group="optim"):
     """The optimizer; the defaults are the paper's baseline (section 4.1.2)."""
 
     name: Literal["adam", "adamw", "sgd"] | str = "adam"
     """`adam` and `sgd`: weight decay is L2, added to the gradient first; `adamw`: decoupled. Or
     `module:name` of a function of the learning rate's schedule that returns an optax
     transformation, such as `optax:lion`."""
-    lr: float = 1e-4
+    lr: Annotated[float, Within(0, 1e38)] = 1e-4
     """Peak learning rate."""
-    momentum: float = 0.9
+    momentum: Annotated[float, Within(0, 0.9999)] = 0.9
     """Momentum of `sgd`; the Adam variants have their own."""
-    weight_decay: float = 1e-5
+    weight_decay: Annotated[float, Within(0, 1e3)] = 1e-5
     """Strength of the weight decay."""
     schedule: Literal["constant", "cosine_annealing", "cosine", "poly"] = "constant"
     """`cosine_annealing`: the paper's, periodic; `cosine`: one cycle down to eta_min; `poly`: to 0
     as (1 - step / steps) ** 0.9."""
-    t_max: int = 10
+    t_max: Annotated[int, Within(1, 10**9)] = 10
     """Half a period of `cosine_annealing`, in steps."""
-    eta_min: float = 0.0
+    eta_min: Annotated[float, Within(0, 1e3)] = 0.0
     """Last rate of the cosine schedules."""
-    warmup: int = 0
+    warmup: Annotated[int, Within(0, 10**9)] = 0
     """Steps of linear warm-up from 0; not used by `cosine_annealing`."""
-    backbone_scale: float | None = None
+    backbone_scale: Annotated[float | None, Within(0, 1e3)] = None
     """Learning rate of the backbone relative to the rest; 0 freezes it. None: 0 where the network
     freezes its pretrained backbone by default, else 1."""
-    backbone_delay: int = 0
+    backbone_delay: Annotated[int, Within(0, 10**9)] = 0
     """Train only the head for this many steps, then everything."""
-    clip_norm: float | None = None
+    clip_norm: Annotated[float | None, Within(1e-12, 1e12)] = None
     """Largest global norm of the gradient; None does not clip."""
-    accumulate: int = 1
+    accumulate: Annotated[int, Within(1, 65_536)] = 1
     """Compute each step's gradient in N parts of the batch, one after another: less memory."""
-    ema: float = 0.0
+    ema: Annotated[float, Within(0, 0.999999)] = 0.0
     """Decay of the moving average of the parameters that is evaluated; 0 keeps none."""
-
-    def __post_init__(self):
-        """Check every value."""
-        check(
-            "optim",
-            self,
-            lr=(0, 1e38),
-            momentum=(0, 0.9999),
-            weight_decay=(0, 1e3),
-            t_max=(1, 10**9),
-            eta_min=(0, 1e3),
-            warmup=(0, 10**9),
-            backbone_scale=(0, 1e3),
-            backbone_delay=(0, 10**9),
-            clip_norm=(1e-12, 1e12),
-            accumulate=(1, 65_536),
-            ema=(0, 0.999999),
-        )
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """Everything a run's result depends on, besides the data's content."""
 
     experiment: str = "default"
@@ -312,14 +290,14 @@ class Config:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    epochs: int = 100
+    epochs: Annotated[int, Within(1, 100_000)] = 100
     """Passes over the train split."""
-    patience: int = 30
+    patience: Annotated[int, Within(0, 10**9)] = 30
     """Stop after this many epochs without a better validation mIoU; 0: never."""
-    bn_batches: int = 0
+    bn_batches: Annotated[int, Within(0, 10**9)] = 0
     """Before each validation, re-estimate batch norm's statistics from this many batches of the
     epoch (at most all), see `training.precise_bn`; 0: use the running statistics."""
-    seed: int = 0
+    seed: Annotated[int, Within(0, 2**32 - 1)] = 0
     """Seed of everything random."""
     precision: Literal["f32", "tf32", "bf16"] = "f32"
     """`f32`: true float32; `tf32`: float32 with TF32 matrix units; `bf16`: bfloat16 activations
@@ -327,14 +305,7 @@ class Config:
 
     def __post_init__(self):
         """Check every value."""
-        check(
-            "",
-            self,
-            epochs=(1, 100_000),
-            patience=(0, 10**9),
-            bn_batches=(0, 10**9),
-            seed=(0, 2**32 - 1),
-        )
+        super().__post_init__()
         if self.data.batch_size % self.optim.accumulate:
             raise InputError(
                 f"must divide data.batch_size, which is {self.data.batch_size}",

@@ -101,36 +101,41 @@ def make_optimizer(
         >>> round(float(updates["w"][0]), 4)  # Adam's first step has the size of the rate
         -0.5
     """
-    schedule, scale = make_schedule(config, total_steps), config.backbone_scale
-    if scale is None and not frozen and not config.backbone_delay:
+    schedule = make_schedule(config, total_steps)
+    if config.backbone_scale is None and not frozen and not config.backbone_delay:
         optimizer = _rule(config, schedule)
     else:
-        scale = 1.0 if scale is None else scale
-
-        def slow(step):
-            rate = scale * schedule(step)
-            if not config.backbone_delay:
-                return rate
-            return jnp.where(step < config.backbone_delay, 0.0, rate)
-
-        def label(path: Any, _) -> str:
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            if name.startswith(tuple(frozen)):
-                return "frozen"
-            return "backbone" if name.startswith(f"{backbone}/") else "rest"
-
-        rules: dict[Hashable, Any] = {
-            "backbone": _rule(config, slow) if scale else optax.set_to_zero()
-        }
-        if frozen:
-            rules["frozen"] = optax.set_to_zero()
-        rules["rest"] = _rule(config, schedule)
-        optimizer = optax.multi_transform(
-            rules, lambda params: jax.tree_util.tree_map_with_path(label, params)
-        )
+        optimizer = _rules_by_part(config, schedule, backbone, tuple(frozen))
     if config.clip_norm is None:
         return optimizer
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+
+
+def _rules_by_part(
+    config: OptimConfig, schedule: Schedule, backbone: str, frozen: tuple[str, ...]
+) -> optax.GradientTransformation:
+    """The rule of `config`, with a rate for the backbone, another for the rest, 0 for `frozen`."""
+    scale = 1.0 if config.backbone_scale is None else config.backbone_scale
+
+    def slow(step):
+        rate = scale * schedule(step)
+        if not config.backbone_delay:
+            return rate
+        return jnp.where(step < config.backbone_delay, 0.0, rate)
+
+    def part(path: Any, _) -> str:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name.startswith(frozen):
+            return "frozen"
+        return "backbone" if name.startswith(f"{backbone}/") else "rest"
+
+    rules: dict[Hashable, Any] = {
+        "backbone": _rule(config, slow) if scale else optax.set_to_zero(),
+        **({"frozen": optax.set_to_zero()} if frozen else {}),
+        "rest": _rule(config, schedule),
+    }
+    parts = lambda params: jax.tree_util.tree_map_with_path(part, params)
+    return optax.multi_transform(rules, parts)
 
 
 def _rule(config: OptimConfig, schedule: Schedule) -> optax.GradientTransformation:

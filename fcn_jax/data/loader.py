@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -216,30 +217,9 @@ def streamed(
       put: to the devices.
       shard: of this process; None where there is one.
     """
-
-    def gather(indices: np.ndarray) -> tuple[Batch, np.ndarray]:
-        if shard is not None:
-            return gather_shard(indices, shard)
-        wanted, positions = np.unique(indices, return_inverse=True)
-        found = read(wanted[wanted < count])
-        # Filled up to a static length, so that one program serves every step; none of it is taken.
-        spare = indices.size - len(found.mask)
-        padded = Batch(*(np.pad(a, ((0, spare), *((0, 0),) * (a.ndim - 1))) for a in found))
-        numbers = np.where(indices < count, positions.reshape(indices.shape), indices.size)
-        return put(padded), numbers.astype(np.int32)
-
-    def gather_shard(indices: np.ndarray, shard: Shard) -> tuple[Batch, np.ndarray]:
-        # Images follow the batch's axis, which is sharded over the devices: what a device is to
-        # take lies on it, but for the filler.
-        order = np.arange(indices.size).reshape(indices.shape[::-1]).T
-        mine = indices.T.ravel()[shard.local(indices.size)]
-        # At least one, or there would be no image to make the filler of.
-        known = np.where(mine < count, mine, 0)
-        wanted, positions = np.unique(known, return_inverse=True)
-        found = read(wanted)
-        padded = Batch(*(np.asarray(part)[positions] for part in found))
-        numbers = np.where(indices < count, order, indices.size).astype(np.int32)
-        return shard.assemble(padded), numbers
+    gather = partial(_gather, read, count, put)
+    if shard is not None:
+        gather = partial(_gather_shard, read, count, shard)
 
     def load(steps: Iterable[np.ndarray]) -> Loaded:
         waiting: deque[Future] = deque()
@@ -256,3 +236,35 @@ def streamed(
                     future.cancel()
 
     return load
+
+
+def _gather(
+    read: Callable[[np.ndarray], Batch], count: int, put: Put, indices: np.ndarray
+) -> tuple[Batch, np.ndarray]:
+    """The images of a step on the devices, and which of them each index means."""
+    wanted, positions = np.unique(indices, return_inverse=True)
+    found = read(wanted[wanted < count])
+    # Filled up to a static length, so that one program serves every step; none of it is taken.
+    spare = indices.size - len(found.mask)
+    padded = Batch(*(np.pad(a, ((0, spare), *((0, 0),) * (a.ndim - 1))) for a in found))
+    numbers = np.where(indices < count, positions.reshape(indices.shape), indices.size)
+    return put(padded), numbers.astype(np.int32)
+
+
+def _gather_shard(
+    read: Callable[[np.ndarray], Batch], count: int, shard: Shard, indices: np.ndarray
+) -> tuple[Batch, np.ndarray]:
+    """The same, where this process reads its own shard only.
+
+    Images follow the batch's axis, which is sharded over the devices: what a device is to take lies
+    on it, but for the filler.
+    """
+    order = np.arange(indices.size).reshape(indices.shape[::-1]).T
+    mine = indices.T.ravel()[shard.local(indices.size)]
+    # At least one, or there would be no image to make the filler of.
+    known = np.where(mine < count, mine, 0)
+    wanted, positions = np.unique(known, return_inverse=True)
+    found = read(wanted)
+    padded = Batch(*(np.asarray(part)[positions] for part in found))
+    numbers = np.where(indices < count, order, indices.size).astype(np.int32)
+    return shard.assemble(padded), numbers

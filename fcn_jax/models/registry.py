@@ -192,12 +192,7 @@ def create_model(
         "kernel_init": init,
     }
     taken = inspect.signature(factory).parameters
-    known = taken.keys() - {"parent", "name", *fixed}
-    unknown = sorted(options.keys() - known)
-    if unknown and not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
-        raise InputError(
-            f"{name} has no option {', '.join(unknown)}: it has {', '.join(sorted(known))}"
-        )
+    _check_options(name, options, taken, fixed)
     options = {**network.options, **options}
     if network.backbone is not None and "backbone" in options:
         backbones.check(options["backbone"])
@@ -214,6 +209,21 @@ MOBILENET_PARTS = (
     ("stem_", "stage1_"), ("stage2_",), ("stage3_",), ("stage4_",), ("stage5_", "last_")
 )  # fmt: skip
 """Names in the parameters of a backbone, or their beginnings: the five parts that can be frozen."""
+
+
+def _check_options(
+    name: str,
+    options: Mapping[str, Any],
+    taken: Mapping[str, inspect.Parameter],
+    fixed: Mapping[str, Any],
+) -> None:
+    """Raise InputError for an option that the factory, with its parameters `taken`, has not."""
+    known = taken.keys() - {"parent", "name", *fixed}
+    unknown = sorted(options.keys() - known)
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
+        raise InputError(
+            f"{name} has no option {', '.join(unknown)}: it has {', '.join(sorted(known))}"
+        )
 
 
 def frozen_parameters(network: Network, stages: int) -> tuple[str, ...]:

@@ -4,21 +4,21 @@ Imports nothing heavy: the command line makes its flags from the fields here.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from fcn_jax import config
 
 
 @dataclass(frozen=True)
-class Runtime:
+class Runtime(config.Checked):
     """Where and how a run is executed; nothing here changes its result."""
 
-    devices: int | None = None
+    devices: Annotated[int | None, config.Within(1, 65_536)] = None
     """How many devices of each process to use; None: as many as divide the batch. A CPU counts as
     one device for each core, up to 4."""
-    save_every: int = 1
+    save_every: Annotated[int, config.Within(1, 10**9)] = 1
     """Epochs between saves of the latest state; a new best is always saved."""
-    save_steps: int = 0
+    save_steps: Annotated[int, config.Within(0, 10**9)] = 0
     """Also save every N steps within an epoch; 0: only between epochs."""
     cache: config.CacheMode = "auto"
     """Where images are kept: on the `device`, on the `host`, or nowhere (`none`: decoded every
@@ -27,7 +27,3 @@ class Runtime:
     """Whether to report progress."""
     origin: dict[str, Any] = field(default_factory=dict)
     """How the data was found (archives, data_dir), so that `evaluate` finds it again."""
-
-    def __post_init__(self):
-        """Check every value."""
-        config.check("", self, devices=(1, 65_536), save_every=(1, 10**9), save_steps=(0, 10**9))

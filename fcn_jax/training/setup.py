@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import NamedSharding
 
 from fcn_jax import losses, metrics, optim, plugins
@@ -111,20 +112,8 @@ def build(
         convention.check(config.model.arch, model, num_classes, size)
     steps_per_epoch = len(train) // config.data.batch_size
     total_steps = config.epochs * steps_per_epoch
-    network = registry.get(config.model.arch)
-    optimizer = optim.make_optimizer(
-        config.optim,
-        total_steps,
-        backbone=network.backbone_path,
-        frozen=registry.frozen_parameters(network, config.model.freeze_stages),
-    )
+    optimizer = _optimizer(config, total_steps)
     sharding = placement.batch_sharding
-    programs = Programs(
-        _train_program(config, model, optimizer, weights, void_class, sharding),
-        evaluation.make_program(model, num_classes, weights, void_class, sharding),
-        precise_bn.make_program(model, size, sharding),
-        chunk=1 if jax.default_backend() == "cpu" else CHUNK,
-    )
     return Setup(
         config=config,
         class_names=dataset.class_names,
@@ -133,7 +122,12 @@ def build(
         steps_per_epoch=steps_per_epoch,
         train=train_split,
         val=val_split,
-        programs=programs,
+        programs=Programs(
+            _train_program(config, model, optimizer, weights, void_class, sharding),
+            evaluation.make_program(model, num_classes, weights, void_class, sharding),
+            precise_bn.make_program(model, size, sharding),
+            chunk=1 if jax.default_backend() == "cpu" else CHUNK,
+        ),
         placement=placement,
         initial_state=partial(_initial, config, model, optimizer, placement.put_state),
         meta={**_meta(config, dataset, model_spec, weights), "trivial": list(trivial)},
@@ -170,6 +164,16 @@ def _open_split(
 def _augmentation(config: Config) -> AugmentConfig | None:
     """None where it would change nothing."""
     return config.augment if config.augment != AugmentConfig() else None
+
+
+def _optimizer(config: Config, total_steps: int) -> optax.GradientTransformation:
+    network = registry.get(config.model.arch)
+    return optim.make_optimizer(
+        config.optim,
+        total_steps,
+        backbone=network.backbone_path,
+        frozen=registry.frozen_parameters(network, config.model.freeze_stages),
+    )
 
 
 def _train_program(config: Config, model, optimizer, weights, void_class: int | None, sharding):

@@ -136,20 +136,48 @@ def _gradients(
     """
     axes = () if sharding is None else sharding.mesh.axis_names
     devices = 1 if sharding is None else sharding.mesh.size
-    across = partial(jax.lax.psum, axis_name=axes)
     apply = _training_forward(model, loss)
     whole_loss = _loss_of_logits(loss, class_weights, axes)
+    part_of_loss = lambda logits, labels: whole_loss(logits, labels) / devices
+    local = _at_once(apply, part_of_loss)
+    if accumulate > 1:
+        local = _in_parts(apply, part_of_loss, accumulate)
 
-    def part_of_loss(params, stats, image, labels, key):
-        logits, stats = apply(params, stats, image, key)
-        return whole_loss(logits, labels) / devices, stats
-
-    def gradients(params, *rest):
-        (value, stats), grads = jax.value_and_grad(part_of_loss, has_aux=True)(params, *rest)
-        value, grads = across((value, grads))
+    def gradients(*arguments):
+        value, stats, grads = local(*arguments)
+        value, grads = jax.lax.psum((value, grads), axes)
         return value, stats, grads
 
-    def gradients_in_parts(params, stats, image, labels, key):
+    if sharding is None:
+        return gradients
+    replicated, split = PartitionSpec(), sharding.spec
+    return jax.shard_map(
+        gradients,
+        mesh=sharding.mesh,
+        in_specs=(replicated, replicated, split, split, replicated),
+        out_specs=replicated,
+        check_vma=False,  # so that the transpose of a sum over devices is one, as losses need it
+    )
+
+
+def _at_once(apply, loss):
+    """Build `(params, stats, image, labels, key) -> (loss, new stats, gradients)`."""
+
+    def forward(params, stats, image, labels, key):
+        logits, stats = apply(params, stats, image, key)
+        return loss(logits, labels), stats
+
+    def gradients(*arguments):
+        (value, stats), grads = jax.value_and_grad(forward, has_aux=True)(*arguments)
+        return value, stats, grads
+
+    return gradients
+
+
+def _in_parts(apply, loss, accumulate: int):
+    """The same in so many parts of the batch, one after another."""
+
+    def gradients(params, stats, image, labels, key):
         # Every accumulate-th image, so that a part does not depend on the number of devices.
         images = image.reshape(-1, accumulate, *image.shape[1:]).swapaxes(0, 1)
         keys = jax.random.split(key, accumulate)
@@ -165,25 +193,12 @@ def _gradients(
 
         # All logits first: a loss of the batch as a whole is no sum over its parts.
         new_stats, logits = jax.lax.scan(forward, stats, (images, keys))
-        value, cotangents = jax.value_and_grad(
-            lambda logits: whole_loss(_joined(logits), labels) / devices
-        )(logits)
+        value, cotangents = jax.value_and_grad(lambda logits: loss(_joined(logits), labels))(logits)
         zeros = jax.tree.map(jnp.zeros_like, params)
         grads, _ = jax.lax.scan(backward, zeros, (images, keys, cotangents))
-        value, grads = across((value, grads))
         return value, new_stats, grads
 
-    chosen = gradients if accumulate == 1 else gradients_in_parts
-    if sharding is None:
-        return chosen
-    replicated, split = PartitionSpec(), sharding.spec
-    return jax.shard_map(
-        chosen,
-        mesh=sharding.mesh,
-        in_specs=(replicated, replicated, split, split, replicated),
-        out_specs=replicated,
-        check_vma=False,  # so that the transpose of a sum over devices is one, as `across` needs
-    )
+    return gradients
 
 
 def _joined(logits):

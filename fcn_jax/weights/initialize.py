@@ -57,37 +57,52 @@ def variables(
     start = random_init(model, key, image_size)
     if source is None:
         return start
-    network = registry.get(arch)
     # A network made with another backbone than its name says knows which.
-    depth = getattr(model, "backbone", None) or network.backbone
-    if source in IMAGENET:
-        if depth is None:
-            fitting = ", ".join(name for name, entry in MODELS.items() if entry.backbone)
-            raise InputError(
-                f"{arch} has no backbone to load: leave it out, or use {fitting}",
-                field=_FIELD,
-                value=source,
-            )
-        path = pretrained(depth, weights=IMAGENET[source])
-        return torch_weights.load_backbone(start, depth, path, network.backbone_path)
+    depth = getattr(model, "backbone", None) or registry.get(arch).backbone
     path = Path(source).expanduser()
+    if source in IMAGENET:
+        return _from_imagenet(start, arch, depth, source)
     if path.is_dir():
-        inner = path / "checkpoints"
-        if model_folder.is_model_folder(path):
-            loaded, _ = model_folder.load(path)
-        else:
-            loaded, _ = checkpoint.load(inner if inner.is_dir() else path)
-        return _merged(start, loaded, str(path))
-    if not path.exists():
+        return _merged(start, _read_folder(path), str(path))
+    if path.exists():
+        return _from_file(start, arch, model, depth, path)
+    raise InputError(
+        "no such file: give imagenet, imagenet-v2, the path of a .pth or .safetensors file, or "
+        "the folder of a run",
+        field=_FIELD,
+        value=source,
+    )
+
+
+def _from_imagenet(
+    start: dict[str, Any], arch: str, depth: str | None, source: str
+) -> dict[str, Any]:
+    if depth is None:
+        fitting = ", ".join(name for name, entry in MODELS.items() if entry.backbone)
         raise InputError(
-            "no such file: give imagenet, imagenet-v2, the path of a .pth or .safetensors file, or "
-            "the folder of a run",
+            f"{arch} has no backbone to load: leave it out, or use {fitting}",
             field=_FIELD,
             value=source,
         )
+    path = pretrained(depth, weights=IMAGENET[source])
+    return torch_weights.load_backbone(start, depth, path, registry.get(arch).backbone_path)
+
+
+def _read_folder(path: Path) -> dict[str, Any]:
+    """The variables of a run, or of a folder of `model_folder`."""
+    if model_folder.is_model_folder(path):
+        return model_folder.load(path)[0]
+    inner = path / "checkpoints"
+    return checkpoint.load(inner if inner.is_dir() else path)[0]
+
+
+def _from_file(
+    start: dict[str, Any], arch: str, model: nn.Module, depth: str | None, path: Path
+) -> dict[str, Any]:
+    """PyTorch's weights of the whole network, or of its backbone, as their names tell."""
     names = read_state_dict(path)
     if depth is not None and torch_weights.is_backbone(names):
-        return torch_weights.load_backbone(start, depth, path, network.backbone_path)
+        return torch_weights.load_backbone(start, depth, path, registry.get(arch).backbone_path)
     options: dict[str, Any] = {"backbone": depth} if hasattr(model, "backbone") else {}
     if any(name.startswith("aux_classifier.") for name in names) and getattr(model, "aux", False):
         options["aux"] = True

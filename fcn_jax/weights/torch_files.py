@@ -337,25 +337,15 @@ def _step(opcode: str, argument: Any, stack: list[Any], memo: dict[int, Any]) ->
         stack[-count:] = [tuple(stack[-count:])]
     elif opcode == "TUPLE":
         stack.append(tuple(_to_mark(stack)))
-    elif opcode in ("SETITEM", "SETITEMS"):
-        items = _to_mark(stack) if opcode == "SETITEMS" else [stack.pop(-2), stack.pop()]
-        if isinstance(stack[-1], _Skipped):
-            return
-        if not isinstance(stack[-1], dict) or len(items) % 2:
-            raise TypeError("items set on what is no dict")
-        stack[-1].update(zip(items[::2], items[1::2], strict=True))
-    elif opcode in ("APPEND", "APPENDS"):
-        items = _to_mark(stack) if opcode == "APPENDS" else [stack.pop()]
-        if isinstance(stack[-1], _Skipped):
-            return
-        if not isinstance(stack[-1], list):
-            raise TypeError("values appended to what is no list")
-        stack[-1].extend(items)
-    elif opcode in ("EMPTY_SET", "FROZENSET", "ADDITEMS"):
-        if opcode != "EMPTY_SET":
-            _to_mark(stack)
-        if opcode != "ADDITEMS":
-            stack.append(_Skipped("builtins.set"))
+    elif opcode in ("SETITEM", "APPEND"):
+        items = [stack.pop(-2), stack.pop()] if opcode == "SETITEM" else [stack.pop()]
+        _fill(stack[-1], items)
+    elif opcode in ("SETITEMS", "APPENDS", "ADDITEMS"):
+        items = _to_mark(stack)
+        _fill(stack[-1], items)
+    elif opcode == "FROZENSET":
+        _to_mark(stack)
+        stack.append(_Skipped("builtins.set"))
     elif opcode == "BINPERSID":
         stack.append(_storage(stack.pop()))
     elif opcode in ("REDUCE", "NEWOBJ"):
@@ -375,11 +365,22 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
     "EMPTY_DICT": dict,
     "EMPTY_LIST": list,
     "EMPTY_TUPLE": tuple,
+    "EMPTY_SET": lambda: _Skipped("builtins.set"),
 }
 _LITERALS = {
     "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE",
     "BINBYTES", "SHORT_BINBYTES",
 }  # fmt: skip
+
+
+def _fill(container: Any, items: list[Any]) -> None:
+    """Put keys and values into a dict, or values into a list; what is skipped stays empty."""
+    if isinstance(container, dict) and len(items) % 2 == 0:
+        container.update(zip(items[::2], items[1::2], strict=True))
+    elif isinstance(container, list):
+        container.extend(items)
+    elif not isinstance(container, _Skipped):
+        raise TypeError("items put into what is no dict or list")
 
 
 def _to_mark(stack: list[Any]) -> list[Any]:
