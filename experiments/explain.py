@@ -292,7 +292,7 @@ def explain(number: Printed, tried: Sequence[tuple[Counting, float]]) -> dict[st
 
 def table(numbers: Sequence[Mapping[str, Any]]) -> str:
     """The explanations as a Markdown table."""
-    rows = [
+    rows: list[Sequence[str]] = [
         (
             "experiment", "the paper's", "agree / tried", "by chance",
             "nearest to the released code", "gives", "departures (tried)",

@@ -7,7 +7,7 @@ wrote; a test holds the two together.
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def _load(name: str) -> Any:
 def result_table(name: str) -> str:
     """One run's result.json: ours beside all-background, and how it was made."""
     result = _load(name)
-    rows = [("", "ours", "all-background")]
+    rows: list[Sequence[str]] = [("", "ours", "all-background")]
     for key in ROWS:
         scores = (text.number(result[which][key]) for which in ("val", "trivial"))
         rows.append((tables.METRICS[key], *scores))
@@ -113,7 +113,8 @@ def short_paper_table() -> str:
     """The paper's experiments in a few columns, for the README."""
     scores = _scores(_load("paper-voc2007"), "paper_iou_batch16", "miou", "paper_pixel_accuracy")
     runs = {found[0]["name"]: found for found in zip(*scores, strict=True)}
-    rows = [("experiment", "paper's IoU", "ours, per 16", "our mIoU", "paper's accuracy", "ours")]
+    header = ("experiment", "paper's IoU", "ours, per 16", "our mIoU", "paper's accuracy", "ours")
+    rows: list[Sequence[str]] = [header]
     for name, (iou, accuracy) in paper.PAPER.items():
         ours = (
             [tables.mean_std_text(row) for row in runs[name]] if name in runs else ["not run"] * 3

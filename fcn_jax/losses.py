@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fcn_jax.config import WeightScheme
+from fcn_jax.types import AnyArray
 
 WEIGHT_SCHEMES: tuple[str, ...] = get_args(WeightScheme)
 
@@ -24,16 +25,17 @@ Gather = Callable[[Any], Any]
 """A tree of one device's arrays -> those of all devices, one after another along axis 0."""
 
 
-def one_hot(labels: jax.Array, num_classes: int) -> jax.Array:
+def one_hot(labels: AnyArray, num_classes: int) -> jax.Array:
     """Boolean [..., K]; all False where the label is no class, so void masks itself."""
     classes = jnp.arange(num_classes, dtype=jnp.int32)
-    return labels[..., None].astype(jnp.int32) == classes.reshape((1,) * labels.ndim + (-1,))
+    classes = classes.reshape((1,) * labels.ndim + (-1,))
+    return jnp.equal(labels[..., None].astype(jnp.int32), classes)
 
 
 def softmax_cross_entropy(
-    logits: jax.Array,
-    labels: jax.Array,
-    weights: jax.Array | None = None,
+    logits: AnyArray,
+    labels: AnyArray,
+    weights: AnyArray | None = None,
     *,
     label_smoothing: float = 0.0,
     focal_gamma: float = 0.0,
@@ -87,11 +89,11 @@ def softmax_cross_entropy(
     return loss.sum(axis), weight.sum(axis)
 
 
-def _is_class(labels: jax.Array, num_classes: int) -> jax.Array:
+def _is_class(labels: AnyArray, num_classes: int) -> AnyArray:
     return (labels >= 0) & (labels < num_classes)
 
 
-def pixel_weights(labels: jax.Array, weights: jax.Array) -> jax.Array:
+def pixel_weights(labels: AnyArray, weights: AnyArray) -> jax.Array:
     """float32 [...]: the weight of each label's class, 0 where it is none.
 
     A comparison for each class makes one loop over the pixels, without the K-fold array between.
@@ -101,7 +103,7 @@ def pixel_weights(labels: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 @jax.custom_jvp
-def _negative_log_likelihood(z: jax.Array, labels: jax.Array) -> jax.Array:
+def _negative_log_likelihood(z: jax.Array, labels: AnyArray) -> jax.Array:
     """log sum exp(z) - z_y, float32 [...]; the first part alone where the label is no class.
 
     The derivative is written out, (softmax(z) - one_hot(y)) . dz: the derived one goes over arrays
@@ -110,14 +112,14 @@ def _negative_log_likelihood(z: jax.Array, labels: jax.Array) -> jax.Array:
     return _likelihood(z, labels)[0]
 
 
-def _likelihood(z: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _likelihood(z: jax.Array, labels: AnyArray) -> tuple[jax.Array, jax.Array]:
     """(log sum exp(z) - z_y, log sum exp(z))."""
     largest = z.max(-1)
     log_sum = largest + jnp.log(jnp.exp(z - largest[..., None]).sum(-1))
     return log_sum - _at_label(z, labels), log_sum
 
 
-def _at_label(z: jax.Array, labels: jax.Array) -> jax.Array:
+def _at_label(z: jax.Array, labels: AnyArray) -> jax.Array:
     """z_y, float32 [...]; 0 where the label is no class.
 
     A CPU reads the one value (8x224x224x21: the whole loss 5.5 ms instead of 18); elsewhere all are
@@ -126,7 +128,7 @@ def _at_label(z: jax.Array, labels: jax.Array) -> jax.Array:
     return jax.lax.platform_dependent(z, labels, cpu=read_at_label, default=compared_at_label)
 
 
-def read_at_label(z: jax.Array, labels: jax.Array) -> jax.Array:
+def read_at_label(z: jax.Array, labels: AnyArray) -> jax.Array:
     """`_at_label` by indexing."""
     num_classes = z.shape[-1]
     index = jnp.clip(labels.astype(jnp.int32), 0, num_classes - 1)[..., None]
@@ -134,7 +136,7 @@ def read_at_label(z: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.where(_is_class(labels, num_classes), value, 0.0)
 
 
-def compared_at_label(z: jax.Array, labels: jax.Array) -> jax.Array:
+def compared_at_label(z: jax.Array, labels: AnyArray) -> jax.Array:
     """`_at_label` by comparing with every class."""
     return jnp.where(one_hot(labels, z.shape[-1]), z, 0.0).sum(-1)
 
@@ -151,7 +153,7 @@ def _negative_log_likelihood_jvp(primals: tuple, tangents: tuple) -> tuple[jax.A
     return y, derivative(z, log_sum, dz)
 
 
-def soft_dice(logits: jax.Array, labels: jax.Array, across: Across = lambda x: x) -> jax.Array:
+def soft_dice(logits: AnyArray, labels: AnyArray, across: Across = lambda x: x) -> jax.Array:
     """Soft Dice loss: 1 - 2 |p y| / (|p| + |y|) per class, averaged over the classes present.
 
     Taken over the whole batch, void left out (Milletari et al. 2016, with the batch as one image).
@@ -163,8 +165,8 @@ def soft_dice(logits: jax.Array, labels: jax.Array, across: Across = lambda x: x
 
 
 def tversky(
-    logits: jax.Array,
-    labels: jax.Array,
+    logits: AnyArray,
+    labels: AnyArray,
     alpha: float = 0.5,
     beta: float = 0.5,
     across: Across = lambda x: x,
@@ -188,7 +190,7 @@ def tversky(
     return _mean_of_present(1.0 - ratio(overlap, overlap + false), truth)
 
 
-def _soft_counts(logits: jax.Array, labels: jax.Array, across: Across) -> tuple:
+def _soft_counts(logits: AnyArray, labels: AnyArray, across: Across) -> tuple:
     """(sum of p y, sum of p, sum of y) of each class, float32 [K], over the labelled pixels."""
     hot = one_hot(labels, logits.shape[-1])
     labelled = _is_class(labels, logits.shape[-1])[..., None]
@@ -205,7 +207,7 @@ def _mean_of_present(values: jax.Array, truth: jax.Array) -> jax.Array:
     return ratio(jnp.where(present, values, 0.0).sum(), present.sum().astype(jnp.float32))
 
 
-def lovasz_softmax(logits: jax.Array, labels: jax.Array, gather: Gather = lambda x: x) -> jax.Array:
+def lovasz_softmax(logits: AnyArray, labels: AnyArray, gather: Gather = lambda x: x) -> jax.Array:
     """Lovasz-softmax loss over the classes present: a surrogate of 1 - IoU, per batch.
 
     For class c the errors e = |y - p_c| of all labelled pixels are sorted, largest first, and
@@ -234,7 +236,7 @@ def lovasz_softmax(logits: jax.Array, labels: jax.Array, gather: Gather = lambda
     return _mean_of_present((errors * weights).sum(1), hot.sum(1).astype(jnp.float32))
 
 
-def _lovasz_weights(errors: jax.Array, hot: jax.Array, valid: jax.Array) -> jax.Array:
+def _lovasz_weights(errors: jax.Array, hot: jax.Array, valid: AnyArray) -> jax.Array:
     """What each pixel adds to a class's Jaccard loss, float32 [K, P]; see `lovasz_softmax`."""
     index = jnp.broadcast_to(jnp.arange(errors.shape[1], dtype=jnp.int32)[None], errors.shape)
     # Void comes last, so that it changes nothing before it; its own errors are 0.
@@ -250,9 +252,9 @@ def _lovasz_weights(errors: jax.Array, hot: jax.Array, valid: jax.Array) -> jax.
 
 
 def ohem_cross_entropy(
-    logits: jax.Array,
-    labels: jax.Array,
-    weights: jax.Array | None = None,
+    logits: AnyArray,
+    labels: AnyArray,
+    weights: AnyArray | None = None,
     *,
     threshold: float = 0.7,
     min_kept: int = 100_000,

@@ -1,7 +1,7 @@
 """Adam and SGD with PyTorch's semantics, learning-rate schedules, and a rate for the backbone."""
 
 import inspect
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,8 @@ from fcn_jax import plugins
 from fcn_jax.config import OptimConfig
 from fcn_jax.types import InputError
 
-Schedule = optax.Schedule
+Schedule = Callable[[Any], Any]
+"""Step -> learning rate, a scalar."""
 
 
 def cosine_annealing(lr: float, eta_min: float, t_max: int) -> Schedule:

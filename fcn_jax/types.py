@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    import jax
     import numpy as np
+
+    AnyArray = jax.Array | np.ndarray
+else:
+    AnyArray = Any
+"""An array on a device or on the host."""
 
 VOID = 255
 """The mask value that is never counted: VOC's borders, padding, filler rows of a batch."""

@@ -69,7 +69,7 @@ def test_a_value_of_another_type_is_an_error_that_names_the_field(field):
         data = configs.to_dict(configs.Config())
         (data[head] if head else data)[name] = value
         with pytest.raises(InputError) as raised:
-            configs.replace(configs.Config(), **{field: value})
+            configs.replace(configs.Config(), **{str(field): value})
         assert raised.value.field == field
         with pytest.raises(InputError) as raised:
             configs.from_dict(data, "config.json")

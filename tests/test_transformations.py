@@ -4,6 +4,8 @@ Each is called as its docstring says; results must be finite, of the promised sh
 same with and without `jit`, and traced once for one shape.
 """
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -21,6 +23,9 @@ from fcn_jax.types import VOID, Batch
 
 KEY = jax.random.key(0)
 
+variants: Any = chex.variants
+"""Its own type says only that it is an object."""
+
 
 def pixels(shape=(2, 6, 5), classes=4):
     """Logits float32 [..., K] and labels uint8 [...], some void."""
@@ -33,7 +38,7 @@ def pixels(shape=(2, 6, 5), classes=4):
 class LossesTest(chex.TestCase):
     """Values by hand or by definition, jitted and op by op."""
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @variants(with_jit=True, without_jit=True)
     def test_cross_entropy_by_hand(self):
         function = self.variant(losses.softmax_cross_entropy)
         logits = jnp.array([[0.0, np.log(3.0)], [0.0, np.log(3.0)], [9.0, -9.0]])
@@ -43,7 +48,7 @@ class LossesTest(chex.TestCase):
         np.testing.assert_allclose(total, np.log(4.0) + np.log(4.0 / 3.0), rtol=1e-6)
         assert weight == 2.0
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @variants(with_jit=True, without_jit=True)
     @parameterized.parameters("float32", "bfloat16", "float16")
     def test_losses_of_any_float_are_float32_and_finite(self, dtype):
         logits, labels = pixels()
@@ -58,7 +63,7 @@ class LossesTest(chex.TestCase):
         chex.assert_type(gradients, jnp.dtype(dtype))
         chex.assert_tree_all_finite((values, gradients))
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @variants(with_jit=True, without_jit=True)
     def test_mapped_over_images_it_is_the_sum_over_their_axes(self):
         logits, labels = pixels()
         each = self.variant(jax.vmap(losses.softmax_cross_entropy))(logits, labels)
@@ -70,7 +75,7 @@ class LossesTest(chex.TestCase):
 class MetricsTest(chex.TestCase):
     """The confusion counts of a device."""
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @variants(with_jit=True, without_jit=True)
     def test_counts_by_hand(self):
         labels = jnp.array([[[0, 1, 1, VOID]]], jnp.uint8)
         predictions = jnp.array([[[0, 1, 0, 1]]], jnp.uint8)
@@ -82,7 +87,7 @@ class MetricsTest(chex.TestCase):
 class LayersTest(chex.TestCase):
     """Layers and operations."""
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @variants(with_jit=True, without_jit=True)
     @parameterized.parameters("float32", "bfloat16")
     def test_shapes_and_types(self, dtype):
         x = jnp.ones((2, 7, 5, 3), dtype)
@@ -99,7 +104,7 @@ class LayersTest(chex.TestCase):
         chex.assert_type(resized, jnp.float32)
         chex.assert_tree_all_finite((down, up, pooled, resized))
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @variants(with_jit=True, without_jit=True)
     def test_batch_norm_of_equal_values_is_finite(self):
         module = layers.BatchNorm()
         x = jnp.full((2, 3, 4, 5), 7.0)
@@ -119,7 +124,7 @@ class LayersTest(chex.TestCase):
 class AugmentTest(chex.TestCase):
     """Augmentation of a padded batch."""
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @variants(with_jit=True, without_jit=True)
     def test_shapes_types_and_labels(self):
         rng = np.random.default_rng(0)
         batch = Batch(
@@ -139,7 +144,7 @@ class AugmentTest(chex.TestCase):
 class OptimTest(chex.TestCase):
     """Schedules take a traced step."""
 
-    @chex.variants(with_jit=True, without_jit=True)
+    @variants(with_jit=True, without_jit=True)
     @parameterized.parameters(("constant", 1.0), ("cosine_annealing", 0.55), ("cosine", 0.55))
     def test_a_rate_half_way_by_hand(self, schedule, expected):
         config = OptimConfig(lr=1.0, eta_min=0.1, schedule=schedule, t_max=10)

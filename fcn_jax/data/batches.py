@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from fcn_jax.types import VOID, Batch, Example
+from fcn_jax.types import VOID, AnyArray, Batch, Example
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """ImageNet's statistics, in units of 0..1 RGB: the paper's normalisation, and torchvision's."""
 
 
-def normalize(image: jax.Array) -> jax.Array:
+def normalize(image: AnyArray) -> jax.Array:
     """RGB in 0..255, [..., 3] -> float32 with ImageNet's mean 0 and deviation 1.
 
     Examples:
@@ -28,7 +28,7 @@ def normalize(image: jax.Array) -> jax.Array:
     """
     shape = (1,) * (image.ndim - 1) + (3,)
     mean, std = (jnp.asarray(v, jnp.float32).reshape(shape) for v in (MEAN, STD))
-    return (image.astype(jnp.float32) / 255.0 - mean) / std
+    return (jnp.asarray(image, jnp.float32) / 255.0 - mean) / std
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -89,7 +89,7 @@ def eval_indices(count: int, batch_size: int) -> np.ndarray:
     return np.minimum(indices, count)
 
 
-def take(padded: Batch, indices: jax.Array) -> Batch:
+def take(padded: Batch, indices: AnyArray) -> Batch:
     """The batch of these indices; one that does not exist is black, void, of size 0."""
 
     def pick(values, fill):

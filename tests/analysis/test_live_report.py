@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from PIL import Image
@@ -33,7 +34,7 @@ def trained(tmp_path_factory):
 def live(trained):
     watched = live_report.LiveReport(fakes.dataset(), "python -m something")
     run = SimpleNamespace(config=fakes.config(epochs=9), folder=trained, parameters=1234)
-    watched.on_start(run)
+    watched.on_start(cast(Any, run))
     watched.wait()
     yield watched
     watched.wait()

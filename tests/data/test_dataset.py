@@ -1,6 +1,7 @@
 """Data sets from arrays, facts that are stored, and the digest of the content."""
 
 import os
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def test_a_data_set_from_any_sequence_of_pairs():
             Lazy.asked += 1
             return pairs(3)[index]
 
-    data = fcn_jax.Dataset.from_arrays({"train": Lazy(), "val": pairs(2)}, fakes.CLASSES)
+    data = fcn_jax.Dataset.from_arrays({"train": cast(Any, Lazy()), "val": pairs(2)}, fakes.CLASSES)
     asked = Lazy.asked
     example = data.splits["train"][2]
     assert (example.id, Lazy.asked) == ("train/000002", asked + 1)

@@ -23,6 +23,8 @@ SHA = hashlib.sha256(BODY).hexdigest()
 class Handler(http.server.BaseHTTPRequestHandler):
     """/good serves BODY with Range; the other paths each go wrong in one way."""
 
+    server: "Server"  # type: ignore[assignment]
+
     def do_GET(self):
         self.server.requests.append((self.path, self.headers.get("Range")))
         body, status, kind, cut = BODY, 200, "application/x-tar", None
@@ -49,15 +51,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body[:cut] if self.path != "/endless" else BODY + b"more")
         self.close_connection = True
 
-    def log_message(self, *args):
+    def log_message(self, format, *args):
         pass
+
+
+class Server(http.server.ThreadingHTTPServer):
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.requests, self.stop = [], threading.Event()
+        self.url = f"http://127.0.0.1:{self.server_port}"
 
 
 @pytest.fixture
 def server():
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.requests, server.stop = [], threading.Event()
-    server.url = f"http://127.0.0.1:{server.server_port}"
+    server = Server()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield server

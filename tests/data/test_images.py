@@ -2,6 +2,7 @@
 
 import io
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,7 +91,7 @@ def test_the_first_of_several_images_is_read(tmp_path):
 
 @pytest.mark.parametrize("form", ["PNG", "WEBP", "JPEG", "TIFF"])
 def test_broken_exif_costs_the_orientation_only(form, tmp_path):
-    options = {"lossless": True} if form == "WEBP" else {}
+    options: dict[str, Any] = {"lossless": True} if form == "WEBP" else {}
     if form != "TIFF":
         options["exif"] = BROKEN_EXIF
     image = Image.fromarray(PIXELS)

@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -234,7 +235,8 @@ def test_image_formats_and_modes_become_rgb(folder, suffix, mode, tmp_path):
     image = picture(np.random.default_rng(1), mode=mode)
     path = folder / f"JPEGImages/000000{suffix}"
     (folder / "JPEGImages/000000.jpg").unlink()
-    image.save(path, **({"lossless": True} if suffix == ".webp" else {}))
+    options: dict[str, Any] = {"lossless": True} if suffix == ".webp" else {}
+    image.save(path, **options)
     stored = validate.read_example(sources.open_folder(folder), "train", "000000")[0]
     with Image.open(path) as saved:
         expected = np.array(saved.convert("RGBA" if mode == "P" else saved.mode).convert("RGB"))

@@ -60,8 +60,8 @@ LAYOUTS = {
 def test_folders_of_splits(images, names, tmp_path):
     for number in range(6):
         split = names[number // 2]
-        paths = (text.format(s=split, n=f"im {number}") for text in (images, LAYOUTS[images]))
-        add(tmp_path, *paths, number)
+        image, mask = (t.format(s=split, n=f"im {number}") for t in (images, LAYOUTS[images]))
+        add(tmp_path, image, mask, number)
     write(tmp_path, "classes.txt", "a\nb\nc\n")
     found = read(tmp_path)
     for position, split in enumerate(("train", "val", "test")):

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -96,6 +97,7 @@ def test_the_baselines_leave_a_frozen_backbone_alone():
     assert model.layers[-4].training
 
     size = (32, 32)
+    state: Any
     state, step = stock.make("resnet50_fcn", 21, "train", jnp.float32, size, True)
     image, mask = worker.random_images({"batch_size": 2, "image_size": size})
     with jax.numpy_rank_promotion("allow"):  # it is written as most programs are

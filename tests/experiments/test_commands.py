@@ -53,6 +53,7 @@ def _enter(main, *argv) -> int:
     """Run a command as `python -m` does; returns the exit code."""
     with pytest.raises(SystemExit) as left:
         command.run(lambda _: main([str(a) for a in argv]))
+    assert isinstance(left.value.code, int)
     return left.value.code
 
 

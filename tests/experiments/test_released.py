@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,12 +60,12 @@ def test_both_convolutions_move_the_shared_statistics():
     stage = released.SharedNormDoubleConv(2)
     x = jnp.asarray(np.random.default_rng(1).normal(3, 2, (2, 6, 6, 2)), jnp.float32)
     variables = jax.jit(stage.init, static_argnums=2)(jax.random.key(0), x, False)
-    _, new = stage.apply(variables, x, True, mutable=["batch_stats"])
+    new: Any = stage.apply(variables, x, True, mutable=["batch_stats"])[1]
 
     def layer(x, name):
         kernel, bias = (np.asarray(variables["params"][name][k]) for k in ("kernel", "bias"))
         y = jax.lax.conv_general_dilated(
-            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            x, jnp.asarray(kernel), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
         return np.asarray(y) + bias
 
@@ -92,7 +93,7 @@ def test_the_statistics_of_a_backbone_with_a_rate_of_zero_move_and_its_weights_d
 
     optimizer = optim.make_optimizer(spec.config.optim, 10)
     params = {name: {"kernel": jnp.ones(1)} for name in ("backbone", "classifier")}
-    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    updates: Any = optimizer.update(params, optimizer.init(params), params)[0]
     assert updates["backbone"]["kernel"] == 0
     np.testing.assert_allclose(
         updates["classifier"]["kernel"], -1e-2, rtol=1e-4

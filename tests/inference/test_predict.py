@@ -1,6 +1,7 @@
 """From any image to a mask of its own size: both scales, bands, views, programs."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +51,8 @@ def test_logits_are_those_of_the_plain_network_but_for_rounding(name):
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     logits = jax.jit(partial(predict.logits_of, model)).lower(variables, images).compile()
     plain = jax.jit(model.apply).lower(variables, batches.normalize(images)).compile()
-    assert logits.as_text().count(" convolution(") < plain.as_text().count(" convolution(")
+    ours, theirs = (str(p.as_text()).count(" convolution(") for p in (logits, plain))
+    assert ours < theirs
     want = np.asarray(plain(variables, batches.normalize(images)))
     np.testing.assert_allclose(logits(variables, images), want, rtol=0, atol=1e-5 * abs(want).max())
 
@@ -125,7 +127,9 @@ def test_an_unknown_scale(checkpoint):
 
 
 def test_the_checkpoint_is_not_traced_again_for_equal_networks(checkpoint):
-    assert predict._forward(fakes.TinyNet()) is predict._forward(fakes.TinyNet())
+    first: Any = fakes.TinyNet()
+    second: Any = fakes.TinyNet()
+    assert predict._forward(first) is predict._forward(second)
     assert jax.tree.leaves(checkpoint.variables)
 
 

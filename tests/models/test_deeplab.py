@@ -1,5 +1,7 @@
 """DeepLabV3 and the dilated FCN against torchvision's, with the auxiliary head."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,8 +48,8 @@ def only_out(module):
 def test_aspp_puts_the_mean_of_the_image_everywhere():
     x = jax.random.normal(jax.random.key(0), (2, 4, 5, 3))
     module = ASPP(2, (1, 2, 3), 0.0, "he", jnp.float32)
-    variables = module.init(jax.random.key(1), x, False)
-    _, state = module.apply(variables, x, False, capture_intermediates=True)
+    variables: Any = module.init(jax.random.key(1), x, False)
+    state: Any = module.apply(variables, x, False, capture_intermediates=True)[1]
     pooled = state["intermediates"]["pooling_conv"]["__call__"][0]
     kernel = variables["params"]["pooling_conv"]["kernel"][0, 0]
     np.testing.assert_allclose(pooled[:, 0, 0], x.mean((1, 2)) @ kernel, rtol=1e-5, atol=1e-6)

@@ -1,5 +1,7 @@
 """The layers against hand computation and against PyTorch's."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,11 @@ def normal(*shape, seed=0):
 
 def nchw(x):
     return np.ascontiguousarray(np.asarray(x).transpose(0, 3, 1, 2))
+
+
+def apply(module, *arguments, **options) -> Any:
+    """`module.apply`, whose own type leaves open whether there is a second result."""
+    return module.apply(*arguments, **options)
 
 
 # ---- initial weights -----------------------------------------------------------------------------
@@ -57,7 +64,7 @@ def test_unknown_initialisation_is_named():
 def test_conv_adds_up_its_window():
     x = jnp.arange(9.0).reshape(1, 3, 3, 1)
     variables = {"params": {"kernel": jnp.ones((3, 3, 1, 1)), "bias": jnp.array([10.0])}}
-    y = layers.Conv(1, stride=2).apply(variables, x)
+    y = apply(layers.Conv(1, stride=2), variables, x)
     # corners of the picture padded by one zero: 0+1+3+4, 1+2+4+5, 3+4+6+7, 4+5+7+8
     np.testing.assert_array_equal(y[0, :, :, 0], [[18, 22], [30, 34]])
 
@@ -65,7 +72,7 @@ def test_conv_adds_up_its_window():
 def test_transposed_conv_of_one_pixel_is_its_kernel():
     kernel = jnp.arange(4.0).reshape(2, 2, 1, 1)
     variables = {"params": {"kernel": kernel, "bias": jnp.zeros(1)}}
-    y = layers.ConvTranspose(1, size=2).apply(variables, jnp.full((1, 1, 1, 1), 2.0))
+    y = apply(layers.ConvTranspose(1, size=2), variables, jnp.full((1, 1, 1, 1), 2.0))
     np.testing.assert_array_equal(y[0, :, :, 0], [[0, 2], [4, 6]])
 
 
@@ -94,13 +101,14 @@ def batch_norm(scale=2.0, bias=1.0):
 
 def test_evaluation_uses_the_running_statistics():
     x = jnp.array([5.0]).reshape(1, 1, 1, 1)
-    y = layers.BatchNorm(epsilon=0.0).apply(batch_norm(), x, False)
+    y = apply(layers.BatchNorm(epsilon=0.0), batch_norm(), x, False)
     assert float(y[0, 0, 0, 0]) == 2.0 * (5.0 - 3.0) / 2.0 + 1.0
 
 
 def test_training_normalises_with_biased_and_records_unbiased_variance():
     x = jnp.array([1.0, 3.0]).reshape(1, 2, 1, 1)  # mean 2, variance 1 biased, 2 unbiased
-    y, updated = layers.BatchNorm(epsilon=0.0).apply(batch_norm(), x, True, mutable=["batch_stats"])
+    norm = layers.BatchNorm(epsilon=0.0)
+    y, updated = apply(norm, batch_norm(), x, True, mutable=["batch_stats"])
     np.testing.assert_allclose(y.ravel(), [2 * -1 + 1, 2 * 1 + 1])
     np.testing.assert_allclose(updated["batch_stats"]["mean"], [0.9 * 3 + 0.1 * 2], rtol=1e-6)
     np.testing.assert_allclose(updated["batch_stats"]["var"], [0.9 * 4 + 0.1 * 2], rtol=1e-6)
@@ -108,7 +116,7 @@ def test_training_normalises_with_biased_and_records_unbiased_variance():
 
 def test_a_single_value_does_not_spoil_the_statistics():
     x = jnp.ones((1, 1, 1, 1))
-    _, updated = layers.BatchNorm().apply(batch_norm(), x, True, mutable=["batch_stats"])
+    _, updated = apply(layers.BatchNorm(), batch_norm(), x, True, mutable=["batch_stats"])
     assert np.isfinite(updated["batch_stats"]["var"]).all()
 
 
@@ -125,11 +133,11 @@ def test_batch_norm_is_pytorchs():
     params = {"scale": bn.weight.detach().numpy(), "bias": bn.bias.detach().numpy()}
     stats = {"mean": jnp.zeros(8), "var": jnp.ones(8)}
 
-    def apply(params, x):
+    def normalised(params, x):
         variables = {"params": params, "batch_stats": stats}
-        return layers.BatchNorm().apply(variables, x, True, mutable=["batch_stats"])
+        return apply(layers.BatchNorm(), variables, x, True, mutable=["batch_stats"])
 
-    ours, pullback, updated = jax.vjp(apply, params, jnp.asarray(x), has_aux=True)
+    ours, pullback, updated = jax.vjp(normalised, params, jnp.asarray(x), has_aux=True)
     grads, dx = pullback(jnp.asarray(dy))
     np.testing.assert_allclose(nchw(ours), theirs.detach().numpy(), atol=1e-5)
     np.testing.assert_allclose(nchw(dx), theirs_x.grad.numpy(), atol=1e-5)
@@ -142,16 +150,15 @@ def test_batch_norm_is_pytorchs():
 
 def test_variance_survives_a_mean_far_from_zero():
     x = normal(4, 9, 7, 1) + 1000.0  # squares of a million leave no digit for a variance of 1
-    _, updated = layers.BatchNorm(momentum=1.0).apply(
-        batch_norm(), x, True, mutable=["batch_stats"]
-    )
+    norm = layers.BatchNorm(momentum=1.0)
+    _, updated = apply(norm, batch_norm(), x, True, mutable=["batch_stats"])
     expected = x.astype(np.float64).var(ddof=1)
     np.testing.assert_allclose(updated["batch_stats"]["var"], [expected], rtol=1e-4)
 
 
 def test_bfloat16_batch_norm_counts_in_float32():
     x = jnp.concatenate([jnp.ones((1, 64, 64, 1)), 3 * jnp.ones((1, 64, 64, 1))]).astype("bfloat16")
-    y, updated = layers.BatchNorm().apply(batch_norm(), x, True, mutable=["batch_stats"])
+    y, updated = apply(layers.BatchNorm(), batch_norm(), x, True, mutable=["batch_stats"])
     assert y.dtype == jnp.bfloat16
     np.testing.assert_allclose(updated["batch_stats"]["mean"], [0.9 * 3 + 0.1 * 2], rtol=1e-6)
 

@@ -1,5 +1,7 @@
 """What all networks have in common: names, sizes, types, parameter counts."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -10,7 +12,7 @@ from tests.models.variables import abstract, random_variables
 
 IMAGE = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
 
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     name: {"backbone": "resnet18"}
     for name, entry in MODELS.items()
     if (entry.backbone or "").startswith("resnet")

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,8 @@ def test_naming_the_networks_loads_neither_jax_nor_flax():
 @pytest.mark.parametrize("name", MODELS)
 def test_entries_say_what_the_modules_are(name):
     entry = MODELS[name]
-    small = {"backbone": "resnet18"} if (entry.backbone or "").startswith("resnet") else {}
+    on_resnet = (entry.backbone or "").startswith("resnet")
+    small: dict[str, Any] = {"backbone": "resnet18"} if on_resnet else {}
     params = abstract(create_model(name, width=4, **small))["params"]
     assert (entry.backbone is not None) == ("backbone" in params)
     if entry.has_aux:

@@ -1,5 +1,7 @@
 """The U-Nets on a ResNet against segmentation_models.pytorch."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -49,6 +51,8 @@ def test_doubling_repeats_every_value_four_times():
 def test_a_decoder_block_cuts_the_doubled_features_to_the_skip():
     block = DecoderBlock(4, "he", np.float32)
     x, skip = np.ones((1, 3, 4, 8), np.float32), np.ones((1, 5, 7, 6), np.float32)
+    y: Any
+    variables: Any
     y, variables = block.init_with_output(jax.random.key(0), x, skip, (5, 7), False)
     assert y.shape == (1, 5, 7, 4)
     assert variables["params"]["conv1"]["kernel"].shape == (3, 3, 14, 4)

@@ -7,6 +7,7 @@ rounds up, and what is too large is cropped below and to the right.
 
 import copy
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -117,7 +118,7 @@ class ResNet50FCN(nn.Module):
         c = [channels, 16 * width, 8 * width, 4 * width, 2 * width, width, width]
         self.conv1, self.conv2 = nn.Conv2d(c[0], c[1], 1), nn.Conv2d(c[1], c[2], 1)
         for i in range(1, 5):
-            setattr(self, f"deconv{i}", nn.ConvTranspose2d(c[i + 1], c[i + 2], 3, 2, 1, 1))
+            self.add_module(f"deconv{i}", nn.ConvTranspose2d(c[i + 1], c[i + 2], 3, 2, 1, 1))
         self.bn1, self.bn2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
         self.classifier = nn.Conv2d(width, classes, 1)
 
@@ -128,9 +129,10 @@ class ResNet50FCN(nn.Module):
         if self.frozen:
             x = x.detach()
         x = torch.relu(self.conv2(torch.relu(self.conv1(x))))
-        x = torch.relu(self.deconv2(torch.relu(self.deconv1(x))))
-        x = self.bn1(torch.relu(self.deconv3(x)))
-        x = self.classifier(self.bn2(torch.relu(self.deconv4(x))))
+        deconvs = [self.get_submodule(f"deconv{i}") for i in range(1, 5)]
+        x = torch.relu(deconvs[1](torch.relu(deconvs[0](x))))
+        x = self.bn1(torch.relu(deconvs[2](x)))
+        x = self.classifier(self.bn2(torch.relu(deconvs[3](x))))
         return nn.functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
@@ -173,8 +175,9 @@ def randomise(module, seed=0, size=128):
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = momenta[layer]
-            layer.running_var.clamp_(min=0.1)
-            layer.num_batches_tracked.zero_()
+            for name, buffer in layer.named_buffers():
+                if name != "running_mean":
+                    buffer.clamp_(min=0.1) if name == "running_var" else buffer.zero_()
     return module.eval()
 
 
@@ -279,7 +282,8 @@ def _train_ours(arch, variables, images, labels, steps, options):
         params = jax.tree.map(jnp.add, params, updates)
         return params, stats, state, loss, logits, grads
 
-    params, stats, result = variables["params"], variables["batch_stats"], {"losses": []}
+    params, stats = variables["params"], variables["batch_stats"]
+    result: dict[str, Any] = {"losses": []}
     state = optimizer.init(params)
     for i in range(steps):
         params, stats, state, loss, logits, grads = step(params, stats, state)
@@ -302,7 +306,7 @@ def _train_theirs(module, images, labels, steps):
     optimizer = torch.optim.Adam(trained, lr=LR, weight_decay=1e-2)
     criterion = nn.CrossEntropyLoss(weight=torch.from_numpy(WEIGHTS), ignore_index=255)
     images, labels = torch.from_numpy(nchw(images)), torch.from_numpy(labels).long()
-    result = {"losses": []}
+    result: dict[str, Any] = {"losses": []}
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
     module.train()
     for i in range(steps):

@@ -500,17 +500,17 @@ def test_a_cpu_is_given_no_convolution_of_sides_below_the_taps(function, side):
 
     with jax.enable_x64(True):
         program = jax.jit(partial(whole, function)).lower(x, kernel).compile()
-        assert " convolution(" not in program.as_text()
+        assert " convolution(" not in str(program.as_text())
         close(program(x, kernel), whole(plain, x, kernel), 1e-12)
     large = jax.jit(partial(whole, function)).lower(np.ones((2, 3, 3, 5)), kernel).compile()
-    assert " convolution(" in large.as_text()
+    assert " convolution(" in str(large.as_text())
 
 
 @pytest.mark.parametrize(("channels", "tiled"), [(127, False), (128, True)])
 def test_many_channels_are_convolved_in_tiles(channels, tiled):
     x, kernel = arrays((1, 4, 4, channels), (3, 3, channels, 128), np.float32)
     whole = jax.value_and_grad(lambda x, k: (conv.conv(x, k) ** 2).sum(), (0, 1))
-    assert (" convolution(" in jax.jit(whole).lower(x, kernel).compile().as_text()) != tiled
+    assert (" convolution(" in str(jax.jit(whole).lower(x, kernel).compile().as_text())) != tiled
 
 
 def test_results_alone_are_xlas_unless_asked_for():
@@ -525,8 +525,8 @@ def test_results_alone_are_xlas_unless_asked_for():
             return both(*arrays)
 
     lowered = {f: jax.jit(f).lower(x, kernel, up, up_kernel).compile() for f in (both, asked)}
-    assert lowered[both].as_text().count(" convolution(") == 2
-    assert lowered[asked].as_text().count(" convolution(") == 0
+    assert str(lowered[both].as_text()).count(" convolution(") == 2
+    assert str(lowered[asked].as_text()).count(" convolution(") == 0
     close(lowered[asked](x, kernel, up, up_kernel), both(x, kernel, up, up_kernel), 1e-6)
     text = jax.jit(asked).trace(x, kernel, up, up_kernel).lower(lowering_platforms=("cuda",))
     assert text.as_text().count("stablehlo.convolution") == 2
@@ -550,7 +550,7 @@ def test_results_alone_are_xlas_unless_asked_for():
     ],
 )
 def test_the_formula_of_a_result_alone_is_chosen_by_its_shape(shape, kernel, formula):
-    x, k = (jax.ShapeDtypeStruct(s, np.float32) for s in (shape, kernel))
+    x, k = arrays(shape, kernel, np.float32)
     reach = kernel[0] // 2
     window = conv.Window((1, 1), ((reach, reach), (reach, reach)), (1, 1))
     assert conv._forward_formula(x, k, window) is formula
@@ -570,7 +570,7 @@ def test_the_formula_of_a_result_alone_is_chosen_by_its_shape(shape, kernel, for
     ],
 )
 def test_so_is_that_of_a_transposed_one(shape, kernel, formula):
-    x, k = (jax.ShapeDtypeStruct(s, np.float32) for s in (shape, kernel))
+    x, k = arrays(shape, kernel, np.float32)
     window = conv.Window((2, 2), ((0, 0), (0, 0)), (1, 1))
     assert conv._forward_formula_transpose(x, k, window) is formula
 
@@ -609,14 +609,15 @@ def test_equal_layers_are_traced_once(limit):
 
 def test_patches_are_not_kept_for_the_backward_pass():
     """The residuals of conv are x and the kernel, nothing of nine times x's size."""
-    x, kernel = arrays((4, 32, 32, 16), (3, 3, 16, 16), np.float32)
+    x, kernel = map(jnp.asarray, arrays((4, 32, 32, 16), (3, 3, 16, 16), np.float32))
     program = jax.jit(jax.grad(lambda k: (conv.conv(x, k) ** 2).sum())).lower(kernel).compile()
     memory = program.memory_analysis()
     patches = 9 * x.nbytes
+    assert memory
     assert memory.temp_size_in_bytes < patches + 4 * x.nbytes
 
 
 def test_lists_will_do():
-    x, kernel = arrays((1, 5, 5, 2), (3, 3, 2, 2), np.float32)
+    x, kernel = map(jnp.asarray, arrays((1, 5, 5, 2), (3, 3, 2, 2), np.float32))
     got = conv.conv(x, kernel, stride=[1, 1], padding=[[1, 1], [1, 1]], dilation=[1, 1])  # type: ignore[arg-type]
     np.testing.assert_array_equal(got, conv.conv(x, kernel))

@@ -32,8 +32,10 @@ def site(whole_run, tmp_path_factory):
     """Every kind of page in one folder."""
     folder = tmp_path_factory.mktemp("site")
     pages.write_report(whole_run, folder / "run.html")
-    pages.write_report({**whole_run, "live": pages.Live("running", 1)}, folder / "live.html")
-    evaluation = {**whole_run, "split": "test", "method": {"resolution": "native", "flip": True}}
+    live = pages.RunData(**whole_run, live=pages.Live("running", 1))
+    pages.write_report(live, folder / "live.html")
+    evaluation = pages.RunData(**whole_run, split="test")
+    evaluation["method"] = {"resolution": "native", "flip": True}
     evaluation["result"] = {**make_result(), "test": make_result()["val"]}
     pages.write_report(evaluation, folder / "evaluation.html")
     runs: list[pages.Run] = [
@@ -65,7 +67,8 @@ KINDS = ("run", "live", "evaluation", "comparison", "predictions")
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_error_no_request_and_nothing_wider_than_the_window(browser, site, kind, width):
-    browser.console(), browser.requests()
+    browser.console()
+    browser.requests()
     page = site / f"{kind}.html"
     browser.open(page, width)
     assert browser.run("return document.documentElement.scrollWidth") == width
@@ -123,12 +126,11 @@ def test_enlarging_a_prediction_loads_its_overlay(browser, site):
     browser.requests()
     browser.run('document.querySelector("figure.zoom").click();')
     loaded = "const i = document.querySelector('#box img'); return i.complete && i.naturalWidth"
-    for _ in range(50):
-        if width := browser.run(loaded):
-            break
+    end = time.monotonic() + 5
+    while not browser.run(loaded) and time.monotonic() < end:
         time.sleep(0.05)
     with Image.open(site / "photo 0-overlay.jpg") as image:
-        assert width == image.width
+        assert browser.run(loaded) == image.width
     assert browser.requests() == [(site / "photo 0-overlay.jpg").as_uri()]
     assert browser.console() == []
 

@@ -29,7 +29,7 @@ def test_curves_show_both_losses_and_the_best_epoch(rows):
 def test_the_trivial_score_is_a_dashed_line_with_its_name(rows):
     _, miou, _ = figures.curves(rows, trivial_miou=0.0351, trivial_name="majority class").axes
     dashed = [line for line in miou.get_lines() if line.get_linestyle() == "--"]
-    assert [list(line.get_ydata()) for line in dashed] == [[0.0351, 0.0351]]
+    assert [np.asarray(line.get_ydata()).tolist() for line in dashed] == [[0.0351, 0.0351]]
     assert legend(miou) == ["validation", "majority class", "best epoch: 2"]
 
 

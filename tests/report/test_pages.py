@@ -166,6 +166,7 @@ def colours(theme):
         for name, value in re.findall(r"--([\w-]+): #([0-9a-f]{6});", text)
     }
     heat = re.search(r"--heat: (\d+), (\d+), (\d+); --heat-most: ([\d.]+)", text)
+    assert heat
     return found, tuple(map(int, heat.groups()[:3])), float(heat[4])
 
 
@@ -252,7 +253,8 @@ def test_a_finished_page_does_not_reload(report):
 @pytest.mark.parametrize("state", ["running", "stopped"])
 def test_a_live_page_says_how_old_it_is_and_reloads_while_running(data, tmp_path, state):
     before = time.time()
-    pages.write_report({**data, "live": pages.Live(state, 7.5)}, tmp_path / "report.html")
+    live = pages.RunData(**data, live=pages.Live(state, 7.5))
+    pages.write_report(live, tmp_path / "report.html")
     page = Page(tmp_path / "report.html")
     assert_harmless(page)
     (live,) = [tag for _, tag in page.tags if tag.get("id") == "live"]
@@ -271,7 +273,7 @@ def test_collapsed_run_is_called_so(data, tmp_path):
 
 def test_report_of_the_least_possible_run(result, tmp_path):
     result["val"] = {"miou": None, "iou": {}}
-    least = {"class_names": NAMES, "palette": PALETTE, "result": {"val": result["val"]}}
+    least = pages.RunData(class_names=NAMES, palette=PALETTE, result={"val": result["val"]})
     pages.write_report(least, tmp_path / "report.html")
     page = Page(tmp_path / "report.html")
     assert "mIoU \N{EN DASH}" in page.text

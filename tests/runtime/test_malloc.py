@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import pytest
@@ -67,7 +68,7 @@ def test_what_a_long_compilation_leaves_is_given_back():
 
 def test_jax_reports_compilations_by_that_name():
     seen = []
-    listener = lambda event, seconds, **_: seen.append(event)
+    listener: Any = lambda event, seconds, **_: seen.append(event)
     jax.monitoring.register_event_duration_secs_listener(listener)
     try:
         jax.jit(lambda x: x * 3 + 1)(2.0)

@@ -52,6 +52,7 @@ def _started(code: str) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
     )
+    assert process.stdout
     assert process.stdout.readline() == "busy\n"
     return process
 
@@ -61,6 +62,7 @@ def test_one_a_second_later_ends_the_process_whatever_it_is_busy_with(number):
     with _started(BUSY) as process:
         try:
             process.send_signal(number)
+            assert process.stderr
             assert process.stderr.readline().startswith("stop requested: finishing the step")
             time.sleep(1.1)
             assert process.poll() is None
@@ -80,6 +82,7 @@ def test_two_within_a_second_are_one(pair, pause):
                 process.send_signal(number)
                 time.sleep(pause)
             assert process.wait(10) == 0
+            assert process.stderr
             assert process.stderr.read().count("stop requested") == 1
         finally:
             process.kill()

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 from functools import partial
+from typing import Any
 
 import chex
 import flax.linen as nn
@@ -47,9 +48,8 @@ def test_one_trace_for_chunks_of_any_length(augmentation):
     _, state, step = _setup(augmentation)
     examples = [fakes.example(i, 40 + i, 48 - i) for i in range(6)]
     padded = _padded() if augmentation is None else batches.full_resolution(examples)
-    run = steps.jit_train_steps(
-        chex.assert_max_traces(step, n=2)
-    )  # once for shapes, once for the loop
+    counted: Any = chex.assert_max_traces(step, n=2)  # once for shapes, once for the loop
+    run = steps.jit_train_steps(counted)
     rows = np.arange(6, dtype=np.int32).reshape(3, 2)
     for count in (3, 1, 2):
         state, values = run(state, padded, rows, count, KEY)
@@ -190,7 +190,9 @@ def _two_heads(loss, **kwargs):
 def test_the_auxiliary_heads_loss_is_added(weight):
     model, state, step = _two_heads(LossConfig(aux_weight=weight))
     batch = _padded(2)
-    both = model.apply({"params": state.params}, batches.normalize(batch.image), method="with_aux")
+    both: Any = model.apply(
+        {"params": state.params}, batches.normalize(batch.image), method="with_aux"
+    )
     main, aux = (losses.ratio(*losses.softmax_cross_entropy(x, batch.mask)) for x in both)
     after, values = step(state, batch, KEY)
     np.testing.assert_allclose(values["loss"], main + weight * aux, rtol=1e-5)

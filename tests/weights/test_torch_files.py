@@ -35,7 +35,7 @@ def save(path, form):
             "empty": torch.zeros(0, 3),
         }
     )
-    state._metadata = {"": {"version": 1}}  # as module.state_dict() has it
+    vars(state)["_metadata"] = {"": {"version": 1}}  # as module.state_dict() has it
     if form == "safetensors":
         pytest.importorskip("safetensors.torch").save_file(
             {k: v.contiguous().clone() for k, v in state.items()}, path

@@ -35,7 +35,7 @@ def server(published, tmp_path, monkeypatch):
     (tmp_path / "served" / "tiny-00000000.pth").write_bytes(published[1])
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args):
+        def log_message(self, format, *args):
             pass
 
     handler = functools.partial(Quiet, directory=str(tmp_path / "served"))

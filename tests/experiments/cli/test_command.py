@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -56,5 +57,6 @@ def test_tasks_of_a_failed_save_are_not_reported_one_by_one(monkeypatch):
     with pytest.raises(SystemExit):
         command.run(lambda _: 0)
     for words in ("Event loop is closed", "of another kind"):
-        sys.unraisablehook(SimpleNamespace(exc_value=RuntimeError(words)))
+        error: Any = SimpleNamespace(exc_value=RuntimeError(words))
+        sys.unraisablehook(error)
     assert reported == ["of another kind"]

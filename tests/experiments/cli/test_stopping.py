@@ -30,6 +30,7 @@ def test_an_interrupted_command_ends_without_a_traceback():
         text=True,
     ) as process:
         try:
+            assert process.stdout
             assert process.stdout.readline() == "busy\n"
             time.sleep(0.1)
             os.kill(process.pid, signal.SIGINT)
