@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from experiments import paper
 from experiments.cli import arguments, command, stopping, sweep
 from fcn_jax import config as configs
-from fcn_jax.types import InputError
 
 if TYPE_CHECKING:
     from fcn_jax.analysis import compare
@@ -58,24 +57,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run what is missing, then write the page."""
     args = parser().parse_args(argv)
     args.workdir = args.workdir or Path("runs/released" if args.released else "runs/paper")
-    specs = chosen(released_specs(args) if args.released else paper_specs(args), args.only)
-    again = stopping.command("reproduce", argv)
-    return _run(args, specs, again)
-
-
-def _run(args: argparse.Namespace, specs: list[sweep.RunSpec], again: str) -> int:
-    """What `main` does once the flags are read."""
-    opened = sweep.open_sweep(args, again)
-
-    from fcn_jax.analysis import compare
-
-    entries = sweep.run(specs, opened)
+    specs = released_specs(args) if args.released else paper_specs(args)
+    specs = sweep.chosen(specs, args.only)
     what = "as its released scripts ran them" if args.released else "as its text has them"
-    title = f"The paper's experiments, {what}"
-    compare.write(entries, opened.dataset, args.workdir, title, opened.command)
+    opened = sweep.open_sweep(args, stopping.command("reproduce", argv))
+    entries = sweep.make(specs, opened, f"The paper's experiments, {what}")
     add_best_of_epochs(args.workdir / "table.json", entries)
-    print((args.workdir / "table.md").read_text(encoding="utf-8"))
-    print(f"page: {args.workdir}/report.html")
     return 0
 
 
@@ -95,16 +82,6 @@ def add_best_of_epochs(table: Path, entries: Sequence[compare.Entry]) -> None:
             name: [max(row[name] for row in rows) for rows in runs] for name in BEST_OF_EPOCHS
         }
     files.write_json(table, {**files.read_json(table), "best_of_epochs": best})
-
-
-def chosen(specs: list[sweep.RunSpec], names: list[str] | None) -> list[sweep.RunSpec]:
-    """The experiments of these names, in the order of the names; all for None."""
-    known = {spec.name: spec for spec in specs}
-    for name in names or ():
-        if name not in known:
-            near = arguments.nearest(name, known)
-            raise InputError(f"--only {name}: choose one of {', '.join(known)}{near}")
-    return specs if names is None else [known[name] for name in names]
 
 
 def paper_specs(args: argparse.Namespace) -> list[sweep.RunSpec]:

@@ -1,13 +1,12 @@
 """Study the ingredients of a recipe: `python -m experiments.study ablation | networks`."""
 
-import argparse
+from functools import partial
 
 from experiments import paper, tuned
 from experiments.cli import arguments, command, flags, stopping, sweep
 from fcn_jax import config as configs
 from fcn_jax import plugins
 from fcn_jax.models import registry
-from fcn_jax.types import InputError
 
 EPILOG = """examples:
   python -m experiments.study ablation --arch fcn --split-train 0.75 --seeds 0,1
@@ -102,23 +101,10 @@ def main(argv: list[str] | None = None) -> int:
     specs = [spec._replace(config=sweep.adapted(spec.config, args)) for spec in specs]
     if args.study == "ablation":  # a flag may have set what a line would change
         specs = specs[:1] + [s for s in specs[1:] if s.config != specs[0].config]
-    specs = chosen(specs, args.only)
-    again = stopping.command("study", argv)
-    return _run(args, specs, again)
-
-
-def _run(args: argparse.Namespace, specs: list[sweep.RunSpec], again: str) -> int:
-    """What `main` does once the flags are read."""
-    opened = sweep.open_sweep(args, again)
-
-    from fcn_jax.analysis import compare
-
-    entries = sweep.run(specs, opened)
+    specs = sweep.chosen(specs, args.only)
+    opened = sweep.open_sweep(args, stopping.command("study", argv))
     title = f"{args.study.capitalize()} on {opened.dataset.name}"
-    pairs = compared(args.study, [entry.name for entry in entries])
-    compare.write(entries, opened.dataset, args.workdir, title, opened.command, pairs)
-    print((args.workdir / "table.md").read_text(encoding="utf-8"))
-    print(f"page: {args.workdir}/report.html")
+    sweep.make(specs, opened, title, partial(compared, args.study))
     return 0
 
 
@@ -142,16 +128,6 @@ def networks() -> list[sweep.RunSpec]:
             specs.append(sweep.RunSpec(f"{arch}, paper", paper.EXPERIMENTS[PAPER[arch]]()))
         specs.append(sweep.RunSpec(f"{arch}, tuned", tuned.tuned(arch)))
     return specs
-
-
-def chosen(specs: list[sweep.RunSpec], names: list[str] | None) -> list[sweep.RunSpec]:
-    """The runs of these names, in the study's order; all for None."""
-    known = [spec.name for spec in specs]
-    for name in names or ():
-        if name not in known:
-            near = arguments.nearest(name, known)
-            raise InputError(f"--only {name!r}: choose one of {', '.join(known)}{near}")
-    return [spec for spec in specs if names is None or spec.name in names]
 
 
 def compared(study: str, names: list[str]) -> list[tuple[str, str]]:

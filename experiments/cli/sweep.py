@@ -124,6 +124,41 @@ def adapted(base: Config, args: argparse.Namespace) -> Config:
     return flags.apply(base, changes)
 
 
+def chosen(specs: list[RunSpec], names: list[str] | None) -> list[RunSpec]:
+    """The runs of these names, in the order of `specs`; all for None."""
+    known = [spec.name for spec in specs]
+    for name in names or ():
+        if name not in known:
+            near = arguments.nearest(name, known)
+            raise InputError(f"--only {name!r}: choose one of {', '.join(known)}{near}")
+    return [spec for spec in specs if names is None or spec.name in names]
+
+
+def make(
+    specs: Sequence[RunSpec],
+    sweep: Sweep,
+    title: str,
+    pairs: Callable[[list[str]], list[tuple[str, str]] | None] = lambda names: None,
+) -> list[compare.Entry]:
+    """Make all runs, write the page that compares them, and say where it is.
+
+    Args:
+        specs: the runs.
+        sweep: what they have in common.
+        title: of the page.
+        pairs: names of the runs that were made -> those that the bootstrap compares; None: all.
+    """
+    entries = run(specs, sweep)
+
+    from fcn_jax.analysis import compare
+
+    compared = pairs([entry.name for entry in entries])
+    compare.write(entries, sweep.dataset, sweep.folder, title, sweep.command, compared)
+    print((sweep.folder / "table.md").read_text(encoding="utf-8"))
+    print(f"page: {sweep.folder}/report.html")
+    return entries
+
+
 def run(specs: Sequence[RunSpec], sweep: Sweep) -> list[compare.Entry]:
     """Make all runs; those that cannot be made are left out, with a line that says why.
 

@@ -1,6 +1,7 @@
 """Comparison of finished runs: a page, a table, and confidence intervals of the differences."""
 
 import itertools
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ def group(folders: Sequence[Path]) -> list[Entry]:
     """One entry a configuration; runs that differ only in the seed belong together.
 
     The same seed twice is not another seed: such runs are entries of their own. Entries are named
-    by as much of their folders' paths as tells them apart.
+    by their folders' paths, as far as these differ.
 
     Raises:
       InputError: if a folder is given twice, or holds no run.
@@ -52,27 +53,17 @@ def group(folders: Sequence[Path]) -> list[Entry]:
 
 
 def distinct_names(groups: Sequence[Sequence[Path]]) -> list[str]:
-    """A name for each group of folders: the end of its first path, as long as is needed.
+    """A name for each group of folders: its first path, below the folder that all have in common.
 
     >>> distinct_names([[Path("/a/run")], [Path("/b/run")], [Path("/x-seed0"), Path("/x-seed1")]])
     ['a/run', 'b/run', 'x']
     """
     paths = [found[0].resolve() for found in groups]
-    depths = [1] * len(paths)
-
-    def names() -> list[str]:
-        texts = ["/".join(p.parts[-d:]) for p, d in zip(paths, depths, strict=True)]
-        several = [len(found) > 1 for found in groups]
-        return [t.rsplit("-seed", 1)[0] if s else t for t, s in zip(texts, several, strict=True)]
-
-    while True:
-        found = names()
-        clashes = [i for i, name in enumerate(found) if found.count(name) > 1]
-        longer = [i for i in clashes if depths[i] < len(paths[i].parts)]
-        if not longer:
-            return found if not clashes else [f"{n} ({i + 1})" for i, n in enumerate(found)]
-        for i in longer:
-            depths[i] += 1
+    common = os.path.commonpath([path.parent for path in paths])
+    names = [path.relative_to(common).as_posix() for path in paths]
+    several = [len(found) > 1 for found in groups]
+    names = [n.rsplit("-seed", 1)[0] if s else n for n, s in zip(names, several, strict=True)]
+    return [f"{n} ({i + 1})" if names.count(n) > 1 else n for i, n in enumerate(names)]
 
 
 def write(

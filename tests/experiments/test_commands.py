@@ -299,7 +299,7 @@ def test_no_archive_where_it_was_said_to_be(tmp_path, capsys):
         (evaluate.main, ["nowhere"], "no checkpoint there"),
         (evaluate.main, ["nowhere", "--split", "all"], "--split all: choose"),
         (predict.main, ["nowhere", "none.jpg", "--out", "out"], "none.jpg"),
-        (reproduce.main, ["--only", "resnet"], "--only resnet: choose one of baseline"),
+        (reproduce.main, ["--only", "resnet"], "--only 'resnet': choose one of baseline"),
         (reproduce.main, ["--seeds", "0,a"], "--seeds a: give a whole number"),
         (reproduce.main, ["--seeds", "-1"], "--seeds -1: must lie between"),
         (reproduce.main, ["--precision", "f16"], "--precision f16: choose one of f32"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import paper, released, reproduce
-from experiments.cli import command
+from experiments.cli import command, sweep
 from fcn_jax import config as configs
 from fcn_jax import optim
 from fcn_jax.data import batches, prepare
@@ -113,7 +113,7 @@ def test_labels_are_lost_in_training_only(name, labels):
 
 def _specs(*names):
     args = reproduce.parser().parse_args(["--released"])
-    return reproduce.chosen(reproduce.released_specs(args), list(names) or None)
+    return sweep.chosen(reproduce.released_specs(args), list(names) or None)
 
 
 def test_what_a_script_changed_is_all_that_differs_from_the_text():
