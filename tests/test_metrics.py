@@ -132,8 +132,8 @@ def test_limits_of_perfect_and_trivial():
     best = metrics.summary(metrics.perfect(counts), names)
     assert best["miou"] == best["pixel_accuracy"] == best["paper_pixel_accuracy"] == 1.0
     trivial = metrics.summary(metrics.constant(counts), names)
-    share = (labels == 0).sum() / (labels != VOID).sum()
-    assert trivial["pixel_accuracy"] == pytest.approx(share)
+    fraction = (labels == 0).sum() / (labels != VOID).sum()
+    assert trivial["pixel_accuracy"] == pytest.approx(fraction)
     assert trivial["iou"]["b"] == 0.0
     direct = np.stack([metrics.image_counts(y, np.zeros_like(y), 5) for y in labels])
     np.testing.assert_array_equal(metrics.constant(counts), direct)

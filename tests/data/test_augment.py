@@ -33,9 +33,9 @@ def padded_batch(images, masks, shape):
     n = len(images)
     image = rng.integers(0, 256, (n, *shape, 3), dtype=np.uint8)
     mask = np.full((n, *shape), 77, np.uint8)
-    for i, (picture, labels) in enumerate(zip(images, masks, strict=True)):
+    for i, (photo, labels) in enumerate(zip(images, masks, strict=True)):
         h, w = labels.shape
-        image[i, :h, :w], mask[i, :h, :w] = picture, labels
+        image[i, :h, :w], mask[i, :h, :w] = photo, labels
     return Batch(image, mask, np.asarray([m.shape for m in masks], np.int32))
 
 
@@ -46,8 +46,8 @@ def noise_batch(sizes, shape, classes=21, seed=0):
     return padded_batch(images, masks, shape)
 
 
-def same_picture(picture, labels, copies):
-    return padded_batch([picture] * copies, [labels] * copies, labels.shape)
+def same_photo(photo, labels, copies):
+    return padded_batch([photo] * copies, [labels] * copies, labels.shape)
 
 
 PADDED, OUT, COPIES = (90, 110), (48, 64), 16
@@ -73,10 +73,10 @@ def run(batch, out_size, config, seed=0):
     return np.asarray(image), np.asarray(mask)
 
 
-def by_pil(picture, box, out_size):
+def by_pil(photo, box, out_size):
     """PIL's crop, then its antialiased bilinear resize."""
     top, left, h, w = box
-    cut = Image.fromarray(picture).crop((left, top, left + w, top + h))
+    cut = Image.fromarray(photo).crop((left, top, left + w, top + h))
     return np.asarray(cut.resize(out_size[::-1], Image.Resampling.BILINEAR), np.float32)
 
 
@@ -132,16 +132,16 @@ def test_crop_is_cut_out_first_then_resized_as_by_pil():
 
 def test_a_picture_of_the_outputs_size_comes_back_unchanged_and_flips_exactly():
     batch = noise_batch([(37, 53)], (50, 60))
-    picture, labels = batch.image[0, :37, :53], batch.mask[0, :37, :53]
+    photo, labels = batch.image[0, :37, :53], batch.mask[0, :37, :53]
     image, mask = run(batch, (37, 53), AugmentConfig())
-    np.testing.assert_array_equal(image[0], picture)
+    np.testing.assert_array_equal(image[0], photo)
     np.testing.assert_array_equal(mask[0], labels)
     image, mask = run(batch, (37, 53), AugmentConfig(flip=1.0))
-    np.testing.assert_array_equal(image[0], picture[:, ::-1])
+    np.testing.assert_array_equal(image[0], photo[:, ::-1])
     np.testing.assert_array_equal(mask[0], labels[:, ::-1])
     twice = padded_batch([image[0].astype(np.uint8)], [mask[0]], (50, 60))
     image, mask = run(twice, (37, 53), AugmentConfig(flip=1.0))
-    np.testing.assert_array_equal(image[0], picture)
+    np.testing.assert_array_equal(image[0], photo)
     np.testing.assert_array_equal(mask[0], labels)
 
 
@@ -166,9 +166,9 @@ def grown(region, beyond=False):
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_image_and_mask_stay_aligned(config):
-    picture, labels = np.zeros((*PADDED, 3), np.uint8), np.zeros(PADDED, np.uint8)
-    picture[30:70, 15:60], labels[30:70, 15:60] = (255, 0, 0), 3
-    image, mask = run(same_picture(picture, labels, COPIES), OUT, config)
+    photo, labels = np.zeros((*PADDED, 3), np.uint8), np.zeros(PADDED, np.uint8)
+    photo[30:70, 15:60], labels[30:70, 15:60] = (255, 0, 0), 3
+    image, mask = run(same_photo(photo, labels, COPIES), OUT, config)
     seen = 0
     for i in range(COPIES):
         # Padding shows a colour of its own: beside it the image cannot tell.
@@ -182,12 +182,12 @@ def test_image_and_mask_stay_aligned(config):
 
 @pytest.mark.parametrize("config", [*CONFIGS.values(), EVERYTHING], ids=[*CONFIGS, "everything"])
 def test_no_class_appears_and_void_stays_void(config):
-    picture = np.full((70, 50, 3), 200, np.uint8)
+    photo = np.full((70, 50, 3), 200, np.uint8)
     labels = np.full((70, 50), 4, np.uint8)
     labels[:, 25:] = 9
     labels[20:50, 10:40] = VOID
-    picture[labels == VOID] = (0, 255, 0)
-    batch = padded_batch([picture] * COPIES, [labels] * COPIES, PADDED)  # class 77 lies outside
+    photo[labels == VOID] = (0, 255, 0)
+    batch = padded_batch([photo] * COPIES, [labels] * COPIES, PADDED)  # class 77 lies outside
     image, mask = run(batch, OUT, config)
     assert set(np.unique(mask).tolist()) == {4, 9, VOID}
     if not config.colour_jitter:
@@ -227,8 +227,8 @@ def test_a_filler_row_stays_void():
 def distance(a, b):
     """Kolmogorov and Smirnov's: the largest gap between two samples' distribution functions."""
     at = np.concatenate([a, b])
-    shares = [np.searchsorted(np.sort(s), at, side="right") / len(s) for s in (a, b)]
-    return np.max(np.abs(shares[0] - shares[1]))
+    fractions = [np.searchsorted(np.sort(s), at, side="right") / len(s) for s in (a, b)]
+    return np.max(np.abs(fractions[0] - fractions[1]))
 
 
 def bound(n, m):
@@ -261,8 +261,8 @@ def transforms():
 def test_crops_are_distributed_as_torchvisions(transforms):
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
-    picture, draw = torch.zeros(3, 281, 500), transforms.RandomResizedCrop.get_params
-    theirs = np.asarray([draw(picture, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(1500)])
+    photo, draw = torch.zeros(3, 281, 500), transforms.RandomResizedCrop.get_params
+    theirs = np.asarray([draw(photo, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(1500)])
     ours = crops((281, 500), (0.08, 1.0), (3 / 4, 4 / 3), 6000)
     for name, of in {
         "area": lambda c: c[:, 2] * c[:, 3],
@@ -276,11 +276,11 @@ def test_crops_are_distributed_as_torchvisions(transforms):
 
 
 def test_crops_follow_the_definition():
-    # A share below 0.3 of a square, whatever its ratio, always fits: nothing is rejected.
+    # A fraction below 0.3 of a square, whatever its ratio, always fits: nothing is rejected.
     top, left, h, w = crops((400, 400), (0.1, 0.3), (3 / 4, 4 / 3), 4000).T
-    share = h * w / 400**2
-    assert abs(share.mean() - 0.2) < 0.004
-    assert distance(share, np.linspace(0.1, 0.3, 4000)) < bound(4000, 4000)
+    fraction = h * w / 400**2
+    assert abs(fraction.mean() - 0.2) < 0.004
+    assert distance(fraction, np.linspace(0.1, 0.3, 4000)) < bound(4000, 4000)
     log_ratio = np.log(w / h)
     limit = math.log(4 / 3)
     assert distance(log_ratio, np.linspace(-limit, limit, 4000)) < bound(4000, 4000)
@@ -320,7 +320,7 @@ def test_flip_rate(rate):
 
 def test_scale_jitter_is_isotropic_uniform_and_placed_anywhere():
     labels = np.zeros((40, 80), np.uint8)
-    batch = same_picture(np.zeros((40, 80, 3), np.uint8), labels, 600)
+    batch = same_photo(np.zeros((40, 80, 3), np.uint8), labels, 600)
     _, mask = run(batch, (64, 64), AugmentConfig(scale_jitter=(0.5, 1.0)))
     real = mask != VOID
     h, w = real.any(2).sum(1), real.any(1).sum(1)
@@ -335,7 +335,7 @@ def test_scale_jitter_is_isotropic_uniform_and_placed_anywhere():
 
 def test_scale_jitter_above_one_shows_a_window_anywhere_in_the_picture():
     x = np.tile(np.arange(100, dtype=np.uint8), (100, 1))
-    batch = same_picture(np.stack([x, x.T, x], -1), x, 200)
+    batch = same_photo(np.stack([x, x.T, x], -1), x, 200)
     image, mask = run(batch, (50, 50), AugmentConfig(scale_jitter=(2.0, 2.0)))
     assert not np.any(mask == VOID)
     np.testing.assert_array_equal(image[..., 0], mask)  # scale 2 of 100 -> 50 is the identity
@@ -348,8 +348,8 @@ def test_scale_jitter_above_one_shows_a_window_anywhere_in_the_picture():
 
 def test_rotation_turns_about_the_centre_by_a_uniform_angle():
     y, x = np.mgrid[:101, :101]
-    picture = np.stack([2 * x, 2 * y, 0 * x], -1).astype(np.uint8)
-    batch = same_picture(picture, np.zeros((101, 101), np.uint8), 500)
+    photo = np.stack([2 * x, 2 * y, 0 * x], -1).astype(np.uint8)
+    batch = same_photo(photo, np.zeros((101, 101), np.uint8), 500)
     image, _ = run(batch, (101, 101), AugmentConfig(rotation=30.0))
     np.testing.assert_allclose(image[:, 50, 50, :2], 100.0, atol=1e-3)  # the centre stays
     # Along 20 output pixels to the right of the centre the source moves by 20 (cos, sin).
@@ -387,8 +387,8 @@ def test_no_rotation_looks_beyond_the_margins(degrees, out_size):
 
 
 def test_colour_jitter_of_a_grey_picture_is_a_uniform_brightness():
-    """Contrast and saturation leave a uniformly grey picture alone, whatever their factors."""
-    batch = same_picture(np.full((6, 6, 3), 100, np.uint8), np.zeros((6, 6), np.uint8), 1000)
+    """Contrast and saturation leave a uniformly grey photo alone, whatever their factors."""
+    batch = same_photo(np.full((6, 6, 3), 100, np.uint8), np.zeros((6, 6), np.uint8), 1000)
     image, mask = run(batch, (4, 4), AugmentConfig(colour_jitter=0.4))
     assert not mask.any()
     assert np.all(np.ptp(image, axis=(1, 2, 3)) < 1e-3)
@@ -439,8 +439,8 @@ def test_all_orders_of_colour_jitter_are_drawn_alike():
     keys = jax.random.split(jax.random.key(0), 3000)
     factors, order = jax.jit(jax.vmap(lambda k: aug._random_colours(k, 1.5)))(keys)
     assert np.all(np.sort(order, axis=1) == np.arange(3))
-    shares = np.unique(np.asarray(order), axis=0, return_counts=True)[1] / 3000
-    np.testing.assert_allclose(shares, 1 / 6, atol=0.025)
+    fractions = np.unique(np.asarray(order), axis=0, return_counts=True)[1] / 3000
+    np.testing.assert_allclose(fractions, 1 / 6, atol=0.025)
     for kind in range(3):
         assert distance(factors[:, kind], np.linspace(0, 2.5, 3000)) < bound(3000, 3000)
 

@@ -62,11 +62,11 @@ def test_every_epoch_is_another_permutation_and_repeats_by_key():
     assert seen == set(range(11))  # what an epoch leaves out, others take
 
 
-def test_evaluation_rows_take_each_image_once_and_fill_with_void():
+def test_evaluation_indices_take_each_image_once_and_fill_with_void():
     padded = batches.resized([fakes.example(i) for i in range(5)], (32, 32))
-    rows = batches.eval_indices(5, 3)
-    np.testing.assert_array_equal(rows, [[0, 1, 2], [3, 4, 5]])
-    batch = jax.jit(batches.take)(padded, rows[1])
+    indices = batches.eval_indices(5, 3)
+    np.testing.assert_array_equal(indices, [[0, 1, 2], [3, 4, 5]])
+    batch = jax.jit(batches.take)(padded, indices[1])
     np.testing.assert_array_equal(batch.image[1], padded.image[4])
     assert (np.asarray(batch.mask[2]) == VOID).all()
     assert not np.asarray(batch.size[2]).any()

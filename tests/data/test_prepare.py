@@ -26,8 +26,8 @@ from fcn_jax.types import InputError
 TRAINVAL, TEST = (voc2007.ARCHIVES[key].filename for key in ("trainval", "test"))
 
 
-def picture(rng, width=24, height=16, mode="RGB"):
-    """A smooth picture of random colours, which JPEG keeps nearly as it is."""
+def photo(rng, width=24, height=16, mode="RGB"):
+    """A smooth photo of random colours, which JPEG keeps nearly as it is."""
     small = Image.fromarray(rng.integers(0, 256, (2, 3, 3), np.uint8))
     return small.resize((width, height), Image.Resampling.BICUBIC).convert(mode)
 
@@ -50,7 +50,7 @@ def make_folder(root, splits=(("train", 4), ("val", 2)), classes=21, lists=True)
         ids = [f"{number + i:06d}" for i in range(count)]
         number += count
         for example_id in ids:
-            picture(rng).save(root / "JPEGImages" / f"{example_id}.jpg", quality=90)
+            photo(rng).save(root / "JPEGImages" / f"{example_id}.jpg", quality=90)
             index_mask(rng, classes=classes).save(root / f"SegmentationClass/{example_id}.png")
         if lists:
             text = "".join(f"{i}\n" for i in reversed(ids))  # not sorted on purpose
@@ -232,7 +232,7 @@ def test_classes_with_colours_and_masks_in_colours(tmp_path):
     + [(".tif", "CMYK"), (".jpeg", "CMYK"), (".jpeg", "L"), (".JPG", "L")],
 )
 def test_image_formats_and_modes_become_rgb(folder, suffix, mode, tmp_path):
-    image = picture(np.random.default_rng(1), mode=mode)
+    image = photo(np.random.default_rng(1), mode=mode)
     path = folder / f"JPEGImages/000000{suffix}"
     (folder / "JPEGImages/000000.jpg").unlink()
     options: dict[str, Any] = {"lossless": True} if suffix == ".webp" else {}
@@ -253,8 +253,8 @@ def test_rgb_jpeg_is_stored_unchanged_and_the_mask_without_palette(folder):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(folder, orientation):
-    """The mask is drawn on the upright picture, unless only the stored one has its size."""
-    upright = picture(np.random.default_rng(2))
+    """The mask is drawn on the upright photo, unless only the stored one has its size."""
+    upright = photo(np.random.default_rng(2))
     exif = Image.Exif()
     exif[0x0112] = orientation
     undo = {

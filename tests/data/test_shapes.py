@@ -54,7 +54,7 @@ def test_the_same_bytes_from_the_same_seed(root, tmp_path):
     assert len(images) == 12
     assert all(first[name] != other[name] for name in images)
     whole = digests(root)
-    assert all(first[name] == whole[name] for name in images)  # more pictures move no other
+    assert all(first[name] == whole[name] for name in images)  # more photos move no other
     assert len({whole[name] for name in whole if name.startswith("JPEG")}) == sum(SIZES.values())
 
 
@@ -62,7 +62,7 @@ def test_sizes(pairs):
     assert {split: len(items) for split, items in pairs.items()} == SIZES
     shapes_seen = {image.shape[:2] for items in pairs.values() for image, _ in items}
     sides = np.array(sorted(shapes_seen))
-    assert len(shapes_seen) > 100  # nearly every picture has a size of its own
+    assert len(shapes_seen) > 100  # nearly every photo has a size of its own
     assert 120 <= sides.min() < 220
     assert 450 <= sides.max() <= 500
     assert any(h > w for h, w in shapes_seen)

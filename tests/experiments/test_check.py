@@ -25,8 +25,8 @@ def test_sound_data_pass_with_numbers_and_a_contact_sheet(root, tmp_path, capsys
         "tree",
         "house",
     ]
-    with Image.open(sheet) as picture:
-        assert picture.size[0] > 6 * 180
+    with Image.open(sheet) as photo:
+        assert photo.size[0] > 6 * 180
 
 
 def test_bad_data_fail_and_all_of_it_is_named(root, tmp_path, capsys):

@@ -117,7 +117,7 @@ def test_predict_writes_masks_of_the_images_size(trained, tmp_path):
 
 def test_one_bad_image_does_not_stop_the_others(trained, tmp_path, capsys):
     Image.fromarray(fakes.example(0).image).save(tmp_path / "b.jpg")
-    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    (tmp_path / "a.jpg").write_bytes(b"no photo")
     assert _enter(predict.main, trained, tmp_path, "--out", tmp_path / "out") != 0
     assert (tmp_path / "out/b.png").exists()
     assert "a.jpg" in capsys.readouterr().err

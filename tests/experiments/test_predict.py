@@ -33,7 +33,7 @@ def folder(tmp_path):
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, shape, np.uint8)).save(tmp_path / name)
-    (tmp_path / "b/note.txt").write_text("no picture")
+    (tmp_path / "b/note.txt").write_text("no photo")
     return tmp_path
 
 
@@ -50,8 +50,8 @@ def run(folder, *flags):
 
 def read(path):
     """Pixels of an image file, which is closed again."""
-    with Image.open(path) as picture:
-        return np.array(picture)
+    with Image.open(path) as photo:
+        return np.array(photo)
 
 
 def written(folder):

@@ -28,7 +28,7 @@ def tiny(monkeypatch):
 
 
 def images(number, height, width):
-    """Smooth pictures, all different."""
+    """Smooth images, all different."""
     rng = np.random.default_rng(height)
     small = rng.integers(0, 256, (number, 5, 5, 3), np.uint8)
     return [predict.batches.resize_image(image, (height, width)) for image in small]

@@ -1,4 +1,4 @@
-"""Windows over pictures of any size: what they cover, how they blend, how few shapes they have."""
+"""Windows over images of any size: what they cover, how they blend, how few shapes they have."""
 
 import numpy as np
 import pytest
@@ -18,9 +18,9 @@ def pointwise(part):
     return np.concatenate([x[..., :1] - x[..., 1:2], 3 * x[..., 2:]], -1)
 
 
-@given(length=SIZES, tile=TILES, share=st.sampled_from([0, 4, 2]))
-def test_axes_cover_every_pixel_with_weights_that_sum_to_one(length, tile, share):
-    overlap = tile // share if share and tile > 32 else 0
+@given(length=SIZES, tile=TILES, part=st.sampled_from([0, 4, 2]))
+def test_axes_cover_every_pixel_with_weights_that_sum_to_one(length, tile, part):
+    overlap = tile // part if part and tile > 32 else 0
     axis = sliding_window.axis(length, tile, overlap)
     total = np.zeros(axis.padded)
     for start, weight in zip(axis.starts, axis.weights, strict=True):

@@ -65,7 +65,7 @@ def test_conv_adds_up_its_window():
     x = jnp.arange(9.0).reshape(1, 3, 3, 1)
     variables = {"params": {"kernel": jnp.ones((3, 3, 1, 1)), "bias": jnp.array([10.0])}}
     y = apply(layers.Conv(1, stride=2), variables, x)
-    # corners of the picture padded by one zero: 0+1+3+4, 1+2+4+5, 3+4+6+7, 4+5+7+8
+    # corners of the image padded by one zero: 0+1+3+4, 1+2+4+5, 3+4+6+7, 4+5+7+8
     np.testing.assert_array_equal(y[0, :, :, 0], [[18, 22], [30, 34]])
 
 

@@ -157,8 +157,8 @@ EIGHT = """
     trainer.Trainer.train_chunk = lambda *a: (os.kill(os.getpid(), signal.SIGTERM), step(*a))
     try:
         run(stopped)
-    except loop.Interrupted as told:
-        print(told)
+    except loop.Interrupted as stopped:
+        print(stopped)
 """
 
 
@@ -211,8 +211,8 @@ def test_a_share_is_read_by_its_process_alone(rows):
         own = lambda length, process=process: slice(
             process * length // 2, (process + 1) * length // 2
         )
-        share = loader.Shard(own, lambda tree: tree)
-        ((padded, taken),) = loader.streamed(read, 6, lambda tree: tree, share)(iter([rows]))
+        shard = loader.Shard(own, lambda tree: tree)
+        ((padded, taken),) = loader.streamed(read, 6, lambda tree: tree, shard)(iter([rows]))
         parts.append(padded)
         numbers.append(taken)
     np.testing.assert_array_equal(*numbers)

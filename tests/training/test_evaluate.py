@@ -72,7 +72,7 @@ def test_flags_for_views():
 
 
 class _Oracle:
-    """Predicts background everywhere, or the mask that the picture's first channel shows."""
+    """Predicts background everywhere, or the mask that the image's first channel shows."""
 
     def __init__(self, perfect):
         self.perfect = perfect

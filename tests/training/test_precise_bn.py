@@ -49,7 +49,7 @@ def test_statistics_are_the_average_over_the_batches(full):
     # Running statistics that are far off must leave no trace.
     stats = jax.tree.map(lambda x: x + 3.0, variables["batch_stats"])
     examples = [fakes.example(i, *SIZE) for i in range(6)]
-    shape = (40, 48) if full else SIZE  # void and black around the picture
+    shape = (40, 48) if full else SIZE  # void and black around the image
     padded = batches.full_resolution(examples, shape)
     rows = np.array([[4, 0], [1, 5], [2, 3]], np.int32)
     program = precise_bn.make_program(model, SIZE)

@@ -271,11 +271,11 @@ def test_eight_devices_give_the_losses_of_one():
             ended = {}
             for devices in (1, many):
                 run, state, data = made(fakes.TinyNet(), devices, **kinds)
-                told = []
+                found = []
                 for _ in range(5):
                     state, values = run(state, data, rows, 1, key)
-                    told.append([float(values[k][0]) for k in ("loss", "grad_norm")])
-                ended[devices] = told, state.batch_stats
+                    found.append([float(values[k][0]) for k in ("loss", "grad_norm")])
+                ended[devices] = found, state.batch_stats
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-6), *ended.values())
         print(ended[4][0][-1][0] < ended[4][0][0][0])
     """)

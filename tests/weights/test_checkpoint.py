@@ -236,15 +236,15 @@ def test_a_flipped_bit_in_an_array_is_found_by_its_checksum(tmp_path):
     checkpoints.save(state, {}, 0.1)
     checkpoints.close()
     largest = max(_files(tmp_path / "c/1/variables"), key=lambda p: p.stat().st_size)
-    whole, said = largest.read_bytes(), []
+    whole, named = largest.read_bytes(), []
     for _ in range(8):
         data = bytearray(whole)
         data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
         largest.write_bytes(data)
         with pytest.raises(InputError, match=r"1: damaged") as caught:
             checkpoint.load(tmp_path / "c")
-        said.append("checksum of variables/params/head/bias differs" in str(caught.value))
-    assert sum(said) >= 4
+        named.append("checksum of variables/params/head/bias differs" in str(caught.value))
+    assert sum(named) >= 4
     largest.write_bytes(whole)
     checkpoint.load(tmp_path / "c")
 
