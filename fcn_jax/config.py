@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from fcn_jax.types import MATMUL_PRECISION as MATMUL_PRECISION
-from fcn_jax.types import InputError
+from fcn_jax.types import InputError, WeightScheme
 
 SCHEMA = 2
 """Version of the JSON form; raised whenever a field changes its meaning.
@@ -28,7 +28,6 @@ _REWRITE = "restore the file as a run wrote it"
 
 Pair = tuple[float, float]
 CacheMode = Literal["auto", "device", "host", "none"]
-WeightScheme = Literal["none", "inverse", "inverse_sqrt", "median_frequency", "effective_number"]
 
 
 class Within(NamedTuple):

@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fcn_jax.config import WeightScheme
-from fcn_jax.types import AnyArray
+from fcn_jax.types import AnyArray, WeightScheme
 
 WEIGHT_SCHEMES: tuple[str, ...] = get_args(WeightScheme)
 

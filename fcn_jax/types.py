@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import jax
@@ -26,6 +26,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".t
 MATMUL_PRECISION = {"f32": "highest", "tf32": "tensorfloat32", "bf16": "default"}
 """Precision of float32 products by `Config.precision`; explicit, because GPUs default to TF32."""
 
+WeightScheme = Literal["none", "inverse", "inverse_sqrt", "median_frequency", "effective_number"]
+"""How class weights follow from the numbers of pixels, see `losses.class_weights`."""
 
 BACKGROUND_NAMES = ("background", "bg")
 

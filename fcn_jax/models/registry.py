@@ -192,16 +192,15 @@ def create_model(
         "kernel_init": init,
     }
     taken = inspect.signature(factory).parameters
-    _check_options(name, options, taken, fixed)
     options = {**network.options, **options}
     if network.backbone is not None and "backbone" in options:
         backbones.check(options["backbone"])
     try:
         return factory(**{k: v for k, v in fixed.items() if k in taken}, **options)
-    except TypeError as error:
-        if not plugins.is_plugin(name):
-            raise
-        raise InputError(f"cannot be made: {error}", field="model.arch", value=name) from error
+    except TypeError as error:  # such as an option that it does not have
+        raise InputError(
+            f"cannot be made with these settings: {error}", field="model.arch", value=name
+        ) from error
 
 
 RESNET_PARTS = (("conv1", "bn1"), ("layer1_",), ("layer2_",), ("layer3_",), ("layer4_",))
@@ -209,21 +208,6 @@ MOBILENET_PARTS = (
     ("stem_", "stage1_"), ("stage2_",), ("stage3_",), ("stage4_",), ("stage5_", "last_")
 )  # fmt: skip
 """Names in the parameters of a backbone, or their beginnings: the five parts that can be frozen."""
-
-
-def _check_options(
-    name: str,
-    options: Mapping[str, Any],
-    taken: Mapping[str, inspect.Parameter],
-    fixed: Mapping[str, Any],
-) -> None:
-    """Raise InputError for an option that the factory, with its parameters `taken`, has not."""
-    known = taken.keys() - {"parent", "name", *fixed}
-    unknown = sorted(options.keys() - known)
-    if unknown and not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
-        raise InputError(
-            f"{name} has no option {', '.join(unknown)}: it has {', '.join(sorted(known))}"
-        )
 
 
 def frozen_parameters(network: Network, stages: int) -> tuple[str, ...]:

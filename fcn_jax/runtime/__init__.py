@@ -1,1 +1,1 @@
-"""What surrounds a JAX program: devices, processes, files, signals, compiler options."""
+"""What surrounds a JAX program: devices, processes, files, downloads, signals, compiler options."""

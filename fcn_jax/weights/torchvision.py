@@ -5,7 +5,7 @@ from pathlib import Path
 
 import platformdirs
 
-from fcn_jax.data import download
+from fcn_jax.runtime import download
 from fcn_jax.types import InputError
 
 URL = "https://download.pytorch.org/models/"

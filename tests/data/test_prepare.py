@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcn_jax.data import download, images, prepare, validate, voc2007
+from fcn_jax.data import images, prepare, validate, voc2007
 from fcn_jax.data import source as sources
 from fcn_jax.data.classes import VOC_CLASSES, voc_palette
-from fcn_jax.runtime import files
+from fcn_jax.runtime import download, files
 from fcn_jax.types import InputError
 
 TRAINVAL, TEST = (voc2007.ARCHIVES[key].filename for key in ("trainval", "test"))

@@ -11,8 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from fcn_jax.data import download
-from fcn_jax.runtime import files
+from fcn_jax.runtime import download, files
 from fcn_jax.types import InputError
 
 BODY = bytes(range(256)) * 400
