@@ -124,7 +124,7 @@ def test_a_run_folder_imports_nothing_by_itself(main, trained, tmp_path, capsys)
          r"float32\[2, 16, 16, 3\] for images of float32\[2, 32, 32, 3\], not float32\[2, 32, 32"),
         (["--arch", f"{MODULE}:Untrainable"], "it raises TypeError"),
         (["--arch", f"{MODULE}:number"], "it makes int, not a Flax Linen module"),
-        (["--arch", f"{MODULE}:squared_error"], "--arch .*: cannot be made: .*missing"),
+        (["--arch", f"{MODULE}:squared_error"], "--arch .*: cannot be made .*missing"),
         (["--arch", f"{MODULE}:Nothing"], f"--plugin {MODULE}: the module has no Nothing"),
         (["--loss", f"{MODULE}:a_constant"], "a_constant cannot be called"),
         (["--arch", "no_such_module:Net"], "--plugin no_such_module: cannot be imported"),
