@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -281,10 +282,11 @@ def test_a_finished_run_whose_data_have_gone(trained, tmp_path, monkeypatch, cap
 
 def test_a_data_set_that_has_moved_is_asked_for(tmp_path):
     config = {"data": {"dataset": str(tmp_path / "moved")}}
+    restored: Any = SimpleNamespace(meta={"config": config})
     args = evaluate.parser().parse_args(["run"])
     words = f"{tmp_path}/moved: no such folder: name the data set's with --dataset DIR"
     with pytest.raises(InputError, match=words):
-        evaluate.open_dataset(SimpleNamespace(meta={"config": config}), args)
+        evaluate.open_dataset(restored, args)
 
 
 def test_no_archive_where_it_was_said_to_be(tmp_path, capsys):

@@ -550,7 +550,7 @@ def test_results_alone_are_xlas_unless_asked_for():
     ],
 )
 def test_the_formula_of_a_result_alone_is_chosen_by_its_shape(shape, kernel, formula):
-    x, k = arrays(shape, kernel, np.float32)
+    x, k = map(jnp.asarray, arrays(shape, kernel, np.float32))
     reach = kernel[0] // 2
     window = conv.Window((1, 1), ((reach, reach), (reach, reach)), (1, 1))
     assert conv._forward_formula(x, k, window) is formula
@@ -570,7 +570,7 @@ def test_the_formula_of_a_result_alone_is_chosen_by_its_shape(shape, kernel, for
     ],
 )
 def test_so_is_that_of_a_transposed_one(shape, kernel, formula):
-    x, k = arrays(shape, kernel, np.float32)
+    x, k = map(jnp.asarray, arrays(shape, kernel, np.float32))
     window = conv.Window((2, 2), ((0, 0), (0, 0)), (1, 1))
     assert conv._forward_formula_transpose(x, k, window) is formula
 
@@ -580,7 +580,7 @@ def test_so_is_that_of_a_transposed_one(shape, kernel, formula):
     [((1, 12, 13, 64), (3, 3, 64, 64)), ((2, 9, 8, 3), (3, 3, 3, 5)), ((1, 2, 2, 4), (3, 3, 4, 4))],
 )
 def test_results_alone_round_as_little(shape, kernel):
-    x, k = arrays(shape, kernel, np.float32)
+    x, k = map(jnp.asarray, arrays(shape, kernel, np.float32))
 
     def whole(function, k):
         with conv.fast_on_cpu(forward_only=True):
