@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -62,20 +63,21 @@ def test_an_ablation_compares_every_change_with_the_base(tmp_path, capsys, monke
 
 def test_variants_that_change_nothing_are_left_out(monkeypatch):
     planned = []
-    monkeypatch.setattr(sweep, "open_sweep", lambda *_: None)
+    opened = sweep.Sweep(fakes.dataset(), Path("unused"), [0], {}, 1, True, "")
+    monkeypatch.setattr(sweep, "open_sweep", lambda *_: opened)
 
-    def stop(plans, _):
-        planned.extend(plans)
+    def stop(specs, _):
+        planned.extend(specs)
         raise InputError("enough")
 
     monkeypatch.setattr(sweep, "run", stop)
     with pytest.raises(InputError, match="enough"):
         study.main(["ablation", "--batch-size", "4", "--epochs", "2"])
-    base, *variants = [plan.config for plan in planned]
+    base, *variants = [spec.config for spec in planned]
     assert base.epochs == 2
     assert variants
     assert base not in variants
-    assert not {"batches of 4", "twice the epochs"} & {plan.name for plan in planned}
+    assert not {"batches of 4", "twice the epochs"} & {spec.name for spec in planned}
 
 
 @pytest.mark.parametrize("arch", tuned.KEPT)
