@@ -70,7 +70,7 @@ def write_text(path: Path, text: str) -> None:
         os.fsync(file.fileno())  # or the name may outlive the cut, and the content not
 
 
-def make_folder(path: Path, remedy: str = "choose another") -> None:
+def make_folder(path: Path, remedy: str = "choose another folder") -> None:
     """As mkdir -p.
 
     Raises:

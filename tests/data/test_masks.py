@@ -143,6 +143,7 @@ def test_an_unknown_colour_is_an_error_with_the_file_and_the_colour(data, colour
         (encode(Image.fromarray(IDS), "JPEG"), "is JPEG inside.*compression changes class ids"),
         (encode(Image.fromarray(RGB), "WEBP", lossless=True), "is WEBP inside"),
         (encode(Image.fromarray(RGB), "TIFF", compression="jpeg"), "compression changes class ids"),
+        (encode(Image.fromarray(IDS), "GIF"), "is GIF inside, not PNG: save it as PNG"),
         (encode(Image.fromarray(RGB)), "is in colours"),
         (encode(Image.fromarray(IDS.astype(np.float32)), "TIFF"), "has the mode F"),
     ],
