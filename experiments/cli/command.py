@@ -5,6 +5,7 @@ process up; `main` of a command may be called from anywhere.
 """
 
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -24,6 +25,12 @@ Main = Callable[[list[str] | None], int | None]
 CPU_DEVICES = 4
 """Devices that a CPU is counted as, at most: each holds the parameters, so more cost memory."""
 
+
+REFUSALS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG),
+    *(errno.EMFILE, errno.ENFILE),
+)
+"""What the system refuses: the cause is outside, so a traceback would tell nothing."""
 
 _program = False
 """Whether this process was started for a command, so that the command may set it up."""
@@ -88,7 +95,10 @@ def run(main: Main) -> None:
             from fcn_jax.runtime import files
 
             if not files.is_full(error):
-                raise
+                if error.filename is None or error.errno not in REFUSALS:
+                    raise
+                print(f"error: {error.filename}: {error.strerror}: check it", file=sys.stderr)
+                sys.exit(2)
             # Errors of a run's files name the file: this is our own output, sent to a file.
             where = error.filename or "the output"
             print(f"error: {where}: the disk is full: make room, then repeat", file=sys.stderr)

@@ -28,6 +28,8 @@ def is_locked(folder: Path) -> bool:
     try:
         with filelock.FileLock(lock, timeout=0):
             return False
+    except PermissionError:  # it can be neither trained nor removed by us
+        return False
     except (filelock.Timeout, OSError):
         return True
 

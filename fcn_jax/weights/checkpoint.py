@@ -301,10 +301,17 @@ def _load(path: Path, part: str, leaves: Iterable[str]) -> dict[str, Any]:
 
 
 def numbers(directory: Path) -> list[int]:
-    """The numbers of the finished checkpoints in a folder, ascending."""
-    if not directory.is_dir():
-        return []
-    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit() and p.is_dir())
+    """The numbers of the finished checkpoints in a folder, ascending.
+
+    Raises:
+      InputError: if the folder cannot be read.
+    """
+    try:
+        if not directory.is_dir():
+            return []
+        return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit() and p.is_dir())
+    except OSError as error:
+        raise integrity.unreadable(directory, error.strerror or str(error)) from error
 
 
 def _stored_score(path: Path) -> float | None:

@@ -77,7 +77,7 @@ def raise_reason(error: Exception, path: Path) -> NoReturn:
     for link in chain:
         number = _os_error(link)
         if number is not None:
-            raise _unreadable(path, os.strerror(number)) from error
+            raise unreadable(path, os.strerror(number)) from error
     reason = chain[-1]
     status = re.match(r"([A-Z_]{4,}): ", str(reason))
     other = next((link for link in chain if not isinstance(link, _PARSING)), None)
@@ -94,7 +94,7 @@ def raise_reason(error: Exception, path: Path) -> NoReturn:
                 while opened.read(2**24):
                     pass
     except OSError as refused:
-        raise _unreadable(path, refused.strerror or str(refused)) from error
+        raise unreadable(path, refused.strerror or str(refused)) from error
     line = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
     raise DamagedError(re.sub(r' in OCDBT database at [^"]*"[^"]*"', "", line)[:200]) from error
 
@@ -118,7 +118,8 @@ def _os_error(error: BaseException) -> int | None:
     return int(found[1]) if found and int(found[1]) not in missing else None
 
 
-def _unreadable(path: Path, reason: str) -> InputError:
+def unreadable(path: Path, reason: str) -> InputError:
+    """The error for what the system does not let us read: no damage."""
     return InputError(
         f"{path}: cannot be read ({reason}): nothing was changed; fix that, then repeat"
     )

@@ -280,6 +280,14 @@ def test_a_finished_run_whose_data_have_gone(trained, tmp_path, monkeypatch, cap
     assert "has no val image" in capsys.readouterr().err
 
 
+def test_a_file_that_the_system_refuses_is_one_line(capsys):
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied", "/some/file")
+
+    assert _enter(refuse) == 2
+    assert capsys.readouterr().err == "error: /some/file: Permission denied: check it\n"
+
+
 def test_a_data_set_that_has_moved_is_asked_for(tmp_path):
     config = {"data": {"dataset": str(tmp_path / "moved")}}
     restored: Any = SimpleNamespace(meta={"config": config})

@@ -202,6 +202,15 @@ def test_a_file_that_the_system_refuses_is_no_damage_whatever_orbax_says(tmp_pat
         checkpoint.load(tmp_path / "c")
 
 
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(InputError, match=rf"^{tmp_path}: cannot be read \(Permission denied\): "):
+        checkpoint.load(tmp_path)
+
+
 def test_a_missing_device_is_one_line_and_no_damage(tmp_path):
     """A checkpoint is read without any device; what needs one says so in one line."""
     _save(tmp_path / "c", [0.1])
