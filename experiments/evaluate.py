@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,7 +99,8 @@ def main(argv: list[str] | None = None) -> int:
         print("\nThe data set's val split: the run was validated on a part of train")
     again = stopping.command("evaluate", argv)
     page = run_report.render_evaluation(restored, dataset, path, base, again)
-    print(f"\n{result.summary['pixels']} labelled pixels counted; written to {path}, page: {page}")
+    print(f"\n{result.summary['pixels']:,} labelled pixels counted")
+    print(f"scores: {path}\npage: {page}")
     return 0
 
 
@@ -111,15 +111,14 @@ def evaluate_split(
     tta: predict.TTA,
 ) -> evaluate.Evaluation:
     """Evaluate in the way the flags ask for."""
-    from tqdm import tqdm
-
+    from fcn_jax.runtime import terminal
     from fcn_jax.training import evaluate
 
     if args.resolution == "training":
         return evaluate.evaluate_checkpoint(restored, dataset, args.split, args.batch_size)
     examples = evaluate.split_examples(restored, dataset, args.split)
     images = (examples[i] for i in range(len(examples)))
-    with tqdm(total=len(examples), unit="img", disable=not sys.stderr.isatty()) as bar:
+    with terminal.bar(len(examples)) as bar:
         result = evaluate.evaluate_native(restored, images, args.split, args.scale, tta, bar.update)
     return evaluate.mark_data(result, restored, dataset)
 

@@ -1,9 +1,8 @@
 """Segment photographs: `python -m experiments.predict WORKDIR IMAGE|DIR|GLOB ... --out DIR`."""
 
-import sys
 import time
 
-from experiments.cli import arguments, command, flags, image_files, stopping
+from experiments.cli import arguments, command, flags, image_files, stopping, streams
 from fcn_jax.types import InputError
 
 SCALES = ("fit", "native")
@@ -84,11 +83,10 @@ def main(argv: list[str] | None = None) -> int:
     command.setup_jax()
     flags.load_plugins(args)
 
-    from tqdm import tqdm
-
     from experiments.cli import segment
     from fcn_jax import report
     from fcn_jax.inference import predict
+    from fcn_jax.runtime import terminal
     from fcn_jax.training import progress
 
     if args.pretrained:
@@ -99,10 +97,10 @@ def main(argv: list[str] | None = None) -> int:
     options = segment.Options(args.out, scale, args.probabilities)
     made: list[segment.Segmented] = []
     start = time.perf_counter()
-    with tqdm(total=len(jobs), unit="img", disable=not sys.stderr.isatty()) as bar:
+    with terminal.bar(len(jobs)) as bar:
         for done in segment.segment_all(restored, jobs, options, bar):
             if isinstance(done, InputError):
-                tqdm.write(f"error: {command.message(done)}", file=sys.stderr)
+                streams.say(command.message(done), "error")
             else:
                 made.append(done)
             bar.update()

@@ -141,7 +141,8 @@ def _train(args: argparse.Namespace, config: Config, runtime: Runtime, again: st
         lambda: run_folders.choose(Path("runs"), config, args.resume)
     )
     try:
-        result = notebook.train(config, dataset, folder, runtime, command=again)
+        base = flags.experiment(args.experiment)
+        result = notebook.train(config, dataset, folder, runtime, command=again, base=base)
     except loop.Interrupted as stopped:
         if primary:
             stopping.stopped(str(stopped), again)
@@ -152,7 +153,7 @@ def _train(args: argparse.Namespace, config: Config, runtime: Runtime, again: st
         if not args.quiet:
             plugins = configs.plugin_modules(config)
             words = [str(folder), "IMAGE", "--out", "DIR", *["--plugin"] * bool(plugins), *plugins]
-            print(f"to segment images: {stopping.command('predict', words)}", flush=True)
+            print(f"to segment images:\n  {stopping.command('predict', words)}", flush=True)
     return 0
 
 

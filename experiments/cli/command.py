@@ -78,6 +78,8 @@ def run(main: Main) -> None:
     0 for what can be resumed, and 128 + its number otherwise.
     """
     sys.unraisablehook = _report_unraisable
+    # It says that it builds its cache of fonts, once.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     with notes():
         try:
             if _program:
@@ -86,7 +88,7 @@ def run(main: Main) -> None:
             code = main(None) or 0
             sys.stdout.flush()
         except InputError as error:
-            print(f"error: {message(error)}", file=sys.stderr)
+            streams.say(message(error), "error")
             code = 2
         except KeyboardInterrupt:
             print("stopped", file=sys.stderr)
@@ -101,7 +103,7 @@ def run(main: Main) -> None:
                 sys.exit(2)
             # Errors of a run's files name the file: this is our own output, sent to a file.
             where = error.filename or "the output"
-            print(f"error: {where}: the disk is full: make room, then repeat", file=sys.stderr)
+            streams.say(f"{where}: the disk is full: make room, then repeat", "error")
             os._exit(2)  # at an orderly exit Python would try to print again
         finally:
             if _program:
@@ -138,13 +140,10 @@ class _Notes(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print a line, without tearing a progress bar."""
         label = "note" if record.levelno <= logging.INFO else record.levelname.lower()
-        text = f"{label}: {record.getMessage()}"
         if record.name == PROGRESS and record.levelno <= logging.INFO:
-            text = record.getMessage()
-        if "tqdm" in sys.modules:
-            sys.modules["tqdm"].tqdm.write(text, file=sys.stderr)
-        else:
-            print(text, file=sys.stderr)
+            label = ""
+        kind = "best" if getattr(record, "best", False) else ""
+        streams.say(record.getMessage(), label, kind)
 
 
 @contextlib.contextmanager
@@ -225,7 +224,7 @@ def tune_malloc(keep: bool) -> None:
     from fcn_jax.runtime import malloc
 
     if not malloc.keep_freed_memory():
-        print("note: --cpu-malloc does nothing here: the C library is not glibc", file=sys.stderr)
+        streams.say("--cpu-malloc does nothing here: the C library is not glibc", "note")
 
 
 def cores() -> int:

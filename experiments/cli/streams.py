@@ -8,9 +8,17 @@ import errno
 import io
 import os
 import sys
+import textwrap
+from typing import TextIO
+
+from fcn_jax.runtime import terminal
 
 GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 """Nobody reads any more: a closed pipe, a terminal that hung up, a closed descriptor."""
+
+
+COLOURS = {"error": "1;31", "warning": "33", "best": "32"}
+"""Of a line's label, or of a whole line, on a terminal; `NO_COLOR` in the environment: none."""
 
 
 class _Output(io.FileIO):
@@ -40,6 +48,39 @@ def repair() -> None:
         sys.stdin = open(0, closefd=False, encoding="utf-8")  # noqa: SIM115 - as long as we live
     sys.stdout = _stream(1, sys.stdout)
     sys.stderr = _stream(2, sys.stderr)
+
+
+def say(text: str, label: str = "", kind: str = "") -> None:
+    """Print `label: text` on standard error, without tearing a progress bar.
+
+    A terminal gets it wrapped at words and coloured; a file or a pipe gets one line as it is.
+
+    Args:
+      text: without control characters.
+      label: `error`, `warning` or `note`; none if empty.
+      kind: `best`: the whole line is coloured.
+    """
+    line = f"{label}: {text}" if label else text
+    if sys.stderr.isatty():
+        line = fitted(line, sys.stderr)
+        if terminal.redraws() and not os.environ.get("NO_COLOR"):
+            part = line if kind else label
+            if code := COLOURS.get(kind or label):
+                line = f"\x1b[{code}m{part}\x1b[0m{line[len(part) :]}"
+    if "tqdm" in sys.modules:
+        sys.modules["tqdm"].tqdm.write(line, file=sys.stderr)
+    else:
+        print(line, file=sys.stderr)
+
+
+def fitted(line: str, stream: TextIO) -> str:
+    """The line broken between words where a stream is a terminal: paths and flags stay whole."""
+    columns = (os.get_terminal_size(stream.fileno()).columns or 80) if stream.isatty() else 0
+    if not columns or len(line) <= columns:
+        return line
+    return textwrap.fill(
+        line, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _stream(descriptor: int, former) -> io.TextIOWrapper:

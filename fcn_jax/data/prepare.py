@@ -46,6 +46,8 @@ def load(
 ) -> Dataset:
     """Open a data set, preparing it first where that has not been done yet.
 
+    What is worth knowing about it (how it was split, what is left out) is logged then, once.
+
     Args:
         dataset: "voc2007", "shapes" (drawn, needs no network), or the path of a folder, see
             `source.open_folder`.
@@ -63,8 +65,6 @@ def load(
     _check_archives(dataset, archives)
     if dataset != "voc2007":
         source = open_source(dataset, data_dir=data_dir, progress=progress)
-        for note in source.notes:
-            LOGGER.info("%s", note)
         kind = "shapes" if dataset == "shapes" else "folder"
         prepared = _prepared(f"{kind}_{source.digest}", lambda: source, data_dir, progress)
         remedy = f"add {LISTS}/SPLIT.txt"
@@ -224,7 +224,7 @@ def _prepare(name: str, source: Source, data_dir: Path, show: bool) -> None:
     with progress(f"preparing {source.name}", total, show) as tick:
         builder = _builder(name, data_dir, source, tick)
         _build(builder, needed)
-    for note in builder.checker.notes():
+    for note in (*source.notes, *builder.checker.notes()):
         LOGGER.info("%s", note)
     _write_facts(builder)
 

@@ -2,11 +2,10 @@
 
 import contextlib
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator
 
-from tqdm import tqdm
+from fcn_jax.runtime import terminal
 
 LOGGER = logging.getLogger("fcn_jax")
 INTERVAL = 20.0
@@ -22,8 +21,8 @@ def progress(title: str, total: int, show: bool = True) -> Iterator[Callable[[],
         total: number of images.
         show: False shows and logs nothing.
     """
-    if show and sys.stderr.isatty():
-        with tqdm(desc=title, total=total, unit="img", leave=False) as bar:
+    if show and terminal.redraws():
+        with terminal.bar(total, desc=title) as bar:
             yield bar.update
         return
     done, last = 0, time.monotonic()

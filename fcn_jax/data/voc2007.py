@@ -46,29 +46,31 @@ def archive_paths(folder: Path) -> dict[str, Path]:
 
 
 def prepared_name(paths: Mapping[str, Path]) -> str:
-    """The name to prepare under; logs which archives are not the official ones."""
+    """The name to prepare under: official archives have one of their own."""
     stamps = []
     for key, path in paths.items():
-        stat, official = path.stat(), ARCHIVES[key].size
+        stat = path.stat()
         stamps.append((key, stat.st_size, stat.st_mtime_ns))
-        if stat.st_size != official:
-            LOGGER.info(
-                "%s has %d bytes, the official archive %d: it is cut down or changed, its checksum "
-                "is not the official one",
-                *(path, stat.st_size, official),
-            )
     if all(size == ARCHIVES[key].size for key, size, _ in stamps) and len(stamps) == len(ARCHIVES):
         return "voc2007"
     return "voc2007_" + hashlib.sha256(repr(stamps).encode()).hexdigest()[:12]
 
 
 def archive_opener(paths: Mapping[str, Path], check: bool) -> Callable[[], Source]:
-    """What opens the archives, with `check` after verifying those of the official size."""
+    """What opens the archives, with `check` after verifying those of the official size.
+
+    It logs which of them have another size.
+    """
 
     def open_them() -> Source:
         for key, path in paths.items():
-            artifact = ARCHIVES[key]
-            if check and path.stat().st_size == artifact.size:
+            artifact, size = ARCHIVES[key], path.stat().st_size
+            if size != artifact.size:
+                LOGGER.info(
+                    "%s has %d bytes, the official archive %d: it is cut down or changed",
+                    *(path, size, artifact.size),
+                )
+            elif check:
                 found = download.sha256_of(path)
                 if found != artifact.sha256:
                     raise InputError(

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import requests
-from tqdm import tqdm
 
-from fcn_jax.runtime import files
+from fcn_jax.runtime import files, terminal
 from fcn_jax.types import InputError
 
 TIMEOUT = (10.0, 60.0)
@@ -139,14 +138,13 @@ def _download(
             raise _WrongFileError(f"offers {length} bytes of {kind}, expected {expected}")
         with (
             part.open("ab" if resumed else "wb") as file,
-            tqdm(
+            terminal.bar(
+                size,
+                progress,
                 desc=part.stem,
-                total=size,
                 initial=start if resumed else 0,
                 unit="B",
                 unit_scale=True,
-                disable=not progress,
-                leave=False,
             ) as bar,
         ):
             for chunk in response.iter_content(_CHUNK):

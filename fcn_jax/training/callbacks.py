@@ -14,10 +14,13 @@ process calls them. A Weights & Biases logger in five lines:
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fcn_jax import config as configs
 from fcn_jax.types import InputError
+
+if TYPE_CHECKING:
+    from fcn_jax.training.evaluate import Evaluation
 
 
 class RunInfo(NamedTuple):
@@ -53,6 +56,13 @@ class Callback:
 
     def on_step(self, step: StepInfo) -> None:
         """After a step, in order; on an accelerator several steps are reported together."""
+
+    def on_validation(self, result: "Evaluation") -> None:
+        """After the validation of an epoch, before `on_epoch`.
+
+        Args:
+          result: the counts of each image, and the scores of constant and perfect predictions.
+        """
 
     def on_epoch(self, row: dict[str, Any], best: bool) -> None:
         """After the validation of an epoch.

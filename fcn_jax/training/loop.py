@@ -141,22 +141,22 @@ def _log_start(made: setup.Setup, state: TrainState, done: Progress, folder: Pat
     void = made.train.counts[-1] / max(1, made.train.counts.sum())
     height, width = config.data.image_size
     operations = flops.forward_flops(setup.model_of(made.meta["model"]), (1, height, width, 3))
+    billions = f"{operations / 1e9:{',.0f' if operations >= 1e11 else '.3g'}}"
     _logger.info("device: %d x %s, %s", used, device.device_kind, config.precision)
     _logger.info(
-        "data: %s, %s to train on and %d to validate on, %s, "
-        "%.1f %% of the pixels void",
-        made.meta["data"]["name"], count(len(made.train.ids), "image"), len(made.val.ids),
+        "data: %s, %d train and %s, %s, %.1f %% void",
+        made.meta["data"]["name"], len(made.train.ids), count(len(made.val.ids), "val image"),
         count(len(made.class_names), "class"), 100 * void,
     )  # fmt: skip
     _logger.info(
-        "network: %s, %s, %.3g GFLOPs an image, at %dx%d",
-        config.model.arch, count(info.parameters, "parameter"), operations / 1e9, height, width,
+        "network: %s, %s, %s GFLOPs an image at %dx%d",
+        config.model.arch, count(info.parameters, "parameter"), billions, height, width,
     )  # fmt: skip
-    where = f"resumed after step {done.step}" if done.step else "new"
+    where = f"resumed after step {done.step} in" if done.step else "new in"
     _logger.info(
-        "run: %s (%s), %s of %s, batches of %d",
-        folder, where, count(config.epochs, "epoch"), count(made.steps_per_epoch, "step"),
-        config.data.batch_size,
+        "run: %s of %s, batches of %d, %s %s",
+        count(config.epochs, "epoch"), count(made.steps_per_epoch, "step"), config.data.batch_size,
+        where, folder,
     )  # fmt: skip
 
 
@@ -167,13 +167,15 @@ def _run(trainer: Trainer, runtime: Runtime) -> dict[str, Any]:
     while not done.finished(config):
         trainer.train_epoch()
         trainer.stop_if_requested()
-        best = trainer.validate()
+        result, best = trainer.validate()
         row = done.history[-1]
         trainer.saver.write_metrics(done)
         if best or done.epoch % runtime.save_every == 0 or done.finished(config):
             trainer.save(row["val"]["miou"])
         for callback in trainer.callbacks:
+            callback.on_validation(result)
             callback.on_epoch(row, best)
+        del result  # it may be large
         trainer.stop_if_requested()
     trainer.saver.wait()
     return _finish(trainer)
@@ -205,8 +207,7 @@ def _finish(trainer: Trainer) -> dict[str, Any]:
         "epochs_run": done.epoch,
         "best_epoch": meta["progress"]["epoch"],
         "seconds": done.seconds,
-        # The first epoch pays for compiling.
-        "images_per_second": float(np.median(speeds[1:] or speeds)),
+        "images_per_second": float(np.median(speeds)),
         "val": result.summary,
         "trivial": result.trivial,
         "trivial_name": result.trivial_name,

@@ -1,58 +1,63 @@
 """Progress of a training for a person: a bar for the steps, and a line that stays per epoch.
 
-The lines are logged; a command or a notebook decides where they appear. The bar is drawn on a
-terminal and in a notebook only, because a log file would fill with half-drawn bars.
+The lines are logged; a command or a notebook decides where they appear, and may colour those with
+the attribute `best`. The bar is drawn on a terminal and in a notebook only, because a log file
+would fill with half-drawn bars.
 """
 
 import logging
-import sys
 import time
 from typing import Any
 
-from tqdm.auto import tqdm
-
+from fcn_jax.runtime import terminal
 from fcn_jax.training.callbacks import Callback, RunInfo, StepInfo
 
 _logger = logging.getLogger(__name__)
 
+BAR = "{desc} {percentage:3.0f}% |{bar}| {rate_fmt}, {remaining} left{postfix}"
+"""With loss and mIoU it fits into 80 columns."""
+
+HEADING = ("epoch", "loss", "val loss", "mIoU", "best (epoch)", "img/s", "left")
+
+HEADED = 20
+"""Lines of epochs below one heading."""
+
 
 class ProgressBar(Callback):
-    """A bar of the images trained on: loss, validation mIoU, images/s, time left."""
+    """A bar of the images trained on: images/s, time left, loss, validation mIoU."""
 
     def on_start(self, run: RunInfo) -> None:
-        """Draw it."""
-        self._epochs, self._images = run.config.epochs, run.config.data.batch_size
-        self._values: dict[str, str] = {}
-        self._bar = tqdm(
-            total=self._epochs * run.steps_per_epoch * self._images,
-            initial=run.step * self._images,
-            unit="img",
-            dynamic_ncols=True,
-            smoothing=0.1,
-            leave=False,
-            file=sys.stderr,
-            disable=not (sys.stderr.isatty() or "ipykernel" in sys.modules),
-        )
+        """Wait for the first step, which compiles."""
+        self._run, self._bar, self._miou = run, None, ""
 
     def on_step(self, step: StepInfo) -> None:
-        """Move it."""
-        self._bar.set_description(f"epoch {step.epoch}/{self._epochs}", refresh=False)
-        self._values["loss"] = f"{step.mean_loss:.3f}"
-        self._bar.set_postfix(self._values, refresh=False)
-        self._bar.update(self._images)
+        """Draw it, or move it."""
+        epochs, images = self._run.config.epochs, self._run.config.data.batch_size
+        if self._bar is None:
+            self._bar = terminal.bar(
+                epochs * self._run.steps_per_epoch * images,
+                initial=step.step * images,
+                desc=f"epoch {step.epoch}/{epochs}",
+                unit=" img",
+                smoothing=0.1,
+                bar_format=BAR,
+            )
+        self._bar.set_description_str(f"epoch {step.epoch}/{epochs}", refresh=False)
+        self._bar.set_postfix_str(f"loss {step.mean_loss:.3f}{self._miou}", refresh=False)
+        self._bar.update(step.step * images - self._bar.n)
 
     def on_epoch(self, row: dict[str, Any], best: bool) -> None:
         """Show the score."""
-        self._values["mIoU"] = _number(row["val"]["miou"]) + ("*" if best else "")
-        self._bar.set_postfix(self._values)
+        self._miou = f", mIoU {_number(row['val']['miou'])}"
 
     def on_end(self, result: dict[str, Any] | None) -> None:
         """Leave the terminal as it was."""
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
 
 
 class EpochLog(Callback):
-    """Logs how long compiling took, and one line for each epoch."""
+    """Logs how long compiling took, and a table with a line for each epoch."""
 
     def on_start(self, run: RunInfo) -> None:
         """Announce the compilation."""
@@ -70,17 +75,23 @@ class EpochLog(Callback):
 
     def on_epoch(self, row: dict[str, Any], best: bool) -> None:
         """Log the epoch's line."""
-        miou = _number(row["val"]["miou"])
-        self._best = f"{miou} (epoch {row['epoch']})" if best else self._best
+        epoch, miou = row["epoch"], _number(row["val"]["miou"])
+        self._best = f"{miou} ({epoch})" if best else self._best
+        if len(self._seconds) % HEADED == 0:
+            _logger.info("%s", _line(*HEADING))
         self._seconds.append(max(0.0, row["seconds"] - self._waited))
         self._waited = 0.0
         usual = sorted(self._seconds)[(len(self._seconds) - 1) // 2]  # without other compilations
-        left = usual * (self._epochs - row["epoch"])
-        _logger.info(
-            "epoch %d/%d  loss %s  val loss %s  mIoU %s  best %s  %.1f img/s  %s left",
-            row["epoch"], self._epochs, _number(row["train"]["loss"]), _number(row["val"]["loss"]),
-            miou, self._best, row["images_per_second"], duration(left),
-        )  # fmt: skip
+        losses = (_number(row[part]["loss"]) for part in ("train", "val"))
+        speed, left = f"{row['images_per_second']:.1f}", duration(usual * (self._epochs - epoch))
+        line = _line(f"{epoch}/{self._epochs}", *losses, miou, self._best, speed, left)
+        _logger.info("%s", line, extra={"best": best})
+
+
+def _line(*cells: str) -> str:
+    """A line of the table, in the order of its heading: 75 columns."""
+    widths = (9, 8, 8, 6, 13, 7, 12)
+    return "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
 
 
 def duration(seconds: float) -> str:

@@ -29,6 +29,9 @@ class Progress:
     """Of the steps of the unfinished epoch, added in order."""
     train_seconds: float = 0.0
     """Spent on the steps of the unfinished epoch."""
+    warmup_steps: int = 0
+    warmup_seconds: float = 0.0
+    """Of them, those of each process's first chunk, which compiles."""
     best_epoch: int = 0
     best_miou: float | None = None
     seconds: float = 0.0

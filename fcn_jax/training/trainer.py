@@ -44,6 +44,8 @@ class Trainer:
         self.batch_size = setup.config.data.batch_size
         self._clock = time.perf_counter()
         self._pending: list[tuple[np.ndarray, dict[str, jax.Array]]] = []
+        self._compiling: float | None = None
+        """Seconds until the first call of the program was compiled."""
 
     def train_epoch(self) -> None:
         """Train the rest of the current epoch, in chunks of steps that are one program each."""
@@ -76,6 +78,11 @@ class Trainer:
         progress = self.progress
         program = self.setup.programs.train
         self.state, values = program(self.state, images, taken, len(chunk), key)
+        if self._compiling is None:
+            self._compiling = time.perf_counter() - self._clock
+            jax.block_until_ready(values)
+            progress.warmup_steps += len(chunk)
+            progress.warmup_seconds += time.perf_counter() - self._clock
         self.settle()  # the chunk before, while this one runs
         self._pending.append((chunk, values))
         progress.step += len(chunk)
@@ -124,11 +131,14 @@ class Trainer:
             "the last checkpoint is kept"
         )
 
-    def validate(self) -> bool:
-        """End the epoch: evaluate, add its row to the history, say whether it is the best.
+    def validate(self) -> tuple[evaluate.Evaluation, bool]:
+        """End the epoch: evaluate, and add its row to the history.
 
         If a stop is requested on the way, the epoch is left without a validation, which is then
         repeated as a whole.
+
+        Returns:
+          The evaluation, and whether the epoch is the best so far.
         """
         setup, progress = self.setup, self.progress
         evaluated = self._with_precise_bn() if setup.config.bn_batches else self.state
@@ -152,15 +162,25 @@ class Trainer:
             "train": {"loss": progress.loss_sum / setup.steps_per_epoch},
             "val": result.summary,
             "seconds": progress.train_seconds + self._elapsed(),
-            "images_per_second": setup.steps_per_epoch * self.batch_size / progress.train_seconds,
+            "images_per_second": self._images_per_second(),
         }
         progress.seconds += row["seconds"]
-        progress.loss_sum = progress.train_seconds = 0.0
+        progress.loss_sum = progress.train_seconds = progress.warmup_seconds = 0.0
+        progress.warmup_steps = 0
         progress.history.append(row)
         best = first_best([progress.best_miou, result.summary["miou"]]) == 1
         if best:
             progress.best_epoch, progress.best_miou = progress.epoch, result.summary["miou"]
-        return best
+        return result, best
+
+    def _images_per_second(self) -> float:
+        """Of the epoch's training, without the chunks that were waited for while compiling."""
+        progress, steps = self.progress, self.setup.steps_per_epoch
+        warmup = progress.warmup_steps, progress.warmup_seconds
+        if progress.warmup_steps == steps:  # all is one chunk; on a CPU a call computes, too
+            on_cpu = self.setup.programs.chunk == 1
+            warmup = 0, 0.0 if on_cpu else self._compiling or 0.0
+        return (steps - warmup[0]) * self.batch_size / (progress.train_seconds - warmup[1])
 
     def _with_precise_bn(self) -> TrainState:
         """The state with re-estimated statistics for the parameters that are evaluated.

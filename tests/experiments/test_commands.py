@@ -77,7 +77,7 @@ def test_a_finished_run_names_the_next_command(trained, fake_data, capsys):
     assert capsys.readouterr().out.endswith(f"\nreport: {trained}/report.html\n")
     assert run.main(argv) == 0
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last == f"to segment images: python -m experiments.predict {trained} IMAGE --out DIR"
+    assert last == f"  python -m experiments.predict {trained} IMAGE --out DIR"
 
 
 def test_a_run_leaves_everything_it_promises(trained):
@@ -208,7 +208,7 @@ def test_a_validation_split_without_any_label(tmp_path, monkeypatch, capsys):
         example.mask[:] = VOID
     monkeypatch.setattr(prepare, "load", lambda *_, **__: dataset)
     assert _enter(run.main, *SMALL, "--epochs", "1", "--workdir", tmp_path / "run") == 0
-    assert "val loss -  mIoU -" in capsys.readouterr().err
+    assert re.search(r"1/1 +\d\S+ +- +- +- ", capsys.readouterr().err)
     assert json.loads((tmp_path / "run/result.json").read_text())["val"]["miou"] is None
 
 

@@ -79,16 +79,17 @@ def test_what_is_logged(tmp_path, caplog):
     # A 3x3 convolution of 3 to 8 channels and a 1x1 one of 8 to 3, at 32 x 32:
     # 2 x 32 x 32 x (27 x 8 + 24) operations.
     assert lines[0].endswith(" x cpu, f32")
-    assert lines[1].startswith("data: fake, 8 images to train on and 5 to validate on, 3 classes, ")
-    assert lines[1].endswith(" % of the pixels void")
-    assert lines[2].startswith("network: tiny, 267 parameters, 0.000492 GFLOPs an image, at 32x32")
-    assert lines[3] == f"run: {tmp_path / 'run'} (new), 2 epochs of 2 steps, batches of 3"
+    assert lines[1].startswith("data: fake, 8 train and 5 val images, 3 classes, ")
+    assert lines[1].endswith(" % void")
+    assert lines[2] == "network: tiny, 267 parameters, 0.000492 GFLOPs an image at 32x32"
+    assert lines[3] == f"run: 2 epochs of 2 steps, batches of 3, new in {tmp_path / 'run'}"
     assert lines[4] == "compiling the training step ..."
     assert lines[5].startswith("first step after ")
-    assert lines[6].startswith("epoch 1/2  loss ")
-    assert "best " in lines[7]
-    assert lines[7].endswith("0 s left")
-    assert len(lines) == 8
+    assert lines[6].split() == " ".join(progress.HEADING).split()
+    assert lines[7].startswith("      1/2  ")
+    assert lines[8].startswith("      2/2  ")
+    assert lines[8].endswith("  0 s")
+    assert [len(line) for line in lines[6:]] == [75, 75, 75]
     assert "paper" not in caplog.text
 
 
@@ -101,9 +102,36 @@ def test_a_split_without_labels_is_logged(caplog):
     }  # fmt: skip
     with caplog.at_level(logging.INFO, "fcn_jax"):
         log.on_epoch(row, False)
-    assert caplog.messages == [
-        "epoch 1/2  loss 1.0000  val loss -  mIoU -  best -  3.0 img/s  1 s left"
-    ]
+    assert caplog.messages[1].split() == ["1/2", "1.0000", "-", "-", "-", "3.0", "1", "s"]
+
+
+def test_the_speed_of_the_first_epoch_leaves_the_compilation_out(tmp_path):
+    """Four steps; the first, which compiles, takes most of the time by far."""
+    rows = []
+
+    class Recording(callbacks.Callback):
+        def on_epoch(self, row, best):
+            rows.append(row)
+
+    config = fakes.config(epochs=2)
+    loop.train(config, fakes.dataset(12), tmp_path, Runtime(show=False), [Recording()])
+    assert rows[0]["images_per_second"] > 5 * 12 / rows[0]["seconds"]
+    assert rows[0]["images_per_second"] < 20 * rows[1]["images_per_second"]
+
+
+def test_the_heading_of_the_epochs_is_repeated(caplog):
+    log = progress.EpochLog()
+    log._epochs, log._best, log._seconds, log._waited = 41, "-", [], 0.0
+    row = {
+        "train": {"loss": 1.0}, "val": {"loss": 1.0, "miou": 0.5}, "seconds": 1.0,
+        "images_per_second": 3.0,
+    }  # fmt: skip
+    with caplog.at_level(logging.INFO, "fcn_jax"):
+        for epoch in range(1, 42):
+            log.on_epoch({**row, "epoch": epoch}, epoch == 1)
+    heads = [i for i, line in enumerate(caplog.messages) if line.split()[0] == "epoch"]
+    assert heads == [0, 21, 42]
+    assert [r for r in caplog.records if getattr(r, "best", False)] == [caplog.records[1]]
 
 
 def test_the_time_left_leaves_the_compilation_out(caplog):
@@ -117,7 +145,7 @@ def test_the_time_left_leaves_the_compilation_out(caplog):
     with caplog.at_level(logging.INFO, "fcn_jax"):
         log.on_epoch(row, True)
         log.on_epoch({**row, "epoch": 2, "seconds": 12.0}, False)
-    assert [line.rpartition("  ")[2] for line in caplog.messages] == ["20 s left", "10 s left"]
+    assert [line.rpartition("  ")[2] for line in caplog.messages[1:]] == ["20 s", "10 s"]
 
 
 @pytest.mark.parametrize(
