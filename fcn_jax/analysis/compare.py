@@ -73,7 +73,7 @@ def write(
     title: str,
     command: str,
     compared: Sequence[tuple[str, str]] | None = None,
-) -> None:
+) -> list[report.Run]:
     """Write table.json, table.md and report.html to `out`.
 
     Args:
@@ -83,6 +83,9 @@ def write(
       title: of the page.
       command: how to make the page again.
       compared: which entries the bootstrap compares, by name; None for all with all.
+
+    Returns:
+      The lines of the page.
 
     Raises:
       InputError: if a folder holds no finished run, runs differ in their validation images, or two
@@ -109,6 +112,7 @@ def write(
         command=command,
         downloads=("table.md", "table.json"),
     )
+    return runs
 
 
 def _check(entries: Sequence[Entry]) -> None:

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from fcn_jax import config as configs
 from fcn_jax import report
 from fcn_jax.analysis import run_report
+from fcn_jax.config import Config
 from fcn_jax.data import prepare
 from fcn_jax.inference import predict
 from fcn_jax.runtime import files
-from fcn_jax.training import loop, run_dir, setup
+from fcn_jax.training import evaluate, loop, run_dir, setup
 from fcn_jax.training.callbacks import Callback, RunInfo
 from fcn_jax.types import Example, InputError, first_best
 
@@ -40,14 +40,25 @@ class LiveReport(Callback):
     left to the next save, which fails with an error.
     """
 
-    def __init__(self, dataset: prepare.Dataset, command: str = "") -> None:
-        """Watch a run on this data set; `command` says how to repeat it."""
-        self._dataset, self._command = dataset, command
+    def __init__(
+        self, dataset: prepare.Dataset, command: str = "", base: Config | None = None
+    ) -> None:
+        """Watch a run on this data set.
+
+        Args:
+          dataset: what the run is trained on.
+          command: how to repeat it, shown on the page.
+          base: settings from which others are marked on the page; None: the defaults.
+        """
+        self._dataset, self._command, self._base = dataset, command, base
         self._writing = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
         self._new_best = False
         self._panels: list[report.Panel] = []
+        self._bounds: dict[str, Any] = {}  # of the scores, as in result.json
+        self._latest: np.ndarray | None = None  # confusion [K, K] of the last epoch
+        self._best: tuple[int, np.ndarray | None] = (0, None)  # the best epoch, and its confusion
         self.cost = 0.0
         """Seconds that the last refresh took; without those that compiled a program."""
         self.refreshes = 0
@@ -61,9 +72,17 @@ class LiveReport(Callback):
         self._thread = threading.Thread(target=self._guarded, args=(self._prepare,))
         self._thread.start()
 
+    def on_validation(self, result: evaluate.Evaluation) -> None:
+        """Keep what metrics.jsonl does not have."""
+        same = {"trivial": result.trivial, "trivial_name": result.trivial_name}
+        self._bounds = {**same, "perfect": result.perfect}
+        self._latest = result.counts[:, :-1].sum(0)
+
     def on_epoch(self, row: dict[str, Any], best: bool) -> None:
         """Refresh the page, if it is time."""
         self._new_best |= best
+        if best:
+            self._best = row["epoch"], self._latest
         busy = self._thread is not None and self._thread.is_alive()
         if busy or time.monotonic() - self._last < self.interval():
             return
@@ -104,9 +123,9 @@ class LiveReport(Callback):
         self._page = {
             "class_names": self._dataset.class_names,
             "palette": self._dataset.palette,
-            "config": configs.to_dict(config),
-            "changed": run_report.changed_settings(config),
+            **run_report.describe_settings(config, self._base)._asdict(),
             "batch": run_report.training_images(config, train),
+            "batch_note": run_report.training_note(config),
             "facts": [
                 ("network", config.model.arch),
                 ("parameters", f"{run.parameters:,}"),
@@ -127,7 +146,11 @@ class LiveReport(Callback):
             if self._closed:
                 return
             history = run_dir.read_metrics(self._run.folder)
-            report.write_curves(history, self._run.folder / "curves.png", dpi=100)
+            bounds, level = self._bounds, {}
+            if bounds:
+                name = bounds["trivial_name"]
+                level = {"trivial_miou": bounds["trivial"]["miou"], "trivial_name": name}
+            report.write_curves(history, self._run.folder / "curves.png", dpi=100, **level)
             if self._panels:
                 names, palette = self._dataset.class_names, self._dataset.palette
                 path = self._run.folder / "gallery.png"
@@ -156,6 +179,7 @@ class LiveReport(Callback):
         folder, config = self._run.folder, self._run.config
         history = run_dir.read_metrics(folder)
         best = first_best([row["val"].get("miou") for row in history])
+        epoch, confusion = self._best
         result = {
             "experiment": config.experiment,
             "arch": config.model.arch,
@@ -168,12 +192,13 @@ class LiveReport(Callback):
             "images_per_second": history[-1]["images_per_second"] if history else None,
             "val": history[best or 0]["val"] if history else {},
             "environment": self._environment,
+            **self._bounds,
         }
         if best is not None:
             result["best_epoch"] = history[best]["epoch"]
         interval = self.interval()
-        epoch = history[-1]["seconds"] if history else 600.0  # the first one compiles
-        late = 300 + 3 * max(interval, epoch)
+        seconds = history[-1]["seconds"] if history else 600.0  # the first one compiles
+        late = 300 + 3 * max(interval, seconds)
         data: report.RunData = {
             **self._page,
             "result": result,
@@ -183,4 +208,6 @@ class LiveReport(Callback):
             "downloads": run_report.downloads(folder),
             "live": report.Live(state, min(60.0, max(3.0, interval)), late),
         }  # pyright: ignore[reportAssignmentType]
+        if confusion is not None and epoch == result.get("best_epoch"):  # else of another process
+            data["confusion"] = confusion
         report.write_report(data, folder / "report.html")

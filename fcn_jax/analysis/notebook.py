@@ -118,6 +118,7 @@ def train(
     runtime: Runtime | None = None,
     callbacks: Sequence[Callback] = (),
     command: str = "",
+    base: Config | None = None,
 ) -> RunResult:
     """Train, or resume, the run of `folder`, with the pages that the command writes.
 
@@ -131,6 +132,7 @@ def train(
       runtime: where and how.
       callbacks: called at the start, after steps and epochs, and at the end.
       command: how to repeat the run, shown on its page.
+      base: settings from which others are marked on the page; None: the defaults.
 
     Returns:
       What result.json holds, as a dict that shows itself in a notebook.
@@ -140,10 +142,10 @@ def train(
       Interrupted: after SIGINT or SIGTERM, once the state is saved.
     """
     folder = Path(folder)
-    live = LiveReport(dataset, command)
+    live = LiveReport(dataset, command, base)
     result = loop.train(config, dataset, folder, runtime, [live, *callbacks])
     if distributed.is_primary() and not _is_rendered(folder):
-        run_report.render(folder, dataset, command)
+        run_report.render(folder, dataset, command, base)
     return RunResult(result, folder)
 
 

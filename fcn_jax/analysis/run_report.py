@@ -1,9 +1,10 @@
 """Pages of a run and of an evaluation, from what is in the run's folder."""
 
+import dataclasses
 import datetime
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -114,10 +115,35 @@ def training_images(
     return list(zip(images, np.asarray(masks), strict=True))
 
 
-def changed_settings(config: Config) -> set[str]:
-    """Dotted names of the settings that differ from the defaults."""
-    ours, defaults = (dict(text.flatten(configs.to_dict(c))) for c in (config, Config()))
-    return {name for name, value in ours.items() if defaults.get(name) != value}
+def training_note(config: Config) -> str:
+    """What is done to the training images: resized, or augmented, and how."""
+    height, width = config.data.image_size
+    of = text.flatten(dataclasses.asdict(config.augment))
+    off = dict(text.flatten(dataclasses.asdict(configs.AugmentConfig())))
+    done = [f"{name.replace('_', ' ')} {value}" for name, value in of if off[name] != value]
+    size = f"resized to {height} x {width}"
+    return f"{size}, augmented at random ({'; '.join(done)})" if done else size
+
+
+class Settings(NamedTuple):
+    """A run's settings, as its page shows them."""
+
+    config: dict[str, Any]
+    changed: set[str]
+    """Dotted names of those that are not `base`'s."""
+    base: str
+
+
+def describe_settings(config: Config, base: Config | None) -> Settings:
+    """The settings, and which of them differ from those of `base`, or from the defaults."""
+    ours, theirs = (
+        dict(text.flatten(configs.to_dict(c))) for c in (config, Config() if base is None else base)
+    )
+    return Settings(
+        {k: v for k, v in configs.to_dict(config).items() if k != "schema"},
+        {name for name, value in ours.items() if theirs.get(name) != value},
+        "the defaults" if base is None else f"in the experiment {base.experiment}",
+    )
 
 
 def describe_data(
@@ -166,20 +192,23 @@ def downloads(folder: Path) -> list[str]:
     return [p.name for pattern in DOWNLOADS for p in sorted(folder.glob(pattern))]
 
 
-def render(folder: Path, dataset: prepare.Dataset, command: str) -> None:
+def render(
+    folder: Path, dataset: prepare.Dataset, command: str, base: Config | None = None
+) -> None:
     """Write curves.png, gallery.png and report.html of a finished run.
 
     Args:
       folder: of the run; result.json, metrics.jsonl and eval-val.* are read from it.
       dataset: what it was trained on.
       command: how to repeat the run, shown on the page.
+      base: settings from which others are marked on the page; None: the defaults.
     """
     result = files.read_json(folder / run_dir.RESULT)
     history = run_dir.read_metrics(folder)
     data = files.read_json(folder / "eval-val.json")
     config = configs.from_dict(files.read_json(folder / run_dir.CONFIG), str(folder))
     train, val = setup.examples(config, dataset)
-    restored = predict.load_checkpoint(folder)
+    settings, restored = describe_settings(config, base), predict.load_checkpoint(folder)
     shown = _extremes(restored, dataset, data)
     report.write_curves(
         history,
@@ -193,12 +222,14 @@ def render(folder: Path, dataset: prepare.Dataset, command: str) -> None:
             "class_names": dataset.class_names,
             "palette": dataset.palette,
             "result": result,
-            "config": configs.to_dict(config),
-            "changed": changed_settings(config),
+            "config": settings.config,
+            "changed": settings.changed,
+            "base": settings.base,
             "history": history,
             "confusion": np.asarray(data["confusion"]),
             "panels": shown,
             "batch": training_images(config, train),
+            "batch_note": training_note(config),
             "facts": [
                 *describe_network(config.model.arch, restored.variables["params"]),
                 *describe_data(config, dataset, train, val),
@@ -249,7 +280,7 @@ def render_evaluation(
             "facts": [
                 *describe_network(restored.meta["model"]["name"], restored.variables["params"]),
                 ("split", f"{data['split']}{of}, {len(data['images']):,} images"),
-                ("resolution of the labels", method.get("resolution", "training")),
+                ("scored at", "each image's own size" if method else "the training's size"),
                 ("the network sees", seen),
                 ("test-time views", _views(method) or "none"),
                 ("labelled pixels", f"{data['summary']['pixels']:,}"),

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fcn_jax.report.pages import write_comparison as write_comparison
     from fcn_jax.report.pages import write_predictions as write_predictions
     from fcn_jax.report.pages import write_report as write_report
+    from fcn_jax.report.tables import comparison_table as comparison_table
     from fcn_jax.report.tables import result_table as result_table
     from fcn_jax.report.tables import table_json as table_json
     from fcn_jax.report.tables import table_markdown as table_markdown

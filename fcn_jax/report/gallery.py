@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from fcn_jax.report.masks import (
-    ERROR_COLOURS,
     Panel,
     colourise,
+    error_kinds,
     error_map,
     legend_entries,
     overlay,
@@ -152,7 +152,7 @@ def gallery(
     ]
     masks = [mask for panel in panels for mask in (panel.truth, panel.prediction)]
     legend = legend_image(legend_entries(masks, class_names, palette), width)
-    errors = legend_image([e for e in ERROR_COLOURS.items() if e[0] != "void"], width)
+    errors = legend_image(error_kinds(class_names), width)
     return stacked([head, *rows, legend, errors] if panels else [head])
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from fcn_jax.runtime import files
-from fcn_jax.types import VOID, VOID_COLOUR, InputError
+from fcn_jax.types import VOID, VOID_COLOUR, InputError, background_class
 
 ERROR_COLOURS = {
     "missed object": (0, 114, 230),
@@ -101,6 +101,17 @@ def error_map(
         out[wrong & (truth == background)] = ERROR_COLOURS["false alarm"]
     out[truth == VOID] = ERROR_COLOURS["void"]
     return out
+
+
+def error_kinds(class_names: Sequence[str]) -> list[tuple[str, tuple[int, int, int]]]:
+    """(name, colour) of the kinds of error that a map of these classes can show."""
+    background = background_class(class_names)
+    never = {"void"}
+    if background is None:
+        never |= {"missed object", "false alarm"}
+    elif len(class_names) < 3:
+        never |= {"wrong class"}
+    return [(name, colour) for name, colour in ERROR_COLOURS.items() if name not in never]
 
 
 def index_png(mask: np.ndarray, palette: np.ndarray) -> bytes:

@@ -1,5 +1,8 @@
 """Texts of the pages: how to read the numbers, and why they differ from the paper's."""
 
+TRIVIAL = ("all-background", "majority class")
+"""The names of the constant prediction; the notes on them are shown where it is the one."""
+
 METRIC_NOTES = (
     (
         "mIoU",
@@ -21,14 +24,19 @@ METRIC_NOTES = (
     ),
     (
         "pixel accuracy",
-        "The fraction of labelled pixels that are right. Background often fills most of the image, "
-        "so predicting nothing but background already scores high: compare with all-background.",
+        "The fraction of labelled pixels that are right. One class often fills most of the image, "
+        "so that predicting nothing else already scores high: compare with that prediction.",
     ),
     (
-        "all-background or majority class, perfect",
+        "all-background",
         "What a prediction of background everywhere scores, and what the true masks themselves "
-        "score: the floor and the ceiling of each measure. Where no class is named background, the "
-        "largest class of the train split is predicted everywhere.",
+        "score: the floor and the ceiling of each measure.",
+    ),
+    (
+        "majority class",
+        "What a prediction of the train split's largest class everywhere scores, and what the true "
+        "masks themselves score: the floor and the ceiling of each measure. No class is named "
+        "background.",
     ),
 )
 

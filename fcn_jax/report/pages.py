@@ -6,6 +6,7 @@ forbids whatever might still slip through.
 """
 
 import json
+import os
 import time
 from base64 import b64encode
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -23,8 +24,8 @@ from PIL import Image
 from fcn_jax.report import charts, confusions, notes, tables
 from fcn_jax.report.gallery import Prediction, shrunk, thumbnail
 from fcn_jax.report.masks import (
-    ERROR_COLOURS,
     Panel,
+    error_kinds,
     error_map,
     image_miou,
     index_png,
@@ -37,6 +38,9 @@ from fcn_jax.types import background_class
 
 THUMB = 400
 """The longer side, in pixels, of the images in a page: sharp on a phone, small in the file."""
+
+FEW = 8
+"""A confusion matrix of at most so many classes is drawn larger."""
 
 CELLS = 40
 """A confusion matrix of more classes is an image without numbers."""
@@ -75,13 +79,17 @@ class RunData(TypedDict, total=False):
     """How it was evaluated, where that was not as in training."""
     config: Mapping[str, Any]
     changed: Collection[str]
-    """Dotted names of the settings that are not the defaults."""
+    """Dotted names of the settings that are not those of `base`."""
+    base: str
+    """`the defaults` if absent."""
     history: Sequence[Mapping[str, Any]]
     confusion: np.ndarray
     """Integers [K, K] or [K+1, K], the last row void."""
     panels: Sequence[Panel]
     batch: Sequence[tuple[np.ndarray, np.ndarray]]
     """Training images as the network gets them: (uint8 [h, w, 3], mask uint8 [h, w])."""
+    batch_note: str
+    """What was done to them."""
     facts: Sequence[tuple[str, Any]]
     """(name, value) pairs beside the scores: sizes of the splits, parameters, date, ..."""
     downloads: Sequence[str]
@@ -137,7 +145,9 @@ def _legend(
     return [(plain(name), _hex(colour)) for name, colour in entries]
 
 
-ERROR_LEGEND = [(name, _hex(colour)) for name, colour in ERROR_COLOURS.items() if name != "void"]
+def _error_legend(class_names: Sequence[str]) -> list[tuple[str, str]]:
+    kinds = [(name, _hex(colour)) for name, colour in error_kinds(class_names)]
+    return [*kinds, ("right", "linear-gradient(90deg, #999, #eee)")]
 
 
 def _percent(value: Any) -> str:
@@ -146,8 +156,9 @@ def _percent(value: Any) -> str:
 
 
 def _breakable(name: Any) -> Markup:
-    """An escaped name that a narrow column may break after underscores."""
-    return escape(plain(name)).replace("_", Markup("_<wbr>"))
+    """An escaped name that a narrow column may break after underscores and dots."""
+    text = escape(plain(name))
+    return text.replace("_", Markup("_<wbr>")).replace(".", Markup(".<wbr>"))
 
 
 def _write(template: str, path: str | Path, **values: Any) -> None:
@@ -178,6 +189,7 @@ def _confusion(matrix: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]
     return {
         "names": names,
         "rows": list(zip(names, fractions.tolist(), strict=True)) if few else [],
+        "large": len(names) <= FEW,
         "image": "" if few else _uri(buffer.getvalue()),
         "most": [(plain(t), plain(p), f) for t, p, f in confusions.largest(matrix, class_names)],
     }
@@ -241,26 +253,33 @@ def write_report(data: RunData, path: str | Path) -> None:
         charts=charts.run_charts(history, head["trivial"], trivial) if len(history) else [],
         panels=_panels(panels, names, palette),
         legend=_legend([m for p in panels for m in p[2:]], names, palette),
-        error_legend=ERROR_LEGEND,
+        error_legend=_error_legend(names),
         batch=[
             (_photo(image), _photo(overlay(image, mask, palette))) for image, mask in batch or ()
         ],
         batch_legend=_legend([mask for _, mask in batch or ()], names, palette),
+        batch_note=plain(data.get("batch_note", "")),
         classes=[
             row._replace(name=plain(row.name, 32))._asdict() | {"colour": _hex(colour)}
             for row, colour in zip(of_classes, palette.tolist(), strict=False)
         ],
         confusion=None if confusion is None else _confusion(confusion, names),
         config=[(n, v, n in changed) for n, v in flatten(data.get("config") or {})],
+        base=plain(data.get("base", "the defaults")),
         environment=flatten(result.get("environment") or {}),
         downloads=[(plain(name), quote(name)) for name in data.get("downloads", ())],
         command=plain(data.get("command") or ""),
-        notes=_notes(tables.paper_metrics_apply(result)),
+        notes=_notes(tables.paper_metrics_apply(result), trivial),
     )
 
 
-def _notes(paper: bool) -> list[tuple[str, str]]:
-    return [(name, text) for name, text in notes.METRIC_NOTES if paper or "paper" not in name]
+def _notes(paper: bool, trivial: str) -> list[tuple[str, str]]:
+    """How to read the scores that are shown, and what the constant prediction's name means."""
+    return [
+        (f"{name}, perfect" if name == trivial else name, text)
+        for name, text in notes.METRIC_NOTES
+        if (paper or "paper" not in name) and (name not in notes.TRIVIAL or name == trivial)
+    ]
 
 
 def _side_by_side(runs: Sequence[Run], palette: np.ndarray) -> list[dict[str, Any]]:
@@ -379,14 +398,14 @@ def write_comparison(
         pairs=[pair_texts(pair) for pair in pairs],
         differences=differences,
         notes_of_runs=[(r["name"], r.get("note")) for r in runs if r.get("note")],
-        notes=_notes(paper or any(map(tables.paper_metrics_apply, results))),
+        notes=_notes(paper or any(map(tables.paper_metrics_apply, results)), trivial),
         charts=charts.comparison_charts(drawn, floor, trivial) if drawn else [],
         images=_side_by_side(runs, palette),
         legend=_legend(masks, class_names, palette),
         extremes=[
             (plain(run["name"]), _extremes(run, background)) for run in runs if run.get("panels")
         ],
-        error_legend=ERROR_LEGEND,
+        error_legend=_error_legend(class_names),
         classes=[(plain(name, 32), _class_scores(runs, name)) for name in class_names],
         confusions=[
             (plain(run["name"]), _confusion(matrix, class_names))
@@ -398,6 +417,14 @@ def write_comparison(
         downloads=[(plain(name), quote(name)) for name in downloads],
         command=plain(command),
     )
+
+
+def _common_folder(names: Sequence[str]) -> str:
+    """The innermost folder that all files are in; empty if there is none."""
+    try:
+        return os.path.commonpath([os.path.dirname(name) for name in names])
+    except ValueError:  # no file, or absolute and relative ones
+        return ""
 
 
 def write_predictions(
@@ -418,16 +445,18 @@ def write_predictions(
     total = np.array([p.fractions for p in shown], float).reshape(len(shown), len(class_names))
     order = [int(i) for i in np.argsort(-total.mean(axis=0), kind="stable")] if shown else []
     classes = [(i, plain(class_names[i], 32), int((total[:, i] > 0).sum())) for i in order]
+    folder = _common_folder([p.name for p in shown])
     _write(
         "predictions.html",
         path,
         title=plain(title),
         count=len(predictions),
         left_out=len(predictions) - len(shown),
+        folder=plain(folder),
         classes=[entry for entry in classes if entry[2]],
         cards=[
             {
-                "name": plain(p.name),
+                "name": plain(os.path.relpath(p.name, folder) if folder else p.name),
                 "overlay": quote(p.overlay, errors="surrogateescape"),
                 "thumbnail": _uri(p.thumbnail, "jpeg"),
                 "areas": json.dumps({i: round(f, 6) for i, f in enumerate(p.fractions) if f}),

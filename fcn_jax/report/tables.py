@@ -241,6 +241,27 @@ def markdown_cell(text: Any) -> str:
     return "".join("\\" + c if c in "\\|`*_[]~" else c for c in escaped)
 
 
+SHORT = ("miou", "pixel_accuracy", "mean_class_accuracy")
+"""The scores of a comparison on a terminal."""
+
+
+def comparison_table(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The comparison for a terminal: a line a run, and the constant prediction's."""
+    columns = [compare_rows(runs, metric) for metric in SHORT]
+    names = [plain(run["name"]) for run in runs]
+    lines = [("", *(METRICS[metric] for metric in SHORT))]
+    lines += [
+        (name, *map(mean_std_text, cells))
+        for name, cells in zip(names, zip(*columns, strict=True), strict=True)
+    ]
+    trivial = trivial_name(runs[0]["result"][0])
+    lines.append((trivial, *(number(column[0]["trivial"]) for column in columns)))
+    width = max(len(line[0]) for line in lines)
+    return "\n".join(
+        f"{name:<{width}}" + "".join(f"{cell:>21}" for cell in cells) for name, *cells in lines
+    )
+
+
 def table_markdown(
     runs: Sequence[Mapping[str, Any]], *, perfect: Mapping[str, Any] | None = None
 ) -> str:

@@ -31,6 +31,8 @@ def plain(value: Any, limit: int = 0) -> str:
 def _shown(value: Any) -> str:
     if value is None:
         return DASH
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, list | tuple):
         return ", ".join(map(_shown, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else plain(value)

@@ -16,7 +16,7 @@ from fcn_jax import report
 from fcn_jax.analysis import live_report, run_report
 from fcn_jax.models import MODELS
 from fcn_jax.runtime import files
-from fcn_jax.training import loop, options, run_dir
+from fcn_jax.training import evaluate, loop, options, run_dir
 from tests import fakes
 
 
@@ -46,7 +46,7 @@ def page(folder):
 
 def refreshed(live, best=True):
     live._last = -1e9  # due, however short the test was so far
-    live.on_epoch({}, best)
+    live.on_epoch({"epoch": 1}, best)
     live.wait()
 
 
@@ -75,13 +75,34 @@ def test_an_epoch_refreshes_page_curves_and_gallery(trained, live):
     assert live.cost > 0
 
 
+def test_the_page_shows_what_the_finished_one_will(tmp_path, monkeypatch):
+    """The constant prediction; accuracy and Dice of each class, from the best epoch's counts."""
+    monkeypatch.setitem(MODELS, "tiny", fakes.TINY)
+    live = live_report.LiveReport(fakes.dataset())
+    monkeypatch.setattr(live, "interval", lambda: 0.0)
+    written = []
+    write = report.write_report
+    monkeypatch.setattr(
+        report, "write_report", lambda data, path: (written.append(data), write(data, path))
+    )
+    on_epoch = live.on_epoch
+    monkeypatch.setattr(live, "on_epoch", lambda *a: (live.wait(), on_epoch(*a), live.wait()))
+    quiet = options.Runtime(show=False)
+    result = loop.train(fakes.config(epochs=2), fakes.dataset(), tmp_path, quiet, [live])
+    last, saved = written[-1], evaluate.load(tmp_path)[0]
+    for key in ("trivial", "trivial_name", "perfect", "best_epoch"):
+        assert last["result"][key] == result[key]
+    assert last["confusion"].tolist() == saved["confusion"]
+    assert last["result"]["val"] == result["val"]
+
+
 def test_training_does_not_wait_for_the_page(live, monkeypatch):
     release = threading.Event()
     monkeypatch.setattr(report, "write_curves", lambda *_, **__: release.wait(10))
     live._last = -1e9
     began = time.monotonic()
-    live.on_epoch({}, False)
-    live.on_epoch({}, False)  # while the first is being made: no second one beside it
+    live.on_epoch({"epoch": 1}, False)
+    live.on_epoch({"epoch": 1}, False)  # while the first is being made: no second one beside it
     assert time.monotonic() - began < 0.5
     assert threading.active_count() >= 2
     release.set()
@@ -93,11 +114,11 @@ def test_a_refresh_is_due_only_where_it_stays_below_its_share_of_the_time(live):
     live.cost = 0.3
     assert live.interval() == pytest.approx(0.3 / 0.02)
     live._last = time.monotonic() - 14
-    live.on_epoch({}, True)
+    live.on_epoch({"epoch": 1}, True)
     live.wait()
     assert live.refreshes == 0
     live._last = time.monotonic() - 16
-    live.on_epoch({}, False)
+    live.on_epoch({"epoch": 1}, False)
     live.wait()
     assert live.refreshes == 1
     live.cost, live._began = 0.01, time.monotonic() - 36_000

@@ -40,7 +40,8 @@ def site(whole_run, tmp_path_factory):
     pages.write_report(evaluation, folder / "evaluation.html")
     runs: list[pages.Run] = [
         {
-            "name": f"run {i}", "result": [make_result(0.3 + 0.1 * i)], "history": make_rows(),
+            "name": f"run {i}", "result": [make_result(0.3 + 0.1 * i, seed) for seed in range(2)],
+            "history": make_rows(),
             "config": {"lr": 0.1 * i}, "confusion": CONFUSION, "panels": [make_panel()],
         }
         for i in range(3)
@@ -167,3 +168,43 @@ def test_the_theme_is_the_devices(browser, site, theme):
     assert colour == {"light": "rgb(243, 245, 248)", "dark": "rgb(16, 19, 26)"}[theme]
     heat = browser.run('return getComputedStyle(document.querySelector("td.heat")).backgroundColor')
     assert heat == {"light": "rgba(0, 103, 165, 0.494)", "dark": "rgba(90, 180, 240, 0.404)"}[theme]
+
+
+CONTRASTS = """
+const parse = (text) => {
+  const n = text.match(/[\\d.]+/g).map(Number);
+  return [n[0], n[1], n[2], n.length > 3 ? n[3] : 1];
+};
+const over = (a, b) => [0, 1, 2].map((i) => a[3] * a[i] + (1 - a[3]) * b[i]).concat(1);
+const ground = (element) => {
+  const layers = [];
+  for (let e = element; e; e = e.parentElement) {
+    layers.push(parse(getComputedStyle(e).backgroundColor));
+  }
+  return layers.reduceRight((below, layer) => over(layer, below), [255, 255, 255, 1]);
+};
+const light = (c) => {
+  const [r, g, b] = c.slice(0, 3).map((v) => v / 255)
+    .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+};
+const low = new Set();
+for (const e of document.querySelectorAll("body *")) {
+  const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+  if (!own || !e.checkVisibility() || e.closest("option, script")) continue;
+  const style = getComputedStyle(e), below = ground(e);
+  const ink = over(parse(e instanceof SVGElement ? style.fill : style.color), below);
+  const [a, b] = [light(ink), light(below)].sort((x, y) => y - x);
+  const ratio = (a + 0.05) / (b + 0.05);
+  if (ratio < 4.5) low.add(`${e.tagName} ${ratio.toFixed(2)} ${e.textContent.trim()}`);
+}
+return [...low];
+"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_text_stands_out_from_its_ground(browser, site, kind, theme):
+    """A contrast of 4.5 to 1, as WCAG 2 asks of text: formula from there."""
+    browser.open(site / f"{kind}.html", theme=theme)
+    assert browser.run(CONTRASTS) == []

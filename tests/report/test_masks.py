@@ -128,3 +128,15 @@ def test_choose_examples_never_shows_an_image_twice(scores, expected):
 def test_panel_title():
     assert masks.panel_title("best", "000042", 0.5) == "best: 000042, mIoU 0.500"
     assert masks.panel_title("worst", "000042", None) == "worst: 000042"
+
+
+@pytest.mark.parametrize(
+    ("classes", "kinds"),
+    [
+        (("background", "cat", "dog"), ["missed object", "false alarm", "wrong class"]),
+        (("background", "cat"), ["missed object", "false alarm"]),
+        (("road", "sky"), ["wrong class"]),
+    ],
+)
+def test_the_legend_of_errors_names_those_that_can_occur(classes, kinds):
+    assert [name for name, _ in masks.error_kinds(classes)] == kinds

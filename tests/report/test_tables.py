@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from fcn_jax.report import confusions, tables
+from tests.report.conftest import make_result
 
 NAMES = ("background", "cat", "dog")
 
@@ -192,3 +193,17 @@ def test_a_run_evaluated_on_its_training_images_says_so(result):
     heading = tables.result_table({**result, "overfit": 24}, NAMES).splitlines()[0]
     assert "(the 24 images it was trained on)" in heading
     assert "(val)" in tables.result_table({**result, "overfit": 0}, NAMES).splitlines()[0]
+
+
+def test_a_comparison_fits_a_terminal():
+    runs = [
+        {"name": "plain", "result": [make_result(0.5)]},
+        {"name": "two seeds", "result": [make_result(0.25), make_result(0.75, seed=1)]},
+    ]
+    lines = tables.comparison_table(runs).splitlines()
+    assert lines[0].split("  ")[-1] == "mean class accuracy"
+    assert lines[1].split() == ["plain", "0.5000", "0.7500", "0.5000"]
+    # The sample standard deviation of 0.25 and 0.75 is 0.5 / sqrt(2).
+    assert lines[2].split()[:5] == ["two", "seeds", "0.5000", "±", "0.3536"]
+    assert lines[3].split() == ["all-background", "0.1000", "0.7500", "0.5000"]
+    assert max(map(len, lines)) <= 80

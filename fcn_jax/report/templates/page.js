@@ -79,6 +79,7 @@
       shown.forEach((card) => (card.hidden = false));
       document.getElementById("cards").append(...shown);
       document.getElementById("shown").textContent = shown.length;
+      document.getElementById("order").hidden = filter.value === "";
     });
   }
 })();
