@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.cli import arguments, command, flags
+from experiments.cli import arguments, command, flags, streams
 from fcn_jax.types import VOID, InputError
 
 if TYPE_CHECKING:
     from fcn_jax.data import survey
+    from fcn_jax.data.classes import Classes
     from fcn_jax.data.source import Source
 
 EPILOG = """examples:
@@ -57,10 +58,9 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError("--fix-255: goes with a folder of yours: name one, or leave it out")
     command.tune()
 
-    from tqdm import tqdm
-
     from fcn_jax.data import prepare, resize_cache, survey
     from fcn_jax.report import contact_sheet
+    from fcn_jax.runtime import terminal
 
     if args.clear_cache:
         removed = resize_cache.clear(args.data_dir or prepare.default_data_dir())
@@ -72,18 +72,16 @@ def main(argv: list[str] | None = None) -> int:
             fix_255(source, args.fix_255)
             source = find()
     except InputError as error:
-        print(f"error: {error}")
+        print(streams.fitted(f"error: {error}", sys.stdout))
         print("training would fail: 1 error")
         return 1
     total = sum(len(ids) for ids in source.splits.values())
-    with tqdm(total=total, unit="img", disable=not sys.stderr.isatty(), leave=False) as bar:
+    with terminal.bar(total) as bar:
         found = survey.survey(source, bar.update)
     for line in survey.grouped(found.problems):
-        print(f"error: {line}")
+        print(streams.fitted(f"error: {line}", sys.stdout))
     for note in found.notes:
-        print(f"note: {note}")
-    if source.classes.colours is None and (hidden := only_void(found)):
-        print(f"hint: if 255 is an object in these masks, add --fix-255 ID, such as {hidden}")
+        print(streams.fitted(f"note: {note}", sys.stdout))
     print(table(found))
     if args.out:
         groups = [
@@ -92,6 +90,10 @@ def main(argv: list[str] | None = None) -> int:
         ]
         contact_sheet.write_contact_sheet(groups, found.class_names, found.palette, args.out)
         print(f"contact sheet: {args.out}")
+    if source.classes.colours is None and (hidden := only_void(found)):
+        name = own_classes(source.classes).names[hidden]
+        text = f"if 255 is an object in these masks, add --fix-255 ID, such as {hidden} for {name}"
+        print(streams.fitted(f"hint: {text}", sys.stdout))
     notes = _count(len(found.notes), "note")
     if not found.problems:
         print(f"training will accept it ({notes})")
@@ -105,22 +107,30 @@ def fix_255(source: Source, label: int) -> None:
     from fcn_jax.data.classes import numbered_list
     from fcn_jax.runtime import files
 
-    text, path = numbered_list(source.classes, label), Path(source.root) / "classes.txt"
+    classes = own_classes(source.classes)
+    text, path = numbered_list(classes, label), Path(source.root) / "classes.txt"
     kept = path.with_name("classes.txt.bak")
     if path.exists() and not kept.exists():
         shutil.copy2(path, kept)
     files.write_text(path, text)
-    print(f"{path}: 255 is {source.classes.names[label]}")
+    print(f"{path}: written, 255 is {classes.names[label]}")
 
 
-def only_void(found: survey.Survey) -> str:
-    """`1 for NAME`, the likely class, where masks have void pixels and no class but 0; else ""."""
+def own_classes(classes: Classes) -> Classes:
+    """The folder's classes; background and object where it has no list, and VOC's were taken."""
+    from fcn_jax.data.classes import VOC_CLASSES, plain_classes
+
+    return plain_classes(("background", "object")) if classes.names == VOC_CLASSES else classes
+
+
+def only_void(found: survey.Survey) -> int:
+    """The likely class of 255, where masks have void pixels and no class but 0; else 0."""
     import numpy as np
 
     pixels = np.sum([split.pixels for split in found.splits.values()], axis=0)
     if len(found.class_names) < 2 or not pixels[VOID] or pixels[1 : len(found.class_names)].any():
-        return ""
-    return f"1 for {found.class_names[1]}"
+        return 0
+    return 1
 
 
 def table(found: survey.Survey) -> str:
@@ -135,16 +145,16 @@ def table(found: survey.Survey) -> str:
     weights = class_weights(train, "inverse_sqrt", 20.0) * len(names)
     wide = max(len(n) for n in names)
     lines += ["", "pixels (% of the labelled ones) and masks of each class:"]
-    heads = "".join(f"{s:>16} {'%':>7} {'masks':>6}" for s in splits)
+    heads = "".join(f"{s:>12} {'%':>7} {'masks':>6}" for s in splits)
     lines.append(f"{'id':>3} {'class':<{wide}}{heads} {'weight':>8}")
     for i, name in enumerate(names):
         cells = [_cell(s, i, len(names)) for s in splits.values()]
         lines.append(f"{i:>3} {name:<{wide}}{''.join(cells)} {weights[i]:>8.3f}")
-    cells = [f"{int(s.pixels[VOID]):>16} {'':>7} {int(s.masks[VOID]):>6}" for s in splits.values()]
+    cells = [f"{int(s.pixels[VOID]):>12} {'':>7} {int(s.masks[VOID]):>6}" for s in splits.values()]
     lines.append(f"{'':>3} {'void':<{wide}}{''.join(cells)}")
     ratio = train.max() / max(1, train.sum())
     lines.append(
-        "weight: --class-weights inverse_sqrt --weight-cap 20, scaled to a mean of 1; "
+        "weight: --class-weights inverse_sqrt --weight-cap 20, scaled to a mean of 1\n"
         f"the largest class has {ratio:.1%} of the labelled train pixels"
     )
     return "\n".join(lines)
@@ -156,10 +166,12 @@ def sizes(name: str, split: survey.Split) -> str:
         return f"{name}: no valid image"
     heights, widths = zip(*split.sizes, strict=True)
     (h, w), often = split.sizes.most_common(1)[0]
+    images = _count(len(split.ids), "valid image")
+    if len(split.sizes) == 1:
+        return f"{name}: {images} of {w}x{h}"
     return (
-        f"{name}: {_count(len(split.ids), 'valid image')} of {_count(len(split.sizes), 'size')}, "
-        f"heights {min(heights)} to {max(heights)}, widths {min(widths)} to {max(widths)}, "
-        f"most often {w}x{h} ({often})"
+        f"{name}: {images} of {len(split.sizes)} sizes, most often {w}x{h} ({often})\n"
+        f"  heights {min(heights)} to {max(heights)}, widths {min(widths)} to {max(widths)}"
     )
 
 
@@ -170,7 +182,7 @@ def _count(number: int, word: str) -> str:
 def _cell(split: survey.Split, index: int, classes: int) -> str:
     labelled = max(1, int(split.pixels[:classes].sum()))
     pixels = int(split.pixels[index])
-    return f"{pixels:>16} {100 * pixels / labelled:>7.3f} {int(split.masks[index]):>6}"
+    return f"{pixels:>12} {100 * pixels / labelled:>7.3f} {int(split.masks[index]):>6}"
 
 
 if __name__ == "__main__":

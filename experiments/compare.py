@@ -35,15 +35,16 @@ def main(argv: list[str] | None = None) -> int:
     command.setup_jax()
     flags.load_plugins(args)
 
+    from fcn_jax import report
     from fcn_jax.analysis import compare
     from fcn_jax.inference import predict
 
     dataset = evaluate.open_dataset(predict.load_checkpoint(args.workdirs[0]), args)
     entries = compare.group(args.workdirs)
     again = stopping.command("compare", argv)
-    compare.write(entries, dataset, args.out, "Comparison", again)
-    print((args.out / "table.md").read_text(encoding="utf-8"))
-    print(f"page: {args.out}/report.html")
+    runs = compare.write(entries, dataset, args.out, "Comparison", again)
+    print(report.comparison_table(runs))
+    print(f"\nall scores: {args.out}/table.md\npage: {args.out}/report.html")
     return 0
 
 

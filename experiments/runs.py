@@ -68,7 +68,7 @@ def check_removable(folder: Path) -> None:
 
 
 def find_runs(folders: list[Path]) -> list[Path]:
-    """The run folders below, sorted.
+    """The run folders below, sorted by name and number.
 
     Raises:
       InputError: if a folder does not exist.
@@ -77,7 +77,7 @@ def find_runs(folders: list[Path]) -> list[Path]:
         if not folder.is_dir() and folder != Path("runs"):
             raise InputError(f"{folder}: no such folder: check the name")
     configs = (path for folder in folders for path in folder.rglob(run_folders.CONFIG))
-    return sorted({path.parent for path in configs})
+    return sorted({path.parent for path in configs}, key=run_folders.by_number)
 
 
 def table(folders: list[Path]) -> str:
@@ -87,7 +87,7 @@ def table(folders: list[Path]) -> str:
         found = run_folders.summary(folder)
         miou = "" if found["miou"] is None else f"{found['miou']:.4f}"
         size = files.amount(found["bytes"])
-        rows.append((str(folder), found["state"], str(found["epochs"]), miou, size))
+        rows.append((str(folder), found["state"], found["epochs"], miou, size))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join(

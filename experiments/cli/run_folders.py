@@ -1,5 +1,6 @@
 """Default folders of runs: runs/fcn-voc2007-1, -2, ..."""
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Any
@@ -94,14 +95,23 @@ def folder_name(text: str) -> str:
 
 
 def summary(folder: Path) -> dict[str, Any]:
-    """State, score and size of the run in a folder."""
-    result, metrics = folder / RESULT, folder / "metrics.jsonl"
-    rows = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
-    found: dict[str, Any] = {"epochs": len(rows), "miou": None}
-    found["bytes"] = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-    if result.exists():
-        data = files.read_json(result)
-        found |= {"state": "finished", "miou": data["val"]["miou"], "epochs": data["epochs_run"]}
-    else:
-        found["state"] = "running" if is_locked(folder) else "unfinished"
+    """State, epochs, best score so far and size of the run in a folder."""
+    size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    found: dict[str, Any] = {"bytes": size, "state": "damaged", "miou": None, "epochs": "?"}
+    with contextlib.suppress(InputError, ValueError, LookupError, TypeError):
+        if (folder / RESULT).exists():
+            data = files.read_json(folder / RESULT)
+            state, scores, epochs = "finished", [data["val"]["miou"]], str(data["epochs_run"])
+        else:
+            config = configs.from_dict(files.read_json(folder / CONFIG))
+            scores = [row["val"]["miou"] for row in run_dir.read_metrics(folder)]
+            state = "running" if is_locked(folder) else "unfinished"
+            epochs = f"{len(scores)} of {config.epochs}"
+        best = max((s for s in scores if s is not None), default=None)
+        found |= {"state": state, "miou": best, "epochs": epochs}
     return found
+
+
+def by_number(folder: Path) -> list[str | int]:
+    """A sorting key: run-2 stands before run-10."""
+    return [int(s) if s.isdecimal() else s for s in re.split(r"(\d+)", str(folder))]

@@ -18,7 +18,8 @@ def test_sound_data_pass_with_numbers_and_a_contact_sheet(root, tmp_path, capsys
     sheet = tmp_path / "sheet.png"
     assert check.main([str(root), "--out", str(sheet)]) == 0
     out = capsys.readouterr().out
-    assert "train: 4 valid images of 4 sizes, heights 16 to 25, widths 24 to 30" in out
+    assert "train: 4 valid images of 4 sizes, most often " in out
+    assert "\n  heights 16 to 25, widths 24 to 30\n" in out
     assert "training will accept it (0 notes)" in out
     assert [line.split()[1] for line in out.splitlines() if line[:3].strip().isdigit()] == [
         "ground",
@@ -72,6 +73,18 @@ def test_255_can_be_given_to_a_class(root, capsys):
     assert "2 is not the number of a class, 0 to 1" in capsys.readouterr().out
     with pytest.raises(InputError, match="goes with a folder of yours"):
         check.main(["shapes", "--fix-255", "1"])
+
+
+def test_255_is_an_object_where_a_folder_has_no_class_list(root, capsys):
+    """Its classes would be VOC's 21, in whose masks 255 is void."""
+    (root / "classes.txt").unlink(missing_ok=True)
+    for path in (root / "SegmentationClass").iterdir():
+        ids = np.array(Image.open(path))
+        Image.fromarray(np.where(ids == 1, 255, 0).astype(np.uint8)).save(path)
+    assert check.main([str(root)]) == 1
+    assert "add --fix-255 ID, such as 1 for object" in capsys.readouterr().out
+    assert check.main([str(root), "--fix-255", "1"]) == 0
+    assert (root / "classes.txt").read_text() == "0 background\n255 object\n"
 
 
 def test_the_cache_is_cleared_on_request(root, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Run folders that nobody named: numbered, resumed, listed, removed."""
 
 import json
+import re
 
 import filelock
 import pytest
@@ -72,13 +73,19 @@ def test_names_say_what_the_run_is(changes, name):
 
 def test_runs_are_listed_with_state_score_and_size(tmp_path, config, capsys):
     begin(tmp_path / "a/done", config, finished=True)
-    open_run = begin(tmp_path / "b", config)
-    (open_run / "metrics.jsonl").write_text("{}\n{}\n")
+    begin(tmp_path / "run-10", config, finished=True)
+    open_run = begin(tmp_path / "run-9", configs.replace(config, epochs=30))
+    scores = [json.dumps({"val": {"miou": miou}}) for miou in (0.25, 0.125, None)]
+    (open_run / "metrics.jsonl").write_text("\n".join(scores) + "\n")
     assert runs.main([str(tmp_path)]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == ["run", "state", "epochs", "mIoU", "size"]
     assert lines[1][:4] == [str(tmp_path / "a/done"), "finished", "7", "0.5000"]
-    assert lines[2][:3] == [str(open_run), "unfinished", "2"]
+    assert lines[2][:6] == [str(open_run), "unfinished", "3", "of", "30", "0.2500"]
+    assert lines[3][0] == str(tmp_path / "run-10")
+    (open_run / "metrics.jsonl").write_text("{")
+    assert runs.main([str(tmp_path)]) == 0
+    assert re.search(r"run-9 +damaged ", capsys.readouterr().out)
 
 
 def test_a_run_is_removed_on_request_and_nothing_else_is(tmp_path, config, capsys):
