@@ -74,6 +74,8 @@ class _Frame(NamedTuple):
     last: float
     low: float
     high: float
+    alone: bool
+    """Whether there is one epoch, which stands in the middle."""
 
     def x(self, epoch: float) -> float:
         """From the left, in units of the view box."""
@@ -93,7 +95,8 @@ class _Frame(NamedTuple):
             y, number = f"{self.y(value):.1f}", f"{value:.4g}"
             parts.append(f'<path class="grid" d="M{LEFT} {y}H{right}"/>')
             parts.append(f'<text x="{LEFT - 6}" y="{y}" dy=".35em" class="end">{number}</text>')
-        for value in ticks(self.first, self.last, 8, whole=True):
+        epochs = ticks(self.first, self.last, 8, whole=True)
+        for value in [(self.first + self.last) / 2] if self.alone else epochs:
             x = f"{self.x(value):.1f}"
             parts.append(f'<text x="{x}" y="{floor + 17}" class="center">{value:.0f}</text>')
         return parts
@@ -106,8 +109,8 @@ def _frame(lines: Sequence[Line], level: float | None, zero: bool) -> _Frame:
     margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
     epochs = np.concatenate([line.x for line in lines])
     first, last = float(epochs.min()), float(epochs.max())
-    alone = float(first == last)
-    return _Frame(first - alone, last + alone, low if zero else low - margin, high + margin)
+    alone = first == last
+    return _Frame(first - alone, last + alone, low if zero else low - margin, high + margin, alone)
 
 
 def line_chart(

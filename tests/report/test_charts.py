@@ -110,3 +110,11 @@ def test_names_stay_text(rows, name):
     assert legend(parsed(chart.encode("utf-8", "replace").decode()))[0] == name.replace(
         "\udce9", "\ufffd"
     ).replace("\x00", "\ufffd")
+
+
+def test_a_single_epoch_stands_in_the_middle_with_its_number():
+    figure = parsed(charts.line_chart("Loss", [charts.Line("train", np.array([7.0]), np.ones(1))]))
+    (dot,) = figure.iter("circle")
+    (number,) = (t for t in figure.iter("text") if t.text == "7")
+    assert dot.get("cx") == number.get("x")
+    assert not [t for t in figure.iter("text") if t.text in ("6", "8")]
