@@ -48,7 +48,7 @@ class InvertedResidual(nn.Module):
     stride: int
     dilation: int
     hard_swish: bool
-    norm: dict[str, float]
+    norm: dict[str, Any]
     dtype: Any
 
     @nn.compact
@@ -110,7 +110,7 @@ class MobileNetV3(nn.Module):
 
         They are at an eighth and at a sixteenth of the image's size, rounded up.
         """
-        norm = {"momentum": 0.01, "epsilon": 1e-3}
+        norm: dict[str, Any] = {"momentum": 0.01, "epsilon": 1e-3}
 
         def scaled(channels: int) -> int:
             return max(1, channels * self.width // 64) if channels else 0
