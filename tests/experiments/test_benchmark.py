@@ -242,7 +242,7 @@ def test_onnxruntime_predicts_what_we_do():
            "frozen": True, "mode": "predict"}  # fmt: skip
     [classes] = worker.onnx_contender(job).step()
     state, predict, _ = worker.ours(job)
-    ours = predict(state, *worker.random_images(job))[1]
+    ours: Any = predict(state, *worker.random_images(job))[1]
     assert classes.dtype == ours.dtype
     assert (classes == ours).mean() > 0.999  # but for ties
 

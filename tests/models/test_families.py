@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from typing import Any
 
 import chex
 import jax
@@ -70,7 +71,7 @@ def test_every_parameter_gets_a_gradient_and_a_shape_is_traced_once(name):
     def gradient(params, images):
         def loss(params):
             # With the running statistics: a bias before those of a batch would have none.
-            out = model.apply(
+            out: Any = model.apply(
                 {**variables, "params": params}, images, False,
                 method="with_aux" if aux else "__call__",
             )  # fmt: skip

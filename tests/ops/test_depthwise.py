@@ -120,6 +120,6 @@ def test_only_a_cpu_has_its_formulas():
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert text.count("stablehlo.convolution") == 3  # forward, dx, dkernel
     assert "stablehlo.while" not in text
-    assert " convolution(" not in whole.lower(x, kernel).compile().as_text()
-    plain = jax.jit(conv.depthwise_conv).lower(x, kernel).compile().as_text()
+    assert " convolution(" not in str(whole.lower(x, kernel).compile().as_text())
+    plain = jax.jit(conv.depthwise_conv).lower(x, kernel).compile().as_text() or ""
     assert plain.count(" convolution(") == 1  # a result alone, unless asked for
