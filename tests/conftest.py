@@ -1,8 +1,21 @@
 """A strict session: warnings are errors (pyproject.toml), and no silent rank promotion."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax starts
+# Before jax starts. Many tests compile the same programs: one cache for the whole session, and for
+# the commands that the tests start, halves its time. A limit on its size makes jax lock it.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _cache = tempfile.mkdtemp(prefix="fcn_jax-tests-")
+    atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+    os.environ |= {
+        "JAX_COMPILATION_CACHE_DIR": _cache,
+        "JAX_COMPILATION_CACHE_MAX_SIZE": str(2**32),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05",
+    }
 
 import jax
 import pytest

@@ -213,6 +213,8 @@ def setup_jax(alone: bool = True) -> None:
             cache.mkdir(parents=True, exist_ok=True)
         if os.access(cache, os.W_OK):  # else jax would warn at each program
             jax.config.update("jax_compilation_cache_dir", str(cache))
+        # The limit also makes jax lock the folder: several commands may use it at once.
+        jax.config.update("jax_compilation_cache_max_size", 2**32)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
