@@ -163,12 +163,16 @@ def test_counts_have_their_plural():
 
 def read_events(file):
     """The events of a file of TFRecords: length, its checksum, data, its checksum."""
-    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto import event_pb2
 
     data, events = file.read_bytes(), []
     while data:
         (length,) = struct.unpack("<Q", data[:8])
-        events.append(Event.FromString(data[12 : 12 + length]))
+        events.append(
+            event_pb2.Event.FromString(  # pyright: ignore[reportAttributeAccessIssue]
+                data[12 : 12 + length]
+            )
+        )
         data = data[16 + length :]
     return events
 
