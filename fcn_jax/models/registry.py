@@ -198,8 +198,11 @@ def create_model(
     try:
         return factory(**{k: v for k, v in fixed.items() if k in taken}, **options)
     except TypeError as error:  # such as an option that it does not have
+        known = [k for k in taken if k not in (*fixed, "name", "parent")]  # Flax's own fields
         raise InputError(
-            f"cannot be made with these settings: {error}", field="model.arch", value=name
+            f"cannot be made with these settings: {error}; its options: {', '.join(known)}",
+            field="model.arch",
+            value=name,
         ) from error
 
 
