@@ -317,7 +317,11 @@ def test_no_archive_where_it_was_said_to_be(tmp_path, capsys):
         (reproduce.main, ["--epochs", "0"], "--epochs 0: must lie between"),
         (reproduce.main, ["--image-size", "9x9x9"], "--image-size 9x9x9: give one side"),
         (study.main, ["ablations"], "did you mean ablation?"),
-        (study.main, ["ablation", "--arch", "vgg"], "--arch vgg: choose one of fcn"),
+        (
+            study.main,
+            ["ablation", "--arch", "vgg"],
+            "--arch vgg: unknown network: choose one of fcn",
+        ),
         (study.main, ["networks", "--batch-size", "0"], "--batch-size 0: must lie between"),
         (compare.main, ["a"], "the following arguments are required: --out"),
         (export.main, ["a", "--format", "pb", "--out", "b"], "--format pb: choose one of onnx"),

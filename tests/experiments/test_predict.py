@@ -144,7 +144,7 @@ def test_several_images_have_a_page_with_areas(folder):
     assert len(areas) == 4
     mask = read(folder / "out/b/x.png")
     expected = {str(i): (mask == i).mean() for i in range(3) if (mask == i).any()}
-    position = re.findall("<figcaption>([^<]*)<", page).index(str(folder / "b/x.jpg"))
+    position = re.findall("<figcaption>([^<]*)<", page).index("b/x.jpg")
     assert areas[position] == pytest.approx(expected, abs=1e-6)
     overlays = re.findall('data-full="./([^"]*)"', page)
     assert sorted(overlays) == [n for n in written(folder) if n.endswith("-overlay.jpg")]

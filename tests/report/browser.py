@@ -67,7 +67,9 @@ class Browser:
             for m in messages
             if m["method"] == "Network.requestWillBeSent"
         ]
-        return [url for url in urls if not url.startswith(("data:", "chrome:"))]
+        return [
+            url for url in urls if not url.startswith(("data:", "chrome:", "chrome-untrusted:"))
+        ]
 
     def close(self) -> None:
         """Close the window."""

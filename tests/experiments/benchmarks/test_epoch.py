@@ -20,8 +20,9 @@ def test_the_stand_in_has_vocs_sizes_and_numbers():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cache", ["device", "host"])
+@pytest.mark.usefixtures("tiny")
 def test_every_part_of_an_epoch_is_timed(cache):
-    changes = {"model.arch": "fcn", "data.image_size": (32, 32), "data.batch_size": 2}
+    changes = {"model.arch": "tiny", "data.image_size": (32, 32), "data.batch_size": 2}
     config = configs.replace(flags.EXPERIMENTS["default"](), **changes)
     dataset = epoch.stand_in({"train": 5, "val": 3}, shapes=((40, 48), (36, 40)))
     found = epoch.measure(config, dataset, cache)
