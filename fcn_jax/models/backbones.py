@@ -4,8 +4,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from fcn_jax.models import resnet
-from fcn_jax.models.mobilenet import MobileNetV3
+from fcn_jax.models import mobilenet, resnet
 from fcn_jax.types import InputError
 
 MOBILENET = "mobilenet_v3_large"
@@ -14,8 +13,13 @@ MOBILENET = "mobilenet_v3_large"
 def create(backbone: str, output_stride: int = 32, **kwargs: Any) -> nn.Module:
     """A ResNet, or MobileNetV3-Large, which always has the output stride 16."""
     if backbone == MOBILENET:
-        return MobileNetV3(**kwargs)
+        return mobilenet.MobileNetV3(**kwargs)
     return resnet.ResNet(backbone, output_stride, **kwargs)
+
+
+def parts(backbone: str | None) -> tuple[tuple[str, ...], ...]:
+    """How the names of the parameters begin in each of the five parts that can be frozen."""
+    return mobilenet.PARTS if backbone == MOBILENET else resnet.PARTS
 
 
 def is_backbone(name: str) -> bool:

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from fcn_jax.models.layers import BatchNorm, Conv, Dropout
+from fcn_jax.models.layers import BatchNorm, Conv, Dropout, image_mean
 from fcn_jax.models.resnet_fcn import DilatedFCN
 
 
@@ -37,8 +37,7 @@ class ASPP(nn.Module):
         parts = [branch(x, "branch0")]
         for i, rate in enumerate(self.rates, 1):
             parts.append(branch(x, f"branch{i}", 3, rate))
-        mean = x.astype(jnp.float32).mean((1, 2), keepdims=True).astype(x.dtype)
-        pooled = branch(mean, "pooling")
+        pooled = branch(image_mean(x), "pooling")
         parts.append(jnp.broadcast_to(pooled, parts[0].shape))
         y = branch(jnp.concatenate(parts, -1), "project")
         return Dropout(self.dropout, name="dropout")(y, train)

@@ -298,6 +298,11 @@ class Dropout(nn.Module):
 # ---- cropping, resizing --------------------------------------------------------------------------
 
 
+def image_mean(x: Array) -> Array:
+    """[N, H, W, C] -> [N, 1, 1, C]: the mean of each image, summed in float32."""
+    return x.astype(jnp.float32).mean((1, 2), keepdims=True).astype(x.dtype)
+
+
 def crop(x: Array, size: Sequence[int]) -> Array:
     """The top left `size` of [N, H, W, C].
 

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array, lax
 
-from fcn_jax.models.layers import BatchNorm, Conv, DepthwiseConv, resize_bilinear
+from fcn_jax.models.layers import BatchNorm, Conv, DepthwiseConv, image_mean, resize_bilinear
 from fcn_jax.models.resnet import ALL
 
 
@@ -35,6 +35,9 @@ STAGES: tuple[tuple[Block, ...], ...] = (
     (Block(5, 672, 160, 168), Block(5, 960, 160, 240), Block(5, 960, 160, 240)),
 )  # fmt: skip
 """Blocks between two halvings: at a half, a quarter, ... of the image's size."""
+
+PARTS = (("stem_", "stage1_"), ("stage2_",), ("stage3_",), ("stage4_",), ("stage5_", "last_"))
+"""How the names of its parameters begin in each of the parts that can be frozen."""
 
 
 class InvertedResidual(nn.Module):
@@ -69,8 +72,7 @@ class InvertedResidual(nn.Module):
         )
         y = activation(bn(depthwise(y), "depthwise"))
         if block.reduced:
-            mean = y.astype(jnp.float32).mean((1, 2), keepdims=True).astype(y.dtype)
-            reduced = nn.relu(Conv(block.reduced, size=1, name="fc1", **kwargs)(mean))
+            reduced = nn.relu(Conv(block.reduced, size=1, name="fc1", **kwargs)(image_mean(y)))
             excited = Conv(block.expanded, size=1, name="fc2", **kwargs)(reduced)
             y = nn.hard_sigmoid(excited) * y
         project = Conv(block.features, size=1, use_bias=False, name="project_conv", **kwargs)
@@ -166,8 +168,8 @@ class LRASPPHead(nn.Module):
             )(x)  # fmt: skip
 
         x = nn.relu(BatchNorm(name="bn")(conv(high, "conv"), train))
-        mean = high.astype(jnp.float32).mean((1, 2), keepdims=True).astype(high.dtype)
-        x = resize_bilinear(x * nn.sigmoid(conv(mean, "scale_conv")), low.shape[1:3])
+        scale = nn.sigmoid(conv(image_mean(high), "scale_conv"))
+        x = resize_bilinear(x * scale, low.shape[1:3])
         classify = partial(Conv, self.num_classes, size=1, kernel_init=self.kernel_init)
         return classify(name="low_classifier")(low) + classify(name="high_classifier")(x)
 

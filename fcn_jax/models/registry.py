@@ -206,21 +206,15 @@ def create_model(
         ) from error
 
 
-RESNET_PARTS = (("conv1", "bn1"), ("layer1_",), ("layer2_",), ("layer3_",), ("layer4_",))
-MOBILENET_PARTS = (
-    ("stem_", "stage1_"), ("stage2_",), ("stage3_",), ("stage4_",), ("stage5_", "last_")
-)  # fmt: skip
-"""Names in the parameters of a backbone, or their beginnings: the five parts that can be frozen."""
-
-
 def frozen_parameters(network: Network, stages: int) -> tuple[str, ...]:
     """Where in `params` the first parts of the backbone are, so many of its five.
 
     Returns prefixes of paths such as `backbone/layer1_`.
     """
-    mobile = (network.backbone or "").startswith("mobilenet")
-    parts = MOBILENET_PARTS if mobile else RESNET_PARTS
-    return tuple(f"{network.backbone_path}/{part}" for row in parts[:stages] for part in row)
+    from fcn_jax.models import backbones
+
+    names = [name for part in backbones.parts(network.backbone)[:stages] for name in part]
+    return tuple(f"{network.backbone_path}/{name}" for name in names)
 
 
 def resolve(config: configs.Config) -> configs.Config:

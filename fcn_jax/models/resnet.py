@@ -28,8 +28,11 @@ DEPTHS: dict[str, Depth] = {
 }
 
 
-ALL = 5
-"""The parts of a ResNet that can be frozen: conv1 with bn1, and layer1 to layer4."""
+PARTS = (("conv1", "bn1"), ("layer1_",), ("layer2_",), ("layer3_",), ("layer4_",))
+"""How the names of its parameters begin in each of the parts that can be frozen."""
+
+ALL = len(PARTS)
+"""Freezes all of them; every backbone has as many."""
 
 
 class Block(nn.Module):

@@ -186,7 +186,7 @@ def _pairs(padding: Sequence[Sequence[int]]) -> tuple[Pair, Pair]:
 # ---- XLA's own -----------------------------------------------------------------------------------
 
 
-def _xla_conv(x: Array, kernel: Array, window: Window) -> Array:
+def _xla_conv(x: Array, kernel: Array, window: Window, groups: int = 1) -> Array:
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -194,6 +194,7 @@ def _xla_conv(x: Array, kernel: Array, window: Window) -> Array:
         padding=window.padding,
         rhs_dilation=window.dilation,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
     )
 
 
@@ -212,15 +213,7 @@ def _xla_conv_transpose(x: Array, kernel: Array, window: Window) -> Array:
 
 
 def _xla_depthwise(x: Array, kernel: Array, window: Window) -> Array:
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=window.stride,
-        padding=window.padding,
-        rhs_dilation=window.dilation,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[3],
-    )
+    return _xla_conv(x, kernel, window, groups=x.shape[3])
 
 
 # ---- the choice ----------------------------------------------------------------------------------

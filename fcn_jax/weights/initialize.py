@@ -101,7 +101,7 @@ def _from_file(
 ) -> dict[str, Any]:
     """PyTorch's weights of the whole network, or of its backbone, as their names tell."""
     names = read_state_dict(path)
-    if depth is not None and torch_weights.is_backbone(names):
+    if depth is not None and torch_weights.is_backbone_alone(names):
         return torch_weights.load_backbone(start, depth, path, registry.get(arch).backbone_path)
     options: dict[str, Any] = {"backbone": depth} if hasattr(model, "backbone") else {}
     if any(name.startswith("aux_classifier.") for name in names) and getattr(model, "aux", False):

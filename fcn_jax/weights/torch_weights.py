@@ -69,7 +69,7 @@ def load_torch_weights(arch: str, state_dict_or_path: Source, **options: Any) ->
     return {"params": {}, "batch_stats": {}, **unflatten_dict(arrays)}
 
 
-def is_backbone(names: Collection[str]) -> bool:
+def is_backbone_alone(names: Collection[str]) -> bool:
     """Whether a state dict of these names is torchvision's of a backbone alone."""
     return "layer1.0.conv1.weight" in names or "features.0.0.weight" in names
 
