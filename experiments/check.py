@@ -72,16 +72,16 @@ def main(argv: list[str] | None = None) -> int:
             fix_255(source, args.fix_255)
             source = find()
     except InputError as error:
-        print(streams.fitted(f"error: {error}", sys.stdout))
+        _say("error", str(error))
         print("training would fail: 1 error")
         return 1
     total = sum(len(ids) for ids in source.splits.values())
     with terminal.bar(total) as bar:
         found = survey.survey(source, bar.update)
     for line in survey.grouped(found.problems):
-        print(streams.fitted(f"error: {line}", sys.stdout))
+        _say("error", line)
     for note in found.notes:
-        print(streams.fitted(f"note: {note}", sys.stdout))
+        _say("note", note)
     print(table(found))
     if args.out:
         groups = [
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     if source.classes.colours is None and (hidden := only_void(found)):
         name = own_classes(source.classes).names[hidden]
         text = f"if 255 is an object in these masks, add --fix-255 ID, such as {hidden} for {name}"
-        print(streams.fitted(f"hint: {text}", sys.stdout))
+        _say("hint", text)
     notes = _count(len(found.notes), "note")
     if not found.problems:
         print(f"training will accept it ({notes})")
@@ -173,6 +173,10 @@ def sizes(name: str, split: survey.Split) -> str:
         f"{name}: {images} of {len(split.sizes)} sizes, most often {w}x{h} ({often})\n"
         f"  heights {min(heights)} to {max(heights)}, widths {min(widths)} to {max(widths)}"
     )
+
+
+def _say(label: str, text: str) -> None:
+    print(streams.fitted(f"{label}: {text}", sys.stdout))
 
 
 def _count(number: int, word: str) -> str:

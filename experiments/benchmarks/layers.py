@@ -192,9 +192,9 @@ def torch_steps(layer: Layer) -> tuple[Callable, Callable]:
 
 def main(framework: str) -> None:
     """Time every layer; JSON on stdout."""
+    os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is imported
     if framework == "ours":
         command.setup_jax()
-    os.environ["JAX_PLATFORMS"] = "cpu"
     found = []
     for layer in LAYERS:
         make = torch_steps if framework == "torch" else lambda x: jax_steps(x, framework == "ours")

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from fcn_jax.report import tables as report_tables
+
 HEADER = (
     "network", "work", "batch", "step", "img/s", "compile, again", "memory", "FLOP/s",
     "PyTorch's best", "speed to it", "memory to it", "speed to onnxruntime", "speed to plain Flax",
@@ -52,9 +54,8 @@ def _duration(seconds: float) -> str:
 def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     """A table; columns that are empty throughout are left out."""
     used = [i for i in range(len(header)) if any(row[i] for row in body)]
-    lines = [[header[i] for i in used], ["---"] * len(used)]
-    lines += [[row[i] for i in used] for row in body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    rows = [[row[i] for i in used] for row in (header, *body)]
+    return report_tables.markdown(rows, left=range(len(used)))
 
 
 def speed_table(files: Sequence[Path | str]) -> str:

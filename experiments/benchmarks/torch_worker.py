@@ -112,7 +112,7 @@ class Torchvision(nn.Module):
 
     def __init__(self, arch: str, classes: int):
         super().__init__()
-        make = getattr(_torchvision().models.segmentation, arch)
+        make = getattr(torchvision_models().segmentation, arch)
         self.inner = make(weights=None, weights_backbone=None, num_classes=classes)
 
     def forward(self, x):
@@ -120,8 +120,11 @@ class Torchvision(nn.Module):
         return self.inner(x)["out"]
 
 
-def _torchvision() -> Any:
-    """torchvision, also where its compiled operators, which no network needs, do not fit torch."""
+def torchvision_models() -> Any:
+    """`torchvision.models`, also where torchvision's compiled operators do not fit this torch.
+
+    Importing torchvision needs two of them to be known by name; no network calls one.
+    """
     try:
         import torchvision
     except RuntimeError:
@@ -130,7 +133,7 @@ def _torchvision() -> Any:
         for name in ("nms", "qnms"):
             torch.library.define(f"torchvision::{name}", "(Tensor a, Tensor b, float c) -> Tensor")
         import torchvision
-    return torchvision
+    return torchvision.models
 
 
 def module(arch: str, classes: int, frozen: bool) -> nn.Module:

@@ -99,7 +99,7 @@ def run(main: Main) -> None:
             if not files.is_full(error):
                 if error.filename is None or error.errno not in REFUSALS:
                     raise
-                print(f"error: {error.filename}: {error.strerror}: check it", file=sys.stderr)
+                streams.say(f"{error.filename}: {error.strerror}: check it", "error")
                 sys.exit(2)
             # Errors of a run's files name the file: this is our own output, sent to a file.
             where = error.filename or "the output"

@@ -2,11 +2,11 @@
 
 import glob
 import os
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+from experiments.cli import streams
 from fcn_jax.types import IMAGE_SUFFIXES, InputError
 
 UNREAD_SUFFIXES = (
@@ -48,7 +48,7 @@ def find_images(inputs: list[str], recursive: bool = False) -> list[tuple[Path, 
                 found.setdefault(file.resolve(), (file, root))
     if unread:
         more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
-        print(f"note: left out, as of a type that is not read: {unread[0]}{more}", file=sys.stderr)
+        streams.say(f"left out, as of a type that is not read: {unread[0]}{more}", "note")
     if not found:
         raise InputError(f"{inputs[0]}: no image there: {', '.join(IMAGE_SUFFIXES)} are read")
     return list(found.values())

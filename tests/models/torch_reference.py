@@ -6,7 +6,6 @@ rounds up, and what is too large is cropped below and to the right.
 """
 
 import copy
-import sys
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from experiments.benchmarks.torch_worker import torchvision_models as torchvision_models
 from fcn_jax import losses, optim
 from fcn_jax.models import create_model
 from fcn_jax.weights.torch_weights import load_torch_weights, to_torch
@@ -134,22 +134,6 @@ class ResNet50FCN(nn.Module):
         x = self.bn1(torch.relu(deconvs[2](x)))
         x = self.classifier(self.bn2(torch.relu(deconvs[3](x))))
         return nn.functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
-
-
-def torchvision_models():
-    """`torchvision.models`, also where torchvision's compiled operators do not fit this torch.
-
-    Importing torchvision needs two of them to be known by name; no model here calls one.
-    """
-    try:
-        import torchvision
-    except RuntimeError:
-        for name in [n for n in sys.modules if n.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        for name in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{name}", "(Tensor a, Tensor b, float c) -> Tensor")
-        import torchvision
-    return torchvision.models
 
 
 # ---- random weights and pictures -----------------------------------------------------------------
