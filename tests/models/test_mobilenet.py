@@ -70,7 +70,9 @@ def test_training():
     from tests.models import torch_reference as reference
 
     module = only_out(reference.randomise(module, size=64))
-    reference.check_training(reference.train_both(LRASPP, module, (64, 96)))
+    result = reference.train_both(LRASPP, module, (64, 96))
+    # Hard-swish and hard-sigmoid have kinks that the pictures are not chosen for.
+    reference.check_training(result, grads=1e-2)
 
 
 @pytest.mark.parametrize("name", NAMES)

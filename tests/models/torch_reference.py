@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from experiments.benchmarks.torch_worker import torchvision_models as torchvision_models
 from fcn_jax import losses, optim
@@ -174,6 +175,44 @@ def pictures(n, height, width, seed=0):
     return smooth.transpose(0, 2, 3, 1) + noise
 
 
+class Kinks(TorchFunctionMode):
+    """The smallest distance of an activation from the kink of a ReLU or the tie of a max-pool.
+
+    Relative to the standard deviation of the layer's activations. Within rounding of a kink two
+    exact implementations fall on different sides, and their gradients differ by a whole pixel.
+    """
+
+    margin = np.inf
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in (torch.relu, nn.functional.relu):
+            self._note(args[0].abs(), args[0])
+        elif func is nn.functional.max_pool2d:
+            (x, k), stride, pad = args, kwargs["stride"], kwargs["padding"]
+            height, width = func(*args, **kwargs).shape[2:]
+            x = nn.functional.pad(x, 2 * (pad, pad + k + stride), value=-1e9)
+            views = [x[..., i::stride, j::stride] for i in range(k) for j in range(k)]
+            best, second = torch.stack([v[..., :height, :width] for v in views]).topk(2, 0).values
+            self._note((best - second)[best > 0], args[0])
+        return func(*args, **kwargs)
+
+    def _note(self, distances, activations):
+        self.margin = min(self.margin, float(distances.min() / activations.std()))
+
+
+def pictures_off_the_kinks(module, size, tries=16):
+    """Three pictures, of `tries` triples those whose activations in training keep away most."""
+    module = copy.deepcopy(module).double().train()
+
+    def margin(seed):
+        with torch.no_grad(), Kinks() as kinks:
+            module(torch.from_numpy(nchw(pictures(3, *size, seed=seed))).double())
+        return kinks.margin
+
+    return pictures(3, *size, seed=max(range(tries), key=margin))
+
+
 def nchw(x):
     return np.ascontiguousarray(np.asarray(x).transpose(0, 3, 1, 2))
 
@@ -237,7 +276,7 @@ def train_both(arch, module, size, steps=5, **options):
     Returns a dict of (ours, theirs): `logits`, `grads` and `stats` (name -> array) of the first
     step, `losses` of all, and `moves`: what they did to the parameters, as one vector.
     """
-    images, rng = pictures(3, *size, seed=1), np.random.default_rng(2)
+    images, rng = pictures_off_the_kinks(module, size), np.random.default_rng(2)
     labels = rng.integers(0, 5, (3, *size)).astype(np.uint8)
     labels[rng.random(labels.shape) < 0.1] = 255
     variables = load_torch_weights(arch, module.state_dict(), **shapes(options))
@@ -313,13 +352,13 @@ def _train_theirs(module, images, labels, steps):
     return result
 
 
-def check_training(result, logits=1e-5, grads=1e-2, moves=1e-1):
+def check_training(result, logits=1e-5, grads=1e-3, moves=1e-1):
     """Assert that the two trainings agree.
 
-    `grads` is relative, leaf by leaf, and `moves` of all parameters together. They are wide for a
-    reason: among a million activations some lie within rounding of a ReLU's kink (or of their
-    neighbour under a max-pool) and fall on different sides, and Adam divides a gradient by its own
-    size. A wrong formula is off by the whole. Without such a pixel both agree to 1e-5.
+    `grads` is relative, leaf by leaf: the pictures keep off the kinks (see `Kinks`), so what is
+    left is rounding. `moves` is relative, of all parameters together, and wide for a reason: Adam
+    divides a gradient by its own size, and later steps meet kinks. A wrong formula is off by the
+    whole.
     """
     ours, theirs = result["logits"]
     np.testing.assert_allclose(ours, theirs, atol=logits * max(1.0, np.abs(theirs).max()))
