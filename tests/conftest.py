@@ -17,13 +17,23 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05",
     }
 
+from pathlib import Path
+
 import jax
 import pytest
 
+from experiments.cli import compilation_cache
 from fcn_jax import models
 from tests import fakes
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache():
+    """Mend the cache after the tests that kill what is using it."""
+    yield
+    compilation_cache.mend(Path(os.environ["JAX_COMPILATION_CACHE_DIR"]))
 
 
 @pytest.fixture

@@ -13,9 +13,8 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
-from experiments.cli import arguments, huge_pages, stopping, streams
+from experiments.cli import arguments, compilation_cache, huge_pages, stopping, streams
 from fcn_jax import config as configs
 from fcn_jax.runtime import signals
 from fcn_jax.types import InputError
@@ -198,7 +197,6 @@ def setup_jax(alone: bool = True) -> None:
     tune()
 
     import jax
-    import platformdirs
 
     from fcn_jax.runtime import malloc
 
@@ -207,14 +205,7 @@ def setup_jax(alone: bool = True) -> None:
     malloc.give_back_after_compiling()
     if alone and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", min(cores(), CPU_DEVICES))
-    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
-        cache = Path(platformdirs.user_cache_dir("fcn_jax")) / "xla"
-        with contextlib.suppress(OSError):
-            cache.mkdir(parents=True, exist_ok=True)
-        if os.access(cache, os.W_OK):  # else jax would warn at each program
-            jax.config.update("jax_compilation_cache_dir", str(cache))
-        # The limit also makes jax lock the folder: several commands may use it at once.
-        jax.config.update("jax_compilation_cache_max_size", 2**32)
+    compilation_cache.set_up()
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

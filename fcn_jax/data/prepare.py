@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import platformdirs
-import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 
 from fcn_jax.data import dataset as datasets
@@ -29,6 +28,11 @@ from fcn_jax.data.source import Source, open_folder
 from fcn_jax.data.splits import LISTS, SPLITS
 from fcn_jax.runtime import files
 from fcn_jax.types import InputError
+
+try:
+    import tensorflow_datasets as tfds
+except ModuleNotFoundError as error:
+    raise InputError(f"{error.name} is not installed: pip install 'fcn_jax[train]'") from None
 
 _ROOM = "make room or choose another directory for prepared data"
 _FACTS = "facts.npz"

@@ -11,15 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from fcn_jax.report.charts import History, best_epoch, series
 from fcn_jax.report.confusions import row_normalised
 from fcn_jax.report.text import is_number, plain
 from fcn_jax.runtime import files
+from fcn_jax.types import InputError
+
+try:
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+except ModuleNotFoundError as error:
+    raise InputError(f"{error.name} is not installed: pip install 'fcn_jax[train]'") from None
 
 INK, FAINT = "#1d2330", "#c9ced8"
 COLOURS = ("#0067a5", "#d55e00", "#00845f")

@@ -36,20 +36,6 @@ def test_a_number_of_devices_that_was_asked_for_stays():
     assert devices(flags="--xla_force_host_platform_device_count=3") == 3
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the cache is elsewhere")
-def test_a_cache_that_cannot_be_written_is_left_alone(tmp_path):
-    (tmp_path / "file").touch()
-    code = (
-        "from experiments.cli import command; command.setup_jax(); "
-        "import jax; print(jax.config.jax_compilation_cache_dir)"
-    )
-    for name, expected in (("file", "None"), ("new", f"{tmp_path}/new/fcn_jax/xla")):
-        environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / name)}
-        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
-        printed = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
-        assert printed.strip() == expected
-
-
 def test_tasks_of_a_failed_save_are_not_reported_one_by_one(monkeypatch):
     reported = []
     monkeypatch.setattr(sys, "__unraisablehook__", lambda e: reported.append(str(e.exc_value)))
