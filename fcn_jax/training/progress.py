@@ -5,12 +5,19 @@ the attribute `best`. The bar is drawn on a terminal and in a notebook only, bec
 would fill with half-drawn bars.
 """
 
+import contextlib
+import json
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
-from fcn_jax.runtime import terminal
+import jax
+
+from fcn_jax import config as configs
+from fcn_jax.runtime import files, terminal
 from fcn_jax.training.callbacks import Callback, RunInfo, StepInfo
+from fcn_jax.types import InputError
 
 _logger = logging.getLogger(__name__)
 
@@ -65,13 +72,17 @@ class EpochLog(Callback):
         self._seconds: list[float] = []
         self._waited = 0.0
         self._start, self._compiling = time.monotonic(), True
-        _logger.info("compiling the training step ...")
+        self._first = FirstStep(run.config)
+        usual = self._first.last_time()
+        known = "" if usual is None else f", about {duration(usual)} as the last time"
+        _logger.info("compiling the training step%s ...", known)
 
     def on_step(self, step: StepInfo) -> None:
         """Say when the first step is done."""
         if self._compiling:
             self._compiling, self._waited = False, time.monotonic() - self._start
             _logger.info("first step after %.1f s", self._waited)
+            self._first.remember(self._waited)
 
     def on_epoch(self, row: dict[str, Any], best: bool) -> None:
         """Log the epoch's line."""
@@ -86,6 +97,43 @@ class EpochLog(Callback):
         speed, left = f"{row['images_per_second']:.1f}", duration(usual * (self._epochs - epoch))
         line = _line(f"{epoch}/{self._epochs}", *losses, miou, self._best, speed, left)
         _logger.info("%s", line, extra={"best": best})
+
+
+class FirstStep:
+    """How long the first step of such a training took the last time on this machine.
+
+    It is kept beside the compiled programs, which decide about it; where they are not kept, nothing
+    is known.
+    """
+
+    def __init__(self, config: configs.Config):
+        """Of trainings with these shapes."""
+        cache, device = _cache(), jax.devices()[0]
+        self._path = Path(cache) / "first-steps.json" if cache else None
+        height, width = config.data.image_size
+        shapes = f"{config.data.batch_size}x{height}x{width} {config.precision}"
+        self._key = f"{config.model.arch} {shapes} {jax.device_count()} {device.device_kind}"
+
+    def last_time(self) -> float | None:
+        """Seconds, or None if it is not known."""
+        return self._all().get(self._key)
+
+    def remember(self, seconds: float) -> None:
+        """Keep it for the next time."""
+        if self._path is not None:
+            with contextlib.suppress(InputError):
+                files.write_text(self._path, json.dumps(self._all() | {self._key: seconds}))
+
+    def _all(self) -> dict[str, float]:
+        try:
+            known = json.loads(self._path.read_text()) if self._path else {}
+            return {key: float(seconds) for key, seconds in known.items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}
+
+
+def _cache() -> str | None:
+    return jax.config.values["jax_compilation_cache_dir"]
 
 
 def _line(*cells: str) -> str:
