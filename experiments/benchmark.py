@@ -1,9 +1,8 @@
 """Measure speed and memory against PyTorch and plain Flax: `python -m experiments.benchmark`.
 
     python -m experiments.benchmark                                   # ours alone, all networks
-    python -m experiments.benchmark --against torch stock --cpu-malloc --out speed.json
+    python -m experiments.benchmark --against torch stock --out speed.json
     python -m experiments.benchmark --arch unet --batch-size 4 --mode train --against torch
-    python -m experiments.benchmark --epoch --arch fcn                # where an epoch's time goes
     python -m experiments.benchmark --layers                          # single convolutions
     python -m experiments.benchmark --start MY-FOLDER                 # until the first step
 
@@ -34,7 +33,6 @@ from experiments.benchmarks import contenders, networks, tables
 from experiments.cli import arguments, command, flags
 from fcn_jax import config as configs
 from fcn_jax.models import MODELS
-from fcn_jax.training.options import Runtime
 from fcn_jax.types import InputError
 
 BATCH_SIZE = {
@@ -90,20 +88,9 @@ def parser() -> arguments.Parser:
         help="rounds, in each of which every contender is timed (default: 5)",
     )
     p.add_argument(
-        "--cpu-malloc",
-        action="store_true",
-        help="every contender keeps the memory it freed: faster, and larger",
-    )
-    p.add_argument(
         "--train-backbone", action="store_true", help="train the ResNet's backbone as well"
     )
     p.add_argument("--cpu", action="store_true", help="leave the accelerator alone")
-    p.add_argument(
-        "--epoch",
-        action="store_true",
-        help="instead: an epoch of a run, its steps alone and its input alone, on images of "
-        "VOC-2007's number and sizes",
-    )
     p.add_argument(
         "--layers", action="store_true", help="instead: single convolutions, against PyTorch's too"
     )
@@ -113,7 +100,6 @@ def parser() -> arguments.Parser:
         help="instead: the first and the second start of a run on a folder of images, with its "
         "memory, and the loader that decodes while it trains",
     )
-    arguments.add_fields(p, "", Runtime(), ["cache"], cache={"default": "auto"})
     p.add_argument(
         "--out", type=arguments.path, metavar="FILE.json", help="write the results there too"
     )
@@ -150,7 +136,6 @@ def jobs(args: argparse.Namespace, arch: str, mode: str, cache: str) -> dict[str
         "image_size": image_size(args),
         "precision": precision(args),
         "frozen": not args.train_backbone,
-        "cpu_malloc": args.cpu_malloc,
         "cpu": args.cpu,
         "cache": cache,
     }
@@ -176,8 +161,6 @@ def main(argv: list[str] | None = None) -> int:
     command.tune()  # for the workers as well, which inherit the environment
     args.cpu = args.cpu or on_cpu(os.environ.get("JAX_PLATFORMS", ""))
     contenders.require_backend(args.cpu)
-    if args.epoch:
-        return _epochs(args)
     if args.layers or args.start:
         return _parts(args)
     settings = _settings(args)
@@ -212,33 +195,6 @@ def _measure(args: argparse.Namespace, arch: str, mode: str) -> dict[str, Any]:
         "contenders": timed,
         "ratios": contenders.ratios(timed) if timed["ours"]["seconds"] else {},
     }
-
-
-def _epochs(args: argparse.Namespace) -> int:
-    """Measure epochs, print the table, write the file."""
-    if args.cpu:
-        os.environ["JAX_PLATFORMS"] = "cpu"
-    command.tune_malloc(args.cpu_malloc)
-    command.setup_jax()
-
-    from experiments.benchmarks import epoch
-
-    dataset, found = epoch.stand_in(), {}
-    for arch in args.arch:
-        changes = {
-            "model.arch": arch,
-            "model.pretrained": None,
-            "data.batch_size": args.batch_size or BATCH_SIZE[arch],
-            "data.image_size": image_size(args),
-            "precision": precision(args),
-        }
-        config = flags.apply(flags.experiment("default"), changes)
-        found[arch] = epoch.measure(config, dataset, args.cache)
-    if args.out:
-        data = {"machine": contenders.machine(), "settings": _settings(args), "epochs": found}
-        args.out.write_text(json.dumps(data, indent=1) + "\n")
-    print(tables.epoch_table(found))
-    return 0
 
 
 def on_cpu(platforms: str) -> bool:

@@ -45,13 +45,6 @@ def parser(base: Config | None = None) -> arguments.Parser:
     where.add_argument("--resume", action="store_true", help="fail if there is no run to resume")
     arguments.add_fields(where, "", Runtime(), RUNTIME)
     where.add_argument(
-        "--cpu-malloc",
-        action="store_true",
-        help="on a CPU without huge pages, keep freed memory for the next step: a tenth faster "
-        "once the programs are compiled, slower in the run that compiles them; up to twice the "
-        "memory",
-    )
-    where.add_argument(
         "--distributed",
         action="store_true",
         help="one of several processes, on hosts that share the run folder; the cluster (Slurm, "
@@ -91,7 +84,6 @@ def _start(args: argparse.Namespace, again: str) -> int:
     named = processes(args)
     if args.resume and args.workdir and not run_folders.holds_run(args.workdir):
         raise InputError(f"{args.workdir} holds no run to resume: check the folder's name")
-    command.tune_malloc(args.cpu_malloc)
     command.setup_jax(alone=not (args.distributed or args.coordinator))
 
     from fcn_jax.runtime import distributed

@@ -230,12 +230,6 @@ def speed_table() -> str:
     return speed_tables.speed_table(sorted(RESULTS.glob("speed-*.json"))).strip()
 
 
-def epoch_table() -> str:
-    """Every epoch-*.json that `experiments.benchmark --epoch --out` wrote."""
-    files = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("epoch-*.json"))]
-    return speed_tables.epoch_table({k: v for data in files for k, v in data["epochs"].items()})
-
-
 def measured_table(name: str, table: Callable[[Any], str]) -> str:
     """What `table` makes of a result file of `experiments.benchmark`, once there is one."""
     return table(_load(name)) if (RESULTS / f"{name}.json").exists() else "Not measured yet."
@@ -250,7 +244,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "best-voc2007": best_table,
     "paper-short": short_paper_table,
     "speed": speed_table,
-    "epoch": epoch_table,
     "layers": lambda: measured_table("layers-cpu", layers.table),
     "start": lambda: measured_table("start-cpu", start.table),
 }

@@ -68,7 +68,6 @@ def speed_table(files: Sequence[Path | str]) -> str:
         where = machine(about, device)
         size = "x".join(str(n) for n in settings["image_size"])
         memory = ", huge pages" * about.get("huge_pages", False)
-        memory += ", freed memory kept (--cpu-malloc)" * settings["cpu_malloc"]
         title = f"{where}; {settings['precision']}, {size}{memory}"
         parts.setdefault(title, []).extend(data["results"])
     tables = (
@@ -103,16 +102,3 @@ def _allowed(results: Sequence[dict[str, Any]]) -> str:
         return ""
     names = ("peak_flops", "bytes_per_second")
     return f"; {allowed({name: max(facts[name] for facts in known) for name in names})}"
-
-
-def epoch_table(found: dict[str, Any]) -> str:
-    """Markdown: network -> split -> seconds, as `benchmarks.epoch.measure` gives them."""
-    header = ("network", "split", "whole", "steps alone", "input alone", "whole to steps")
-    body = [
-        [arch, split]
-        + [_duration(part[name]) for name in ("whole", "compute", "input")]
-        + [f"{part['whole'] / part['compute']:.3f}"]
-        for arch, splits in found.items()
-        for split, part in splits.items()
-    ]
-    return markdown(header, body)

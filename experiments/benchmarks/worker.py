@@ -50,10 +50,6 @@ def serve(job: dict[str, Any], channel) -> None:
 
         distributed.require_backend()
         return answer(channel, {})
-    if job["cpu_malloc"]:
-        from fcn_jax.runtime import malloc
-
-        malloc.keep_freed_memory()
     build = {"torch": torch_contender, "onnx": onnx_contender}.get(job["framework"], jax_contender)
     contender = build(job)
     if job.get("again"):

@@ -209,17 +209,6 @@ def setup_jax(alone: bool = True) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def tune_malloc(keep: bool) -> None:
-    """With `keep`, let the process keep the memory it frees; to be called before jax starts."""
-    if not keep:
-        return
-    tune()
-    from fcn_jax.runtime import malloc
-
-    if not malloc.keep_freed_memory():
-        streams.say("--cpu-malloc does nothing here: the C library is not glibc", "note")
-
-
 def cores() -> int:
     """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):

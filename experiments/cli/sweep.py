@@ -81,9 +81,6 @@ def add_flags(parser: argparse.ArgumentParser, workdir: str) -> None:
         help="train nothing: write the page from the runs that are finished",
     )
     parser.add_argument(
-        "--cpu-malloc", action="store_true", help="keep freed memory, see experiments.run"
-    )
-    parser.add_argument(
         "--workdir",
         type=arguments.path,
         metavar="DIR",
@@ -95,7 +92,6 @@ def add_flags(parser: argparse.ArgumentParser, workdir: str) -> None:
 
 def open_sweep(args: argparse.Namespace, again: str) -> Sweep:
     """Set jax up and load the data that the flags name; `again` is the command to resume it."""
-    command.tune_malloc(args.cpu_malloc)
     command.setup_jax()
 
     from fcn_jax.data import prepare

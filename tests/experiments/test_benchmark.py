@@ -143,14 +143,14 @@ def test_speed_table(tmp_path):
     }  # fmt: skip
     failed = {**result, "mode": "eval", "contenders": {"ours": {"error": "out of memory"}}}
     data = {
-        "machine": {"cpu": "Some CPU", "cores": 2, "versions": {"jax": "1", "flax": "2"}},
-        "settings": {"image_size": [224, 224], "precision": "f32", "cpu_malloc": True},
+        "machine": {"cpu": "Some CPU", "cores": 2, "versions": {"jax": "1"}, "huge_pages": True},
+        "settings": {"image_size": [224, 224], "precision": "f32"},
         "results": [result, failed],
     }
     file = tmp_path / "speed.json"
     file.write_text(json.dumps(data))
     lines = tables.speed_table([file]).splitlines()
-    assert lines[0] == "Some CPU, 2 cores; jax 1; f32, 224x224, freed memory kept (--cpu-malloc)"
+    assert lines[0] == "Some CPU, 2 cores; jax 1; f32, 224x224, huge pages"
     assert lines[4] == (
         "| fcn | train | 8 | 500 ms | 16 | 9.0 s, 1.0 s | 3.00 GiB | 100 G (50% of peak) "
         "| compile, 1.00 s | 2.00 | 1.50 |"  # no stock, so no column for it
@@ -163,7 +163,7 @@ def test_speed_table(tmp_path):
 def test_it_runs(tmp_path, capsys, mode):
     out = tmp_path / "speed.json"
     flags = ["--arch", "fcn", "--batch-size", "1", "--image-size", "32", "--pairs", "1", "--cpu"]
-    assert benchmark.main([*flags, "--mode", mode, "--cpu-malloc", "--out", str(out)]) == 0
+    assert benchmark.main([*flags, "--mode", mode, "--out", str(out)]) == 0
     ours = json.loads(out.read_text())["results"][0]["contenders"]["ours"]
     assert len(ours["seconds"]) == 1
     assert ours["warm_seconds"] < ours["compile_seconds"]

@@ -365,8 +365,7 @@ def test_the_seven_experiments_differ_as_the_paper_says():
     ["run --dataset shapes --workdir OUT", "evaluate NO-RUN", "predict NO-RUN IMAGE --out OUT",
      "predict --pretrained fcn_resnet50 IMAGE --out OUT", "compare NO-RUN --out OUT",
      "export NO-RUN --format onnx --out OUT", "reproduce --dataset shapes --workdir OUT",
-     "study ablation --dataset shapes --workdir OUT", "benchmark --mode predict",
-     "benchmark --epoch"],
+     "study ablation --dataset shapes --workdir OUT", "benchmark --mode predict"],
 )  # fmt: skip
 def test_a_platform_that_is_not_there_is_one_line(words, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "image.png")

@@ -1,4 +1,4 @@
-"""The allocator keeps freed memory: seen from outside, in a process of its own."""
+"""The allocator gives memory back: seen from outside, in a process of its own."""
 
 import subprocess
 import sys
@@ -19,27 +19,11 @@ def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096
 """
 
-KEEP = """
-if sys.argv[1] == "keep":
-    assert malloc.keep_freed_memory()
-size = 64 * 2**20
-block = libc.malloc(ctypes.c_size_t(size))
-ctypes.memset(block, 1, size)
-libc.free(block)
-print(resident())
-"""
-
 
 def printed(program: str, mode: str) -> list[int]:
     """The numbers that a program prints in a process of its own."""
     out = subprocess.check_output([sys.executable, "-c", PREAMBLE + program, mode])
     return [int(line) for line in out.split()]
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
-def test_freed_memory_stays():
-    (kept,), (left,) = printed(KEEP, "keep"), printed(KEEP, "default")
-    assert kept - left > 60 * 2**20
 
 
 GIVE_BACK = """
@@ -78,8 +62,10 @@ def test_jax_reports_compilations_by_that_name():
 
 
 def test_other_systems_are_left_alone(monkeypatch):
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert malloc.keep_freed_memory() is False
+    def missing(name):
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(malloc.ctypes, "CDLL", missing)
     listeners = []
     monkeypatch.setattr(jax.monitoring, "register_event_duration_secs_listener", listeners.append)
     malloc.give_back_after_compiling()
