@@ -35,15 +35,15 @@ def main(argv: list[str] | None = None) -> int:
     command.setup_jax()
     flags.load_plugins(args)
 
-    from fcn_jax import report
     from fcn_jax.analysis import compare
     from fcn_jax.inference import predict
+    from fcn_jax.report import tables
 
     dataset = evaluate.open_dataset(predict.load_checkpoint(args.workdirs[0]), args)
     entries = compare.group(args.workdirs)
     again = stopping.command("compare", argv)
     runs = compare.write(entries, dataset, args.out, "Comparison", again)
-    print(report.comparison_table(runs))
+    print(tables.comparison_table(runs))
     print(f"\nall scores: {args.out}/table.md\npage: {args.out}/report.html")
     return 0
 

@@ -78,9 +78,9 @@ def main(argv: list[str] | None = None) -> int:
     command.setup_jax()
     flags.load_plugins(args)
 
-    from fcn_jax import report
     from fcn_jax.analysis import run_report
     from fcn_jax.inference import predict
+    from fcn_jax.report import tables
     from fcn_jax.runtime import files
     from fcn_jax.training import evaluate
 
@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     overfit = restored.meta["config"]["data"]["overfit"]
     base = {"arch": restored.meta["model"]["name"], "dataset": dataset.name, "overfit": overfit}
     shown = run_report.split_result(data, base)
-    print(report.result_table(shown, restored.class_names, args.split))
+    print(tables.result_table(shown, restored.class_names, args.split))
     if result.other_data is not None:
         print(f"\nOther data than the run's: {dataset.root or dataset.name}")
     if result.other_split:

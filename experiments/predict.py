@@ -84,8 +84,8 @@ def main(argv: list[str] | None = None) -> int:
     flags.load_plugins(args)
 
     from experiments.cli import segment
-    from fcn_jax import report
     from fcn_jax.inference import predict
+    from fcn_jax.report import pages
     from fcn_jax.runtime import terminal
     from fcn_jax.training import progress
 
@@ -114,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     if len(made) > 1:
         page = args.out / "index.html"
-        report.write_predictions(
+        pages.write_predictions(
             [done.prediction for done in made],
             page,
             class_names=restored.class_names,

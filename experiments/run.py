@@ -114,9 +114,9 @@ def _train(args: argparse.Namespace, config: Config, runtime: Runtime, again: st
     """What `_start` does once the processes know each other."""
     import dataclasses
 
-    from fcn_jax import report
     from fcn_jax.analysis import notebook
     from fcn_jax.data import prepare
+    from fcn_jax.report import tables
     from fcn_jax.runtime import distributed
     from fcn_jax.training import loop
 
@@ -140,7 +140,7 @@ def _train(args: argparse.Namespace, config: Config, runtime: Runtime, again: st
             stopping.stopped(str(stopped), again)
         return 0
     if primary:
-        print(report.result_table(result, dataset.class_names))
+        print(tables.result_table(result, dataset.class_names))
         print(f"\nreport: {folder}/report.html", flush=True)
         if not args.quiet:
             plugins = configs.plugin_modules(config)

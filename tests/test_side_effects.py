@@ -110,8 +110,8 @@ def test_help_and_mistakes_are_answered_at_once(command):
 
 def test_prediction_does_not_import_tensorflow_datasets():
     code = (
-        "import sys; from experiments.cli import segment; from fcn_jax import report; "
-        "report.overlay, report.with_legend, report.Prediction; print(*sys.modules)"
+        "import sys; from experiments.cli import segment; "
+        "from fcn_jax.report import gallery, masks, pages; print(*sys.modules)"
     )
     loaded = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).split()
     assert "tensorflow_datasets" not in loaded

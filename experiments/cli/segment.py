@@ -12,11 +12,11 @@ from tqdm import tqdm
 
 from experiments.cli import command
 from experiments.cli.image_files import Job, suffixed
-from fcn_jax import report
 from fcn_jax.data import images
 from fcn_jax.data.classes import VOC_CLASSES, voc_palette
 from fcn_jax.inference import predict
 from fcn_jax.models import create_model
+from fcn_jax.report import gallery, masks
 from fcn_jax.runtime import distributed, files
 from fcn_jax.types import InputError
 from fcn_jax.weights import initialize, torch_weights
@@ -49,7 +49,7 @@ class Segmented(NamedTuple):
     """What was made of one image."""
 
     areas: list[Area]
-    prediction: report.Prediction
+    prediction: gallery.Prediction
     """Its entry on the page of all images."""
 
 
@@ -103,16 +103,16 @@ def segment(
             mask = fill(bands, image.shape[:2], open_npy(part, shape))
     else:
         mask = fill(bands, image.shape[:2])
-    report.save_index_png(mask, restored.palette, suffixed(target, ".png"))
+    files.write_bytes(suffixed(target, ".png"), masks.index_png(mask, restored.palette))
     tinted = blend(image, mask, restored.palette)
     with files.replacing(suffixed(target, "-overlay.jpg")) as part:
-        legend = report.with_legend(tinted, [mask], restored.class_names, restored.palette)
+        legend = gallery.with_legend(tinted, [mask], restored.class_names, restored.palette)
         legend.save(part, "JPEG", quality=92)
     found = areas(str(job.path), mask, restored.class_names)
     overlay = suffixed(job.name, "-overlay.jpg").as_posix()
     fractions = [area.fraction for area in found]
-    thumbnail = report.thumbnail(tinted)
-    return Segmented(found, report.Prediction(str(job.path), overlay, thumbnail, fractions))
+    thumbnail = gallery.thumbnail(tinted)
+    return Segmented(found, gallery.Prediction(str(job.path), overlay, thumbnail, fractions))
 
 
 def fill(
@@ -138,7 +138,7 @@ def blend(image: np.ndarray, mask: np.ndarray, palette: np.ndarray) -> np.ndarra
     """The overlay, made some rows at a time: it is computed in floats."""
     rows = max(1, 2**21 // image.shape[1])
     starts = range(0, len(image), rows)
-    parts = [report.overlay(image[s : s + rows], mask[s : s + rows], palette) for s in starts]
+    parts = [masks.overlay(image[s : s + rows], mask[s : s + rows], palette) for s in starts]
     return np.concatenate(parts)
 
 

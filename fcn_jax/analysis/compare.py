@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fcn_jax import config as configs
-from fcn_jax import report
 from fcn_jax.analysis import bootstrap, run_report
 from fcn_jax.config import Config
 from fcn_jax.data import prepare
 from fcn_jax.inference import predict
+from fcn_jax.report import pages, tables
 from fcn_jax.runtime import files
 from fcn_jax.training import evaluate, run_dir
 from fcn_jax.types import InputError
@@ -73,7 +73,7 @@ def write(
     title: str,
     command: str,
     compared: Sequence[tuple[str, str]] | None = None,
-) -> list[report.Run]:
+) -> list[pages.Run]:
     """Write table.json, table.md and report.html to `out`.
 
     Args:
@@ -94,21 +94,17 @@ def write(
     files.make_folder(out)
     _check(entries)
     ids = shown_ids(entries[0].folders[0])
-    runs: list[report.Run] = [_run(entry, dataset, ids) for entry in entries]
-    perfect = runs[0]["result"][0]["perfect"]
+    runs = [_run(entry, dataset, ids) for entry in entries]
     tests = pairs(entries, compared)
-    table = report.table_json(runs, perfect=perfect, pairs=tests, command=command)
-    files.write_text(out / "table.json", table)
-    files.write_text(out / "table.md", report.table_markdown(runs, perfect=perfect))
-    report.write_comparison(
+    files.write_text(out / "table.json", tables.table_json(runs, pairs=tests, command=command))
+    files.write_text(out / "table.md", tables.table_markdown(runs))
+    pages.write_comparison(
         runs,
         out / "report.html",
         class_names=dataset.class_names,
         palette=dataset.palette,
         title=title,
-        perfect=perfect,
         pairs=tests,
-        environment=runs[0]["result"][0]["environment"],
         command=command,
         downloads=("table.md", "table.json"),
     )
@@ -140,17 +136,15 @@ def shown_ids(folder: Path, count: int = 6) -> list[str]:
     return [scored[index][1] for index in np.unique(spaced)]
 
 
-def _run(entry: Entry, dataset: prepare.Dataset, ids: Sequence[str]) -> report.Run:
+def _run(entry: Entry, dataset: prepare.Dataset, ids: Sequence[str]) -> pages.Run:
     first = entry.folders[0]
     data, _, all_ids = evaluate.load(first)
     panels = []
-    if (
-        first / run_dir.CHECKPOINTS
-    ).is_dir():  # a run that was archived without them has its numbers
+    if (first / run_dir.CHECKPOINTS).is_dir():  # a run that was archived without them has numbers
         restored = predict.load_checkpoint(first)
         find = run_report.find_example(dataset, restored.meta["config"], "val", all_ids)
         panels = run_report.panels_of(restored, [find(i) for i in ids])
-    run: report.Run = {
+    run: pages.Run = {
         "name": entry.name,
         "result": [files.read_json(folder / run_dir.RESULT) for folder in entry.folders],
         "config": files.read_json(first / run_dir.CONFIG),

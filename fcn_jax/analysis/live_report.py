@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from fcn_jax import report
 from fcn_jax.analysis import run_report
 from fcn_jax.config import Config
 from fcn_jax.data import prepare
 from fcn_jax.inference import predict
+from fcn_jax.report import masks, pages
 from fcn_jax.runtime import files
 from fcn_jax.training import evaluate, loop, run_dir, setup
 from fcn_jax.training.callbacks import Callback, RunInfo
@@ -55,7 +55,7 @@ class LiveReport(Callback):
         self._thread: threading.Thread | None = None
         self._closed = False
         self._new_best = False
-        self._panels: list[report.Panel] = []
+        self._panels: list[masks.Panel] = []
         self._bounds: dict[str, Any] = {}  # of the scores, as in result.json
         self._latest: np.ndarray | None = None  # confusion [K, K] of the last epoch
         self._best: tuple[int, np.ndarray | None] = (0, None)  # the best epoch, and its confusion
@@ -117,22 +117,12 @@ class LiveReport(Callback):
     def _prepare(self) -> None:
         """All that stays the same, and the first page."""
         run, config = self._run, self._run.config
-        train, val = setup.examples(config, self._dataset)
+        _, val = setup.examples(config, self._dataset)
         spaced = np.linspace(0, len(val) - 1, min(PANELS, len(val))).round().astype(int)
         self._examples: list[Example] = [val[int(i)] for i in spaced]
-        self._page = {
-            "class_names": self._dataset.class_names,
-            "palette": self._dataset.palette,
-            **run_report.describe_settings(config, self._base)._asdict(),
-            "batch": run_report.training_images(config, train),
-            "batch_note": run_report.training_note(config),
-            "facts": [
-                ("network", config.model.arch),
-                ("parameters", f"{run.parameters:,}"),
-                *run_report.describe_data(config, self._dataset, train, val),
-            ],
-            "command": self._command,
-        }
+        self._page = run_report.page_data(
+            config, self._dataset, run.parameters, self._command, self._base
+        )
         with self._writing:
             if not self._closed:
                 self._write("running")
@@ -145,16 +135,8 @@ class LiveReport(Callback):
         with self._writing:
             if self._closed:
                 return
-            history = run_dir.read_metrics(self._run.folder)
-            bounds, level = self._bounds, {}
-            if bounds:
-                name = bounds["trivial_name"]
-                level = {"trivial_miou": bounds["trivial"]["miou"], "trivial_name": name}
-            report.write_curves(history, self._run.folder / "curves.png", dpi=100, **level)
-            if self._panels:
-                names, palette = self._dataset.class_names, self._dataset.palette
-                path = self._run.folder / "gallery.png"
-                report.write_gallery(self._panels, names, palette, path)
+            folder = self._run.folder
+            run_report.write_images(folder, self._bounds, self._panels, self._dataset, dpi=100)
             self.cost = time.monotonic() - began - compiling
             self._write("running")
         self.cost = time.monotonic() - began - compiling
@@ -181,12 +163,7 @@ class LiveReport(Callback):
         best = first_best([row["val"].get("miou") for row in history])
         epoch, confusion = self._best
         result = {
-            "experiment": config.experiment,
-            "arch": config.model.arch,
-            "dataset": self._dataset.name,
-            "overfit": config.data.overfit,
-            "split_train": config.data.split_train,
-            "seed": config.seed,
+            **loop.describe(config, self._dataset.name),
             "epochs_run": f"{len(history)} of {config.epochs}",
             "seconds": sum(row["seconds"] for row in history) if history else None,
             "images_per_second": history[-1]["images_per_second"] if history else None,
@@ -199,15 +176,15 @@ class LiveReport(Callback):
         interval = self.interval()
         seconds = history[-1]["seconds"] if history else 600.0  # the first one compiles
         late = 300 + 3 * max(interval, seconds)
-        data: report.RunData = {
+        data: pages.RunData = {
             **self._page,
             "result": result,
             "history": history,
             "panels": self._panels,
             "facts": [*self._page["facts"], *run_report.describe_result(result)],
             "downloads": run_report.downloads(folder),
-            "live": report.Live(state, min(60.0, max(3.0, interval)), late),
+            "live": pages.Live(state, min(60.0, max(3.0, interval)), late),
         }  # pyright: ignore[reportAssignmentType]
         if confusion is not None and epoch == result.get("best_epoch"):  # else of another process
             data["confusion"] = confusion
-        report.write_report(data, folder / "report.html")
+        pages.write_report(data, folder / "report.html")

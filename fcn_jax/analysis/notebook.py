@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from fcn_jax import report
 from fcn_jax.analysis import run_report
 from fcn_jax.analysis.live_report import LiveReport
 from fcn_jax.config import Config
 from fcn_jax.data import prepare
 from fcn_jax.inference import predict
-from fcn_jax.report import gallery, tables
+from fcn_jax.report import gallery, masks, tables
 from fcn_jax.report.text import number
 from fcn_jax.runtime import distributed, files
 from fcn_jax.training import loop, run_dir
@@ -41,16 +40,16 @@ class RunResult(dict[str, Any]):
 
     def curves(self) -> "Figure":
         """Loss, validation mIoU and learning rate over the epochs."""
-        return report.curves(
-            run_dir.read_metrics(self.folder),
-            trivial_miou=self["trivial"]["miou"],
-            trivial_name=tables.trivial_name(self),
-        )
+        from fcn_jax.report import figures
+
+        return figures.curves(run_dir.read_metrics(self.folder), self)
 
     def confusion(self) -> "Figure":
         """The confusion matrix of the validation."""
+        from fcn_jax.report import figures
+
         data = files.read_json(self.folder / "eval-val.json")
-        return report.confusion(np.asarray(data["confusion"]), list(self["val"]["iou"]))
+        return figures.confusion(np.asarray(data["confusion"]), list(self["val"]["iou"]))
 
     def gallery(self) -> Image.Image:
         """The best, median and worst images beside truth, prediction and errors."""
@@ -99,15 +98,17 @@ class Segmentation:
 
     def overlay(self) -> np.ndarray:
         """The image tinted by the mask: uint8 [H, W, 3]."""
-        return report.overlay(self.image, self.mask, self.palette)
+        return masks.overlay(self.image, self.mask, self.palette)
 
     def figure(self) -> "Figure":
         """The image beside the overlay, as a matplotlib figure."""
-        return report.images_figure({"image": self.image, "prediction": self.overlay()})
+        from fcn_jax.report import figures
+
+        return figures.images_figure({"image": self.image, "prediction": self.overlay()})
 
     def _repr_png_(self) -> bytes:
         both = np.concatenate([self.image, self.overlay()], axis=1)
-        strip = report.with_legend(both, [self.mask], self.class_names, self.palette)
+        strip = gallery.with_legend(both, [self.mask], self.class_names, self.palette)
         return gallery.png(strip)
 
 

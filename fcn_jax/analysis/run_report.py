@@ -4,17 +4,16 @@ import dataclasses
 import datetime
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from fcn_jax import config as configs
-from fcn_jax import report
 from fcn_jax.config import Config
 from fcn_jax.data import augment, batches, prepare
 from fcn_jax.inference import predict
-from fcn_jax.report import tables, text
+from fcn_jax.report import gallery, masks, pages, tables, text
 from fcn_jax.runtime import files
 from fcn_jax.training import run_dir, setup
 from fcn_jax.types import Example, InputError
@@ -30,7 +29,7 @@ def panels_of(
     restored: predict.Checkpoint,
     examples: Sequence[Example],
     method: Mapping[str, Any] | None = None,
-) -> list[report.Panel]:
+) -> list[masks.Panel]:
     """These images as a network sees them; titles are the bare ids.
 
     `method` is that of the evaluation, where it was not as in training: scale and views.
@@ -39,7 +38,7 @@ def panels_of(
     tta = predict.TTA(method.get("flip", False), tuple(method.get("factors", (1.0,))))
     scale = method.get("scale", "fit")
     return [
-        report.Panel(e.id, e.image, e.mask, predict.predict(restored, e.image, scale, tta))
+        masks.Panel(e.id, e.image, e.mask, predict.predict(restored, e.image, scale, tta))
         for e in examples
     ]
 
@@ -82,14 +81,14 @@ def find_example(
 
 def _extremes(
     restored: predict.Checkpoint, dataset: prepare.Dataset, data: Mapping[str, Any], each: int = 2
-) -> list[report.Panel]:
+) -> list[masks.Panel]:
     """The best, median and worst images of an evaluation, predicted at their own size."""
     ids, scores = list(data["images"]), list(data["images"].values())
-    chosen = report.choose_examples(scores, each)
+    chosen = masks.choose_examples(scores, each)
     find = find_example(dataset, restored.meta["config"], data["split"], ids)
     examples = [find(ids[index]) for _, index in chosen]
     return [
-        panel._replace(title=report.panel_title(label, panel.title, scores[index]))
+        panel._replace(title=masks.panel_title(label, panel.title, scores[index]))
         for panel, (label, index) in zip(
             panels_of(restored, examples, data.get("method")), chosen, strict=True
         )
@@ -125,25 +124,16 @@ def training_note(config: Config) -> str:
     return f"{size}, augmented at random ({'; '.join(done)})" if done else size
 
 
-class Settings(NamedTuple):
-    """A run's settings, as its page shows them."""
-
-    config: dict[str, Any]
-    changed: set[str]
-    """Dotted names of those that are not `base`'s."""
-    base: str
-
-
-def describe_settings(config: Config, base: Config | None) -> Settings:
+def describe_settings(config: Config, base: Config | None) -> dict[str, Any]:
     """The settings, and which of them differ from those of `base`, or from the defaults."""
     ours, theirs = (
         dict(text.flatten(configs.to_dict(c))) for c in (config, Config() if base is None else base)
     )
-    return Settings(
-        {k: v for k, v in configs.to_dict(config).items() if k != "schema"},
-        {name for name, value in ours.items() if theirs.get(name) != value},
-        "the defaults" if base is None else f"in the experiment {base.experiment}",
-    )
+    return {
+        "config": {k: v for k, v in configs.to_dict(config).items() if k != "schema"},
+        "changed": {name for name, value in ours.items() if theirs.get(name) != value},
+        "base": "the defaults" if base is None else f"in the experiment {base.experiment}",
+    }
 
 
 def describe_data(
@@ -161,10 +151,60 @@ def describe_data(
     ]
 
 
-def describe_network(arch: str, params: Any) -> list[tuple[str, str]]:
+def describe_network(arch: str, parameters: int) -> list[tuple[str, str]]:
     """The network's name and number of parameters."""
-    count = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params))
-    return [("network", arch), ("parameters", f"{count:,}")]
+    return [("network", arch), ("parameters", f"{parameters:,}")]
+
+
+def _parameters(restored: predict.Checkpoint) -> int:
+    return sum(int(np.size(leaf)) for leaf in jax.tree.leaves(restored.variables["params"]))
+
+
+def page_data(
+    config: Config,
+    dataset: prepare.Dataset,
+    parameters: int,
+    command: str,
+    base: Config | None = None,
+) -> dict[str, Any]:
+    """The parts of a run's page that are the same from its start to its end.
+
+    Args:
+      config: of the run.
+      dataset: what it is trained on.
+      parameters: of its network.
+      command: how to repeat the run.
+      base: settings from which others are marked; None: the defaults.
+    """
+    train, val = setup.examples(config, dataset)
+    return {
+        "class_names": dataset.class_names,
+        "palette": dataset.palette,
+        **describe_settings(config, base),
+        "batch": training_images(config, train),
+        "batch_note": training_note(config),
+        "facts": [
+            *describe_network(config.model.arch, parameters),
+            *describe_data(config, dataset, train, val),
+        ],
+        "command": command,
+    }
+
+
+def write_images(
+    folder: Path,
+    result: Mapping[str, Any],
+    panels: Sequence[masks.Panel],
+    dataset: prepare.Dataset,
+    dpi: int = 160,
+) -> None:
+    """Write curves.png of a run's metrics so far, and gallery.png of its panels."""
+    from fcn_jax.report import figures  # matplotlib takes a while
+
+    curves = figures.curves(run_dir.read_metrics(folder), result, dpi)
+    files.write_bytes(folder / "curves.png", figures.png(curves))
+    sheet = gallery.gallery(panels, dataset.class_names, dataset.palette)
+    files.write_bytes(folder / "gallery.png", gallery.png(sheet))
 
 
 def describe_result(result: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -204,43 +244,23 @@ def render(
       base: settings from which others are marked on the page; None: the defaults.
     """
     result = files.read_json(folder / run_dir.RESULT)
-    history = run_dir.read_metrics(folder)
     data = files.read_json(folder / "eval-val.json")
     config = configs.from_dict(files.read_json(folder / run_dir.CONFIG), str(folder))
-    train, val = setup.examples(config, dataset)
-    settings, restored = describe_settings(config, base), predict.load_checkpoint(folder)
-    shown = _extremes(restored, dataset, data)
-    report.write_curves(
-        history,
-        folder / "curves.png",
-        trivial_miou=result["trivial"]["miou"],
-        trivial_name=tables.trivial_name(result),
-    )
-    report.write_gallery(shown, dataset.class_names, dataset.palette, folder / "gallery.png")
-    report.write_report(
-        {
-            "class_names": dataset.class_names,
-            "palette": dataset.palette,
-            "result": result,
-            "config": settings.config,
-            "changed": settings.changed,
-            "base": settings.base,
-            "history": history,
-            "confusion": np.asarray(data["confusion"]),
-            "panels": shown,
-            "batch": training_images(config, train),
-            "batch_note": training_note(config),
-            "facts": [
-                *describe_network(config.model.arch, restored.variables["params"]),
-                *describe_data(config, dataset, train, val),
-                *describe_result(result),
-                _date(folder / run_dir.RESULT),
-            ],
-            "downloads": downloads(folder),
-            "command": command,
-        },
-        folder / "report.html",
-    )
+    restored = predict.load_checkpoint(folder)
+    panels = _extremes(restored, dataset, data)
+    write_images(folder, result, panels, dataset)
+    page = page_data(config, dataset, _parameters(restored), command, base)
+    date = _date(folder / run_dir.RESULT)
+    shown: pages.RunData = {
+        **page,
+        "result": result,
+        "history": run_dir.read_metrics(folder),
+        "confusion": np.asarray(data["confusion"]),
+        "panels": panels,
+        "facts": [*page["facts"], *describe_result(result), date],
+        "downloads": downloads(folder),
+    }  # pyright: ignore[reportAssignmentType]
+    pages.write_report(shown, folder / "report.html")
 
 
 def render_evaluation(
@@ -268,7 +288,7 @@ def render_evaluation(
     of = " of the data set, not the part of train" if data.get("other_split") else ""
     height, width = restored.image_size
     seen = f"{height} x {width}" if method.get("scale", "fit") == "fit" else "every pixel"
-    report.write_report(
+    pages.write_report(
         {
             "class_names": restored.class_names,
             "palette": dataset.palette,
@@ -278,7 +298,7 @@ def render_evaluation(
             "confusion": np.asarray(data["confusion"]),
             "panels": _extremes(restored, dataset, data),
             "facts": [
-                *describe_network(restored.meta["model"]["name"], restored.variables["params"]),
+                *describe_network(restored.meta["model"]["name"], _parameters(restored)),
                 ("split", f"{data['split']}{of}, {len(data['images']):,} images"),
                 ("scored at", "each image's own size" if method else "the training's size"),
                 ("the network sees", seen),

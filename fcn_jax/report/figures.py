@@ -7,15 +7,14 @@ global state is left behind. In a notebook a `Figure` shows itself.
 import warnings
 from collections.abc import Mapping, Sequence
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fcn_jax.report.charts import History, best_epoch, series
 from fcn_jax.report.confusions import row_normalised
+from fcn_jax.report.tables import trivial_name
 from fcn_jax.report.text import is_number, plain
-from fcn_jax.runtime import files
 from fcn_jax.types import InputError
 
 try:
@@ -68,19 +67,12 @@ def _plot(axes: Axes, title: str, history: History, *lines: tuple[str, ...]) -> 
     return names
 
 
-def curves(
-    history: History,
-    *,
-    trivial_miou: float | None = None,
-    trivial_name: str = "all-background",
-    dpi: int = 160,
-) -> Figure:
+def curves(history: History, result: Mapping[str, Any] | None = None, dpi: int = 160) -> Figure:
     """Loss, validation mIoU and learning rate over the epochs.
 
     Args:
       history: the lines of metrics.jsonl.
-      trivial_miou: the score of the trivial predictor, a dashed line.
-      trivial_name: what that predictor is called.
+      result: as result.json; the trivial predictor's score is taken from it, a dashed line.
       dpi: pixels per inch; the figure is 13 inches wide.
     """
     figure = _figure(13, 3.8, dpi)
@@ -93,9 +85,10 @@ def curves(
     miou_names = _plot(miou, "Validation mIoU", history, ("validation", orange, "val", "miou"))
     _plot(rate, "Learning rate", history, ("rate", green, "lr"))
     rate.set_ylim(bottom=0)
-    if is_number(trivial_miou):
-        miou.axhline(float(trivial_miou or 0), color=INK, linewidth=1.2, linestyle="--")
-        miou_names.append(trivial_name)
+    floor = ((result or {}).get("trivial") or {}).get("miou")
+    if is_number(floor):
+        miou.axhline(floor, color=INK, linewidth=1.2, linestyle="--")
+        miou_names.append(trivial_name(result or {}))
     if series(history, "val", "miou")[0].size:
         miou.set_ylim(bottom=0)
     best = best_epoch(history)
@@ -106,11 +99,6 @@ def curves(
         if names:
             axes.legend(axes.get_lines(), names, fontsize=9.5, edgecolor=FAINT)
     return figure
-
-
-def write_curves(history: History, path: str | Path, **options: Any) -> None:
-    """Write curves.png; `options` are those of `curves`."""
-    files.write_bytes(path, png(curves(history, **options)))
 
 
 def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:

@@ -21,7 +21,6 @@ from fcn_jax.report.masks import (
     overlay,
 )
 from fcn_jax.report.text import plain
-from fcn_jax.runtime import files
 from fcn_jax.types import background_class
 
 CELL = 240
@@ -154,13 +153,6 @@ def gallery(
     legend = legend_image(legend_entries(masks, class_names, palette), width)
     errors = legend_image(error_kinds(class_names), width)
     return stacked([head, *rows, legend, errors] if panels else [head])
-
-
-def write_gallery(
-    panels: Sequence[Panel], class_names: Sequence[str], palette: np.ndarray, path: str | Path
-) -> None:
-    """Write gallery.png, see `gallery`."""
-    files.write_bytes(path, png(gallery(panels, class_names, palette)))
 
 
 def shrunk(image: np.ndarray, method: Image.Resampling, side: int) -> Image.Image:

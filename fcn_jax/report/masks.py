@@ -2,13 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from io import BytesIO
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from fcn_jax.runtime import files
 from fcn_jax.types import VOID, VOID_COLOUR, InputError, background_class
 
 ERROR_COLOURS = {
@@ -121,11 +119,6 @@ def index_png(mask: np.ndarray, palette: np.ndarray) -> bytes:
     buffer = BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def save_index_png(mask: np.ndarray, palette: np.ndarray, path: str | Path) -> None:
-    """Write `index_png` to a file, atomically."""
-    files.write_bytes(path, index_png(mask, palette))
 
 
 def legend_entries(

@@ -25,12 +25,14 @@ from fcn_jax.report import charts, confusions, notes, tables
 from fcn_jax.report.gallery import Prediction, shrunk, thumbnail
 from fcn_jax.report.masks import (
     Panel,
+    choose_examples,
     error_kinds,
     error_map,
     image_miou,
     index_png,
     legend_entries,
     overlay,
+    panel_title,
 )
 from fcn_jax.report.text import DASH, flatten, is_number, number, plain, signed_numbers
 from fcn_jax.runtime import files
@@ -75,8 +77,6 @@ class RunData(TypedDict, total=False):
     """What stands before network and data set in the title."""
     split: str
     """`val` if absent."""
-    method: Mapping[str, Any] | None
-    """How it was evaluated, where that was not as in training."""
     config: Mapping[str, Any]
     changed: Collection[str]
     """Dotted names of the settings that are not those of `base`."""
@@ -241,7 +241,6 @@ def write_report(data: RunData, path: str | Path) -> None:
         ),
         experiment=plain(result.get("experiment") or ""),
         split=tables.evaluated_on(result, split),
-        method=[(name, plain(value)) for name, value in flatten(data.get("method") or {})],
         live=data.get("live"),
         updated=time.time(),
         head=head,
@@ -308,17 +307,16 @@ def _side_by_side(runs: Sequence[Run], palette: np.ndarray) -> list[dict[str, An
 
 def _extremes(run: Run, background: int | None) -> list[dict[str, Any]]:
     """The best and the worst image of a run, with error maps."""
-    scored = [(image_miou(p.truth, p.prediction), p) for p in run.get("panels") or []]
-    known = sorted(((s, i) for i, (s, _) in enumerate(scored) if s is not None), reverse=True)
-    picks = [("best", known[0])] if known else []
-    picks += [("worst", known[-1])] if len(known) > 1 else []
+    panels = run.get("panels") or []
+    scores = [image_miou(p.truth, p.prediction) for p in panels]
     return [
         {
-            "title": f"{label}: {plain(scored[i][1].title)}, mIoU {score:.3f}",
-            "image": _photo(scored[i][1].image),
-            "errors": _errors(scored[i][1], background),
+            "title": plain(panel_title(label, panels[i].title, scores[i])),
+            "image": _photo(panels[i].image),
+            "errors": _errors(panels[i], background),
         }
-        for label, (score, i) in picks
+        for label, i in choose_examples(scores, 1)
+        if label != "median"
     ]
 
 
@@ -351,10 +349,7 @@ def write_comparison(
     class_names: Sequence[str],
     palette: np.ndarray,
     title: str = "Comparison",
-    perfect: Mapping[str, Any] | None = None,
     pairs: Sequence[Mapping[str, Any]] = (),
-    differences: Sequence[str] | None = None,
-    environment: Mapping[str, Any] | None = None,
     command: str = "",
     downloads: Sequence[str] = (),
 ) -> None:
@@ -366,57 +361,64 @@ def write_comparison(
       class_names: K names.
       palette: uint8 [K, 3].
       title: of the page.
-      perfect: measured scores of a perfect prediction (`paper_iou`, `paper_iou_batch16`).
       pairs: bootstrap tests {"a", "b", "difference", "low", "high", "p"}.
-      differences: replaces the text on why the paper's numbers differ, which is shown where a run
-        carries numbers of the paper.
-      environment: versions and device.
       command: how to make the page again.
       downloads: names of files beside the page.
     """
-    paper = any(run.get("paper") for run in runs)
-    if differences is None:
-        differences = notes.PAPER_DIFFERENCES if paper else ()
-    results = [result for run in runs for result in run["result"]]
-    trivial, background = tables.trivial_name(results[0]), background_class(class_names)
-    floors = {(r.get("trivial") or {}).get("miou") for r in results}
-    floor = floors.pop() if len(floors) == 1 else None  # one line only where it is one number
-    drawn = [(run["name"], run.get("history") or []) for run in runs]
-    drawn = [(name, history) for name, history in drawn if len(history)]
-    masks = [m for run in runs for p in run.get("panels") or [] for m in p[2:]]
     _write(
         "comparison.html",
         path,
         title=plain(title),
-        names=[plain(run["name"]) for run in runs],
-        seeds=[len(run["result"]) for run in runs],
-        columns=tables.score_columns(runs, perfect),
-        collapsed=[any(r.get("collapsed") for r in run["result"]) for run in runs],
-        collapsed_text=tables.COLLAPSED,
-        trivial_name=trivial,
-        settings=_settings(runs),
+        **_compared_scores(runs, class_names),
         pairs=[pair_texts(pair) for pair in pairs],
-        differences=differences,
-        notes_of_runs=[(r["name"], r.get("note")) for r in runs if r.get("note")],
-        notes=_notes(paper or any(map(tables.paper_metrics_apply, results)), trivial),
-        charts=charts.comparison_charts(drawn, floor, trivial) if drawn else [],
-        images=_side_by_side(runs, palette),
-        legend=_legend(masks, class_names, palette),
-        extremes=[
-            (plain(run["name"]), _extremes(run, background)) for run in runs if run.get("panels")
-        ],
-        error_legend=_error_legend(class_names),
-        classes=[(plain(name, 32), _class_scores(runs, name)) for name in class_names],
-        confusions=[
-            (plain(run["name"]), _confusion(matrix, class_names))
-            for run in runs
-            if (matrix := run.get("confusion")) is not None
-        ],
-        facts=tables.run_facts(runs),
-        environment=flatten(environment or {}),
+        **_compared_images(runs, class_names, palette),
+        environment=flatten(runs[0]["result"][0].get("environment") or {}),
         downloads=[(plain(name), quote(name)) for name in downloads],
         command=plain(command),
     )
+
+
+def _compared_scores(runs: Sequence[Run], class_names: Sequence[str]) -> dict[str, Any]:
+    """Tables, curves and texts of a comparison."""
+    results = [result for run in runs for result in run["result"]]
+    trivial = tables.trivial_name(results[0])
+    floors = {(r.get("trivial") or {}).get("miou") for r in results}
+    floor = floors.pop() if len(floors) == 1 else None  # one line only where it is one number
+    drawn = [(run["name"], run.get("history") or []) for run in runs]
+    drawn = [(name, history) for name, history in drawn if len(history)]
+    return {
+        "names": [plain(run["name"]) for run in runs],
+        "seeds": [len(run["result"]) for run in runs],
+        "columns": tables.score_columns(runs),
+        "collapsed": [any(r.get("collapsed") for r in run["result"]) for run in runs],
+        "collapsed_text": tables.COLLAPSED,
+        "trivial_name": trivial,
+        "settings": _settings(runs),
+        "differences": notes.PAPER_DIFFERENCES if any(r.get("paper") for r in runs) else (),
+        "notes_of_runs": [(r["name"], r.get("note")) for r in runs if r.get("note")],
+        "notes": _notes(tables.paper_scores_shown(runs), trivial),
+        "charts": charts.comparison_charts(drawn, floor, trivial) if drawn else [],
+        "classes": [(plain(name, 32), _class_scores(runs, name)) for name in class_names],
+        "facts": tables.run_facts(runs),
+    }
+
+
+def _compared_images(
+    runs: Sequence[Run], class_names: Sequence[str], palette: np.ndarray
+) -> dict[str, Any]:
+    """Images and confusion matrices of a comparison."""
+    background = background_class(class_names)
+    masks = [mask for run in runs for panel in run.get("panels") or [] for mask in panel[2:]]
+    known = [(plain(run["name"]), run.get("confusion")) for run in runs]
+    return {
+        "images": _side_by_side(runs, palette),
+        "legend": _legend(masks, class_names, palette),
+        "extremes": [
+            (plain(run["name"]), _extremes(run, background)) for run in runs if run.get("panels")
+        ],
+        "error_legend": _error_legend(class_names),
+        "confusions": [(name, _confusion(m, class_names)) for name, m in known if m is not None],
+    }
 
 
 def _common_folder(names: Sequence[str]) -> str:

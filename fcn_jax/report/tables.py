@@ -55,11 +55,9 @@ def paper_metrics_apply(result: Mapping[str, Any]) -> bool:
     return result.get("dataset") == "voc2007" or bool(result.get("paper"))
 
 
-def perfect_scores(
-    result: Mapping[str, Any], perfect: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """A perfect prediction's scores: by definition, or measured (argument first, then result)."""
-    measured = {**(result.get("perfect") or {}), **(perfect or {})}
+def perfect_scores(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A perfect prediction's scores: measured where the result has them, else by definition."""
+    measured = result.get("perfect") or {}
     return {**BY_DEFINITION, **{k: v for k, v in measured.items() if k != "loss"}}
 
 
@@ -169,9 +167,7 @@ def mean_std_text(score: Mapping[str, Any], digits: int = 4) -> str:
     return text if score["sd"] is None else f"{text} ± {number(score['sd'], digits)}"
 
 
-def compare_rows(
-    runs: Sequence[Mapping[str, Any]], metric: str, perfect: Mapping[str, Any] | None = None
-) -> list[dict[str, Any]]:
+def compare_rows(runs: Sequence[Mapping[str, Any]], metric: str) -> list[dict[str, Any]]:
     """One row a run under one score: paper, mean and std over the seeds, trivial, perfect.
 
     A run is {"name", "result": [a result a seed], "paper": {"iou", "pixel_accuracy"} or absent}.
@@ -186,7 +182,7 @@ def compare_rows(
                 "paper": (run.get("paper") or {}).get(PAPER_NAMES.get(metric, "")),
                 **mean_and_std([r["val"].get(metric) for r in results]),
                 "trivial": (first.get("trivial") or {}).get(metric),
-                "perfect": perfect_scores(first, perfect).get(metric),
+                "perfect": perfect_scores(first).get(metric),
                 "collapsed": sum(bool(r.get("collapsed")) for r in results),
                 "seeds": len(results),
             }
@@ -194,15 +190,20 @@ def compare_rows(
     return rows
 
 
+def paper_scores_shown(runs: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the paper's variants of the scores stand in the comparison of these runs."""
+    results = [result for run in runs for result in run["result"]]
+    return any(map(paper_metrics_apply, results)) or any(run.get("paper") for run in runs)
+
+
 def shown_metrics(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """The scores that at least one run has, the paper's variants on the paper's data only."""
-    results = [r for run in runs for r in run["result"]]
-    paper = any(map(paper_metrics_apply, results)) or any(run.get("paper") for run in runs)
+    paper = paper_scores_shown(runs)
     return [
         metric
         for metric in COMPARED
         if (paper or metric not in PAPER_NAMES)
-        and any(r["val"].get(metric) is not None for r in results)
+        and any(r["val"].get(metric) is not None for run in runs for r in run["result"])
     ]
 
 
@@ -216,16 +217,14 @@ class Column(NamedTuple):
     perfect: Any
 
 
-def score_columns(
-    runs: Sequence[Mapping[str, Any]], perfect: Mapping[str, Any] | None = None
-) -> list[Column]:
+def score_columns(runs: Sequence[Mapping[str, Any]]) -> list[Column]:
     """The score table of a comparison: a row a run, then the constant prediction and perfection.
 
     A number that the paper prints stands in a column before ours.
     """
     columns, printed = [], set()
     for metric in shown_metrics(runs):
-        rows = compare_rows(runs, metric, perfect)
+        rows = compare_rows(runs, metric)
         theirs = PAPER_NAMES.get(metric)
         if theirs not in printed and any(is_number(row["paper"]) for row in rows):
             printed.add(theirs)
@@ -262,14 +261,9 @@ def comparison_table(runs: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def table_markdown(
-    runs: Sequence[Mapping[str, Any]], *, perfect: Mapping[str, Any] | None = None
-) -> str:
-    """The comparison as Markdown: one table of all scores, then seeds and time of every run.
-
-    `perfect` holds measured scores of a perfect prediction (`paper_iou`, `paper_iou_batch16`).
-    """
-    columns = score_columns(runs, perfect)
+def table_markdown(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The comparison as Markdown: one table of all scores, then seeds and time of every run."""
+    columns = score_columns(runs)
     collapsed = [any(r.get("collapsed") for r in run["result"]) for run in runs]
     rows = [("", *(column.title for column in columns))]
     for i, run in enumerate(runs):
@@ -335,7 +329,6 @@ def _finite(value: Any) -> Any:
 def table_json(
     runs: Sequence[Mapping[str, Any]],
     *,
-    perfect: Mapping[str, Any] | None = None,
     pairs: Sequence[Mapping[str, Any]] = (),
     command: str = "",
 ) -> str:
@@ -347,7 +340,7 @@ def table_json(
     present = [m for m in METRICS if any(m in r["val"] for run in runs for r in run["result"])]
     content = {
         "command": command,
-        "metrics": {metric: compare_rows(runs, metric, perfect) for metric in present},
+        "metrics": {metric: compare_rows(runs, metric) for metric in present},
         "runs": run_facts(runs),
         "pairs": list(pairs),
         "results": {str(run["name"]): run["result"] for run in runs},

@@ -198,12 +198,7 @@ def _finish(trainer: Trainer) -> dict[str, Any]:
     speeds = [row["images_per_second"] for row in done.history]
     config = made.config
     data = {
-        "experiment": config.experiment,
-        "arch": config.model.arch,
-        "dataset": made.meta["data"]["name"],
-        "overfit": config.data.overfit,
-        "split_train": config.data.split_train,
-        "seed": config.seed,
+        **describe(config, made.meta["data"]["name"]),
         "epochs_run": done.epoch,
         "best_epoch": meta["progress"]["epoch"],
         "seconds": done.seconds,
@@ -222,6 +217,18 @@ def _finish(trainer: Trainer) -> dict[str, Any]:
         return data
 
     return distributed.from_primary(write)
+
+
+def describe(config: configs.Config, dataset: str) -> dict[str, Any]:
+    """What tells one run from another in its result.json."""
+    return {
+        "experiment": config.experiment,
+        "arch": config.model.arch,
+        "dataset": dataset,
+        "overfit": config.data.overfit,
+        "split_train": config.data.split_train,
+        "seed": config.seed,
+    }
 
 
 def environment() -> dict[str, Any]:

@@ -12,9 +12,9 @@ from typing import Any, cast
 import pytest
 from PIL import Image
 
-from fcn_jax import report
 from fcn_jax.analysis import live_report, run_report
 from fcn_jax.models import MODELS
+from fcn_jax.report import pages
 from fcn_jax.runtime import files
 from fcn_jax.training import evaluate, loop, options, run_dir
 from tests import fakes
@@ -81,9 +81,9 @@ def test_the_page_shows_what_the_finished_one_will(tmp_path, monkeypatch):
     live = live_report.LiveReport(fakes.dataset())
     monkeypatch.setattr(live, "interval", lambda: 0.0)
     written = []
-    write = report.write_report
+    write = pages.write_report
     monkeypatch.setattr(
-        report, "write_report", lambda data, path: (written.append(data), write(data, path))
+        pages, "write_report", lambda data, path: (written.append(data), write(data, path))
     )
     on_epoch = live.on_epoch
     monkeypatch.setattr(live, "on_epoch", lambda *a: (live.wait(), on_epoch(*a), live.wait()))
@@ -98,7 +98,7 @@ def test_the_page_shows_what_the_finished_one_will(tmp_path, monkeypatch):
 
 def test_training_does_not_wait_for_the_page(live, monkeypatch):
     release = threading.Event()
-    monkeypatch.setattr(report, "write_curves", lambda *_, **__: release.wait(10))
+    monkeypatch.setattr(run_report, "write_images", lambda *_, **__: release.wait(10))
     live._last = -1e9
     began = time.monotonic()
     live.on_epoch({"epoch": 1}, False)
@@ -148,11 +148,11 @@ def test_a_page_that_cannot_be_written_does_not_end_the_run(trained, live, monke
     def full_disk(*_, **__):
         raise files.refused(trained, OSError(errno.ENOSPC, "")) from OSError(errno.ENOSPC, "")
 
-    monkeypatch.setattr(report, "write_curves", full)
+    monkeypatch.setattr(run_report, "write_images", full)
     refreshed(live)
     assert "could not be refreshed: no room" in caplog.text
     caplog.clear()
-    monkeypatch.setattr(report, "write_curves", full_disk)
+    monkeypatch.setattr(run_report, "write_images", full_disk)
     refreshed(live)
     assert not caplog.text  # the next checkpoint says it, in one line
     monkeypatch.undo()
@@ -161,16 +161,17 @@ def test_a_page_that_cannot_be_written_does_not_end_the_run(trained, live, monke
 
 
 WRITER = """
-import sys, pathlib, numpy as np
-from fcn_jax import report
+import sys, pathlib, types
+from fcn_jax.analysis import run_report
+from fcn_jax.report import pages
 from tests.report.conftest import CONFUSION, NAMES, PALETTE, make_panel, make_result, make_rows
 folder, panels = pathlib.Path(sys.argv[1]), [make_panel()] * 3
+dataset = types.SimpleNamespace(class_names=NAMES, palette=PALETTE)
 data = dict(class_names=NAMES, palette=PALETTE, result=make_result(), history=make_rows(),
             confusion=CONFUSION, panels=panels)
 while True:
-    report.write_report(data, folder / "report.html")
-    report.write_gallery(panels, NAMES, PALETTE, folder / "gallery.png")
-    report.write_curves(make_rows(), folder / "curves.png", dpi=60)
+    pages.write_report(data, folder / "report.html")
+    run_report.write_images(folder, make_result(), panels, dataset, dpi=60)
     print("written", flush=True)
 """
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fcn_jax.report import Panel
+from fcn_jax.report.masks import Panel
 
 NAMES = ("background", "cat", "dog")
 PALETTE = np.array([[0, 0, 0], [128, 0, 0], [0, 128, 0]], np.uint8)

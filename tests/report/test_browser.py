@@ -35,7 +35,6 @@ def site(whole_run, tmp_path_factory):
     live = pages.RunData(**whole_run, live=pages.Live("running", 1))
     pages.write_report(live, folder / "live.html")
     evaluation = pages.RunData(**whole_run, split="test")
-    evaluation["method"] = {"resolution": "native", "flip": True}
     evaluation["result"] = {**make_result(), "test": make_result()["val"]}
     pages.write_report(evaluation, folder / "evaluation.html")
     runs: list[pages.Run] = [

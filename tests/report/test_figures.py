@@ -27,7 +27,8 @@ def test_curves_show_both_losses_and_the_best_epoch(rows):
 
 
 def test_the_trivial_score_is_a_dashed_line_with_its_name(rows):
-    _, miou, _ = figures.curves(rows, trivial_miou=0.0351, trivial_name="majority class").axes
+    result = {"trivial": {"miou": 0.0351}, "trivial_name": "majority class"}
+    _, miou, _ = figures.curves(rows, result).axes
     dashed = [line for line in miou.get_lines() if line.get_linestyle() == "--"]
     assert [np.asarray(line.get_ydata()).tolist() for line in dashed] == [[0.0351, 0.0351]]
     assert legend(miou) == ["validation", "majority class", "best epoch: 2"]
@@ -49,9 +50,9 @@ def test_single_epoch_is_a_dot_on_a_whole_axis(rows):
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_curves_of_any_length_are_written(tmp_path, rows, count):
-    figures.write_curves(rows[:count], tmp_path / "curves.png", trivial_miou=0.1, dpi=50)
-    with Image.open(tmp_path / "curves.png") as image:
+def test_curves_of_any_length_are_drawn(rows, count):
+    png = figures.png(figures.curves(rows[:count], {"trivial": {"miou": 0.1}}, dpi=50))
+    with Image.open(BytesIO(png)) as image:
         assert image.size == (650, 190)
 
 

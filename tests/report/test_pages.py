@@ -309,11 +309,11 @@ def test_hostile_names_stay_text_in_the_comparison(runs, panel, whole_run, tmp_p
         run.update(history=whole_run["history"], confusion=whole_run["confusion"])
         run.update(name=run["name"] + HOSTILE, note=HOSTILE)
         run["panels"] = [panel._replace(title=HOSTILE)]
-        run["result"][0].update(arch=HOSTILE, seed=HOSTILE)
+        run["result"][0].update(arch=HOSTILE, seed=HOSTILE, environment={HOSTILE: HOSTILE})
     pair = {"a": HOSTILE, "b": HOSTILE, "difference": 0.1, "low": 0.0, "high": 0.2, "p": 0.01}
     page = compared(
         runs, tmp_path / "c.html", ("background", HOSTILE, "x"), title=HOSTILE, pairs=[pair],
-        differences=[HOSTILE], environment={HOSTILE: HOSTILE}, command=HOSTILE,
+        command=HOSTILE,
     )  # fmt: skip
     assert_harmless(page)
     assert "<script>alert(1)</script>" in page.text
@@ -390,6 +390,7 @@ def test_pairs_are_written_with_sign_interval_and_p(runs, tmp_path):
 
 
 def test_comparison_of_bare_results(result, tmp_path):
+    del result["environment"]
     page = compared([{"name": "a", "result": [result]}], tmp_path / "c.html")
     assert "a 0.5250 0.7500" in page.text
     for heading in ("Training", "The same images", "Confusion matrices", "To reproduce"):
