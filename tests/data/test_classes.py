@@ -23,6 +23,21 @@ FORMS = {
     "name first": "name;id\nbackground;0\ncat;1\ndog;2\n",
     "labelme": "__ignore__\nbackground\ncat\ndog\n",
     "quoted": '"background"\n"cat"\n"dog"\n',
+    "header of two words": "id name\n0 background\n1 cat\n2 dog\n",
+    "header, colons": "ID: name\n0: background\n1: cat\n2: dog\n",
+    "header, underscores": "class_id class_name\n0 background\n1 cat\n2 dog\n",
+    "title": "List of classes:\nbackground\ncat\ndog\n",
+    "categories": "category\nbackground\ncat\ndog\n",
+    "number behind": "cat 1\nbackground 0\ndog 2\n",
+    "number behind, colons": "dog: 2\ncat: 1\nbackground: 0\n",
+    "equals signs": "0=background\n1=cat\n2=dog\n",
+    "hyphens": "0 - background\n1 - cat\n2-dog\n",
+    "brackets": "[0] background\n[1] cat\n[2] dog\n",
+    "yaml with more": "nc: 3\nnames:\n  0: background\n  1: cat\n  2: dog\n",
+    "codes": "name,category_id\ndog,2\nbackground,0\ncat,1\n",
+    "two words for a name": "label,class\n0,background\n1,cat\n2,dog\n",
+    "more columns": "Idx,Ratio,Name\n0,0.5,background\n1,0.3,cat\n2,0.2,dog\n",
+    "cvat without colours": "background:::\ncat:::\ndog:::\n",
 }
 
 
@@ -40,6 +55,13 @@ COLOURED = {
     "r g b name, blanks": "0 0 0 background\n128 0 0 cat\n0 128 0 tall dog\n",
     "class_dict.csv": "name,r,g,b\nbackground,0,0,0\ncat,128,0,0\ntall dog,0,128,0\n",
     "csv, no header": "background,0,0,0\ncat,128,0,0\ntall dog,0,128,0\n",
+    "blank header": "name r g b\nbackground 0 0 0\ncat 128 0 0\ntall dog 0 128 0\n",
+    "id r g b name": "1 128 0 0 cat\n0 0 0 0 background\n2 0 128 0 tall dog\n",
+    "hex": "background #000000\ncat #800000\ntall dog #008000\n",
+    "csv, hex": "name,color\nbackground,#000000\ncat,#800000\ntall dog,#008000\n",
+    "csv, tuples": 'name,rgb\nbackground,"(0, 0, 0)"\ncat,"(128,0,0)"\ntall dog,"[0,128,0]"\n',
+    "csv, b g r": "name,b,g,r\nbackground,0,0,0\ncat,0,0,128\ntall dog,0,128,0\n",
+    "colon": "background: 0 0 0\ncat: 128,0,0\ntall dog: 0, 128, 0\n",
     "labelmap.txt": "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncat:128,0,0::\n"
     "tall dog:0,128,0::\n",
 }
@@ -87,6 +109,13 @@ def test_255_can_be_a_class():
         ("a,b,c\n1,2,x\n2,3,y\n", "is not understood|names no column"),
         ("0 a\n0 b\n", "numbers two classes 0"),
         ("name,r,g,b\na,0,0,0\nb,0,0,red\n", "line 3 is not understood"),
+        ("0 a\n1 b\nc\n", "line 3 has no number: number all classes, or none"),
+        ("a\n1 b\n2 c\n", "line 1 has no number"),
+        ("key,name\n7,a\n3,b\n", "the column key holds numbers: call it id"),
+        ('0,"a\n1,b\n2 "c",\n', "names no column|is not understood"),
+        ("id,name\n0,a\n1,\n2,c\n", "line 3 is not understood"),
+        ("nc: 2\nnames: [a, b]\n", "line 2 is no list of classes"),
+        ("| id | name |\n|---|---|\n| 0 | a |\n", "line 1 is no list of classes"),
         ("name,r,g,b\na,0,0,0\nb,0,0,999\n", r"line 3: colour \(0, 0, 999\)"),
     ],
 )
@@ -95,8 +124,30 @@ def test_what_is_not_understood_is_refused(text, words):
         classes.parse_classes(text, "classes.txt")
 
 
-def test_names_that_begin_with_digits_are_no_numbers():
-    assert classes.parse_classes("2 wheeler\ncar\n", "c").names == ("2 wheeler", "car")
+@pytest.mark.parametrize(
+    "names",
+    [("2 wheeler", "car"), ("class 0", "class 1"), ("red", "green"), ("label b", "label r")],
+)
+def test_names_with_digits_and_words_of_headers_stay_names(names):
+    assert classes.parse_classes("\n".join(names), "c").names == names
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "background\nroad, paved\n",
+        'name,r,g,b\nbackground,0,0,0\n"road, paved",1,2,3\n',
+        'id,name\n0,background\n1,"road, paved"\n',
+    ],
+)
+def test_names_with_commas(text):
+    assert classes.parse_classes(text, "classes.txt").names == ("background", "road, paved")
+
+
+def test_void_may_have_a_number_that_no_mask_holds():
+    found = classes.parse_classes("-1 void\n0 background\n1 cat\n", "classes.txt")
+    assert found.names == ("background", "cat")
+    assert (found.values[0], found.values[1]) == (0, 1)
 
 
 def test_cityscapes_ids_become_the_19_classes():
