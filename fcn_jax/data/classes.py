@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -174,7 +175,8 @@ def _rows(lines: list[tuple[int, str]], where: str) -> list[_Row]:
         if lines and all(delimiter in line for _, line in lines):
             if re.match(rf"{_TRIPLE}\t", lines[0][1]):
                 break  # `r g b`, a tab, the name
-            rows = [(n, next(csv.reader([s], delimiter=delimiter, skipinitialspace=True))) for n, s in lines]
+            read = partial(csv.reader, delimiter=delimiter, skipinitialspace=True)
+            rows = [(n, next(read([line]))) for n, line in lines]
             return _table([(n, [c.strip(" \"'") for c in row]) for n, row in rows], where)
     return _lines(lines, where)
 
