@@ -23,9 +23,14 @@ MASK_FOLDERS = (
     *("annotations", "gtFine", "LabeledApproved_full"),
 )
 SPLIT_NAMES = {
-    **{"train": "train", "training": "train"},
-    **{"val": "val", "valid": "val", "validation": "val", "dev": "val"},
-    **{"test": "test", "testing": "test"},
+    f"{name}{tail}": split
+    for split, names in (
+        ("train", ("train", "training", "trn")),
+        ("val", ("val", "valid", "validation", "validate", "dev", "eval", "evaluation")),
+        ("test", ("test", "testing", "tst")),
+    )
+    for name in names
+    for tail in ("", "set", "_set", "2014", "2017")
 }
 """Names of splits in lists and folders, in lower case -> train, val, test."""
 
@@ -59,15 +64,17 @@ class Pairs:
     """`voc`, `splits` (a folder a split), `camvid` or `cityscapes`."""
     unused: list[tuple[str, str]] = field(default_factory=list)
     """(image that is not used, the other one of the same id)."""
+    other_folders: tuple[str, ...] = ()
+    """Folders of images or masks that are not used, because others come first."""
 
 
 def is_known_name(name: str) -> bool:
     """Whether a folder at the top of a data set, or a file there, can belong to it."""
     lower = name.lower()
     folders = {f.lower() for f in (*IMAGE_FOLDERS, *MASK_FOLDERS)}
-    lists = ("imagesets", "splits", "lists")
+    lists = ("imagesets", "splits", "split", "lists", "list")
     known = (*folders, *lists, *SPLIT_NAMES, *_ANNOTATED)
-    return lower in known or lower.endswith((".txt", ".csv", ".json"))
+    return lower in known or lower.endswith((".txt", ".lst", ".csv", ".json"))
 
 
 def find_pairs(names: Iterable[str]) -> Pairs:
@@ -97,18 +104,28 @@ def find_pairs(names: Iterable[str]) -> Pairs:
         image_files, mask_files = _split_folders(paths)
     _collect_images(pairs, image_files)
     _collect_masks(pairs, mask_files)
-    ids = {i: SPLIT_NAMES.get(i.split("/")[0].lower()) for i in pairs.images if "/" in i}
-    if len(ids) == len(pairs.images) and all(ids.values()):
+    found = {i: SPLIT_NAMES.get(i.split("/")[0].lower()) for i in pairs.images if "/" in i}
+    ids = {i: split for i, split in found.items() if split}
+    if len(ids) == len(pairs.images) or {"train"} < {*ids.values()}:
         pairs.splits = {
             split: tuple(sorted(i for i, s in ids.items() if s == split))
             for split in ("train", "val", "test")
             if split in ids.values()
         }
+    used = {p.parts[0] for p, _ in (*image_files, *mask_files)}
+    known = {f.lower() for f in (*IMAGE_FOLDERS, *MASK_FOLDERS, *SPLIT_NAMES)}
+    filled = {p.parts[0] for p in paths if p.suffix.lower() in IMAGE_SUFFIXES}
+    pairs.other_folders = tuple(
+        top for top in sorted(tops - used) if top.lower() in known and top in filled
+    )
     return pairs
 
 
 def _first(
-    candidates: tuple[str, ...], tops: set[str], paths: list[PurePosixPath], suffixes: tuple
+    candidates: tuple[str, ...],
+    tops: set[str],
+    paths: list[PurePosixPath],
+    suffixes: tuple[str, ...],
 ) -> str | None:
     """The first candidate among the folders that holds files of these suffixes, or is there."""
     there = [top for c in candidates for top in sorted(tops) if top.lower() == c.lower()]

@@ -1,8 +1,10 @@
 """Which ids are trained on, validated on and tested on: from lists, folders, or by a seed."""
 
 import hashlib
+import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from fcn_jax.data.layouts import SPLIT_NAMES
@@ -11,7 +13,8 @@ from fcn_jax.types import IMAGE_SUFFIXES, InputError
 
 SPLITS = ("train", "val", "test")
 LISTS = "ImageSets/Segmentation"
-_LIST_FOLDERS = (LISTS, "ImageSets", "splits", "lists", "")
+_LIST_FOLDERS = (LISTS, "ImageSets", "splits", "split", "lists", "list", "")
+_LIST_SUFFIXES = (".txt", ".lst")
 _POOLS = ("trainval", "default", "all")
 """Lists that name the images, but not which are for validation."""
 
@@ -37,41 +40,78 @@ def some(names: Iterable[str]) -> str:
 def read_lists(files: Files, known: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     """The lists of a data set by their names in lower case; `train`, `val`, `test` by these names.
 
+    Lists in `LISTS` come first, then those in other folders.
+
     Args:
         files: the data set.
         known: ids of its images; a line may name one with its suffix, its folder, or more behind.
+            Lines that begin with # are skipped.
     """
-    paths = [PurePosixPath(name) for name in files.names() if name.lower().endswith(".txt")]
-    for folder in _LIST_FOLDERS:
-        found = {p.stem.lower(): p for p in paths if p.parent.as_posix() == (folder or ".")}
-        named = {SPLIT_NAMES.get(stem, stem): p for stem, p in found.items()}
-        if not folder or "/" not in folder:
+    return {n: _read_list(files, path, n, known) for n, path in _find_lists(files).items()}
+
+
+def _find_lists(files: Files) -> dict[str, PurePosixPath]:
+    paths = [PurePosixPath(name) for name in files.names()]
+    paths = [p for p in paths if p.suffix.lower() in _LIST_SUFFIXES]
+    first = [folder.lower() or "." for folder in _LIST_FOLDERS]
+    others = sorted({p.parent.as_posix().lower() for p in paths} - {*first})
+    for folder in (*first, *others):
+        found = {p.stem.lower(): p for p in paths if p.parent.as_posix().lower() == folder}
+        named: dict[str, PurePosixPath] = {}
+        for stem in sorted(found, key=lambda stem: (stem not in SPLITS, stem)):
+            name = _list_name(stem, found)
+            named[stem if name in named else name] = found[stem]
+        if folder != first[0]:
             named = {k: p for k, p in named.items() if k in (*SPLITS, *_POOLS)}
         if named:
-            return {
-                name: tuple(
-                    _resolve(line, known)
-                    for line in decode_text(files, path.as_posix()).splitlines()
-                    if line.strip()
-                )
-                for name, path in named.items()
-            }
+            return named
     return {}
 
 
-def _resolve(line: str, known: Mapping[str, str]) -> str:
+def _list_name(stem: str, stems: Container[str]) -> str:
+    """train, val or test for `train`, `valid`, `train_list`, `ids_train` and the like."""
+    bare = re.sub(r"^(list|split|ids)[_-]|[_-](list|split|ids?|files|images|names|aug)$", "", stem)
+    return SPLIT_NAMES.get(stem, stem if bare in stems else SPLIT_NAMES.get(bare, stem))
+
+
+def _read_list(
+    files: Files, path: PurePosixPath, split: str, known: Mapping[str, str]
+) -> tuple[str, ...]:
+    counts = Counter(PurePosixPath(i).name for i in known)
+    by_name = {PurePosixPath(i).name: i for i in known if counts[PurePosixPath(i).name] == 1}
+    by_name |= {i.partition("/")[2]: i for i in known if i.startswith(f"{split}/")}
+    lines = (line.strip() for line in decode_text(files, path.as_posix()).splitlines())
+    ids = (_resolve(line, known, by_name) for line in lines if line)
+    return tuple(i for i in ids if i in known or not i.startswith("#"))
+
+
+def unread_lists(files: Files) -> str:
+    """A note on files that seem to be lists of splits and are not read; "" if there are none."""
+    read = {path.as_posix() for path in _find_lists(files).values()}
+    names = [
+        name
+        for name in files.names()
+        if name not in read
+        and name.lower().endswith((*_LIST_SUFFIXES, ".csv", ".json"))
+        and re.search(r"(^|[^a-z])(train|val|test|split)", PurePosixPath(name).stem.lower())
+    ]
+    return f"files that are not read as lists: {some(sorted(names))}" if names else ""
+
+
+def _resolve(line: str, known: Mapping[str, str], by_name: Mapping[str, str]) -> str:
     """The id that a line means: all of it, or its first word, perhaps a path."""
-    line = unicodedata.normalize("NFC", line.strip())
+    line = unicodedata.normalize("NFC", line)
     if line in known:
         return line
-    word = line.split()[0]
-    for text in (line, word):
+    words = [w.strip("\"'") for w in (line, line.split()[0], re.split(r"[\s,;]+", line)[0])]
+    for text in words:
         path = PurePosixPath(text.replace("\\", "/"))
         stem = path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES else path
-        for start in range(len(stem.parts)):
-            if (inner := "/".join(stem.parts[start:])) in known:
-                return inner
-    return word if word in known else line
+        for ids in (known, by_name):
+            for start in range(len(stem.parts)):
+                if (inner := "/".join(stem.parts[start:])) in ids:
+                    return inner if ids is known else by_name[inner]
+    return next((word for word in words if word in known), line)
 
 
 def choose(
@@ -97,12 +137,19 @@ def choose(
     if "train" in given and "val" not in given and pool:
         given["val"] = tuple(i for i in pool if i not in set(given["train"]))
         notes.append(f"{where} has no val.txt: what {_pool(lists)}.txt lists beyond train is val")
+    if "val" in given and "train" not in given and pool:
+        given["train"] = tuple(i for i in pool if i not in set(given["val"]))
+        notes.append(f"{where} has no train.txt: what {_pool(lists)}.txt lists beyond val is train")
     if others and (given or pool):
         notes.append(f"lists that are not used: {some(f'{n}.txt' for n in others)}")
     if "train" in given or "val" in given:
         return {s: given[s] for s in SPLITS if s in given}, notes
     if pool is None and not given and "train" in folders:
         given = dict(folders)
+        inside = {i for split in folders.values() for i in split}
+        if outside := [i for i in ids if i not in inside]:
+            what = f"images in no folder of a split, which stay unused ({len(outside)})"
+            notes.append(f"{what}: {some(outside)}")
         pool = given.pop("train") if "val" not in given else None
         if pool is None:
             return {s: given[s] for s in SPLITS if s in given}, notes

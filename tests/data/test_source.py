@@ -55,7 +55,10 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("names", [("train", "val", "test"), ("training", "valid", "testing")])
+@pytest.mark.parametrize(
+    "names",
+    [("train", "val", "test"), ("training", "valid", "testing"), ("train2017", "eval", "Test_Set")],
+)
 @pytest.mark.parametrize("images", LAYOUTS)
 def test_folders_of_splits(images, names, tmp_path):
     for number in range(6):
@@ -102,7 +105,13 @@ def test_a_test_split_without_masks_is_left_out(tmp_path):
     assert any("the test split has 1 images and no mask" in note for note in source.notes)
 
 
-@pytest.mark.parametrize("folder", ["ImageSets/Segmentation", "ImageSets", "splits", "."])
+@pytest.mark.parametrize(
+    "folder",
+    [
+        *("ImageSets/Segmentation", "ImageSets", "splits", ".", "imagesets/segmentation"),
+        *("Splits", "list", "ImageSets/Main", "JPEGImages"),
+    ],
+)
 @pytest.mark.parametrize("name", [str, str.capitalize, str.upper])
 def test_lists_by_any_case_and_place(folder, name, tmp_path):
     lists(voc(tmp_path), folder, **{name("train"): "im0\nim1\n", name("val"): "im2\n"})
@@ -120,6 +129,69 @@ def test_a_list_of_all_images_is_divided(name, tmp_path):
 def test_val_is_what_trainval_has_beyond_train(tmp_path):
     lists(voc(tmp_path), train="im0\nim1\n", trainval="im0\nim1\nim2\n")
     assert open_folder(tmp_path).splits == {"train": ("im0", "im1"), "val": ("im2",)}
+
+
+def test_train_is_what_trainval_has_beyond_val(tmp_path):
+    lists(voc(tmp_path), val="im0\n", trainval="im0\nim1\nim2\n")
+    assert open_folder(tmp_path).splits == {"train": ("im1", "im2"), "val": ("im0",)}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        *(("train_list.txt", "val_list.txt"), ("list_train.txt", "ids_valid.txt")),
+        *(("train.lst", "eval.lst"), ("train_aug.txt", "val_ids.txt"), ("trainset.txt", "dev.txt")),
+    ],
+)
+def test_lists_by_names_that_hold_the_split(names, tmp_path):
+    voc(tmp_path)
+    write(tmp_path, names[0], "im0\nim1\n")
+    write(tmp_path, names[1], "im2\n")
+    assert open_folder(tmp_path).splits == {"train": ("im0", "im1"), "val": ("im2",)}
+
+
+def test_of_two_lists_of_a_split_the_plain_name_counts_and_the_other_is_named(tmp_path):
+    lists(voc(tmp_path), train="im0\n", train_aug="im2\n", valid="im2\n", val="im1\n")
+    source = open_folder(tmp_path)
+    assert source.splits == {"train": ("im0",), "val": ("im1",)}
+    assert "lists that are not used: train_aug.txt, valid.txt" in source.notes
+
+
+@pytest.mark.parametrize("name", ["train.csv", "splits.json", "annotations/instances_train.json"])
+def test_lists_of_other_formats_are_named(name, tmp_path):
+    write(voc(tmp_path), name, "im0")
+    assert f"files that are not read as lists: {name}" in open_folder(tmp_path).notes
+
+
+def test_comments_in_lists_are_skipped_and_ids_may_begin_with_a_hash(tmp_path):
+    voc(tmp_path, ids=["im0", "#im1", "im2"])
+    lists(tmp_path, train="\ufeff# made by hand\r\nim0\r\n#im1\r\n", val='"im2" # last\n# end\n')
+    assert open_folder(tmp_path).splits == {"train": ("im0", "#im1"), "val": ("im2",)}
+
+
+def test_names_in_lists_are_found_in_the_folders_of_splits(tmp_path):
+    for number, name in enumerate(("train/a", "train/b", "val/a", "other/c")):
+        add(tmp_path, f"images/{name}.png", f"masks/{name}.png", number)
+    lists(tmp_path, train="a\nb.png\nc\n", val="a.png,a_mask.png\n")
+    found = open_folder(tmp_path).splits
+    assert found == {"train": ("train/a", "train/b", "other/c"), "val": ("val/a",)}
+
+
+def test_images_outside_the_folders_of_splits_stay_unused_and_are_named(tmp_path):
+    names = ("train/a", "val/b", "extra/c", "d")
+    for number, name in enumerate(names):
+        add(tmp_path, f"images/{name}.png", f"masks/{name}.png", number)
+    source = open_folder(tmp_path)
+    assert source.splits == {"train": ("train/a",), "val": ("val/b",)}
+    assert "images in no folder of a split, which stay unused (2): d, extra/c" in source.notes
+
+
+def test_folders_beside_those_that_are_used_are_named(tmp_path):
+    voc(tmp_path)
+    for number in range(3):
+        add(tmp_path, f"train/images/t{number}.png", f"train/masks/t{number}.png", number)
+        add(tmp_path, f"images/i{number}.png", f"masks/i{number}.png", number)
+    assert "folders that are not used: images, masks, train" in open_folder(tmp_path).notes
 
 
 def test_unknown_lists_are_named(tmp_path):
