@@ -109,7 +109,7 @@ def decode(
             if reason is None and pixels <= MAX_PIXELS:
                 image.load()
     except UnidentifiedImageError:
-        raise InputError(f"{what} is no readable image: replace it {remedy}") from None
+        raise InputError(f"{what} {_unidentified(data)} {remedy}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InputError(f"{what} has over {MAX_PIXELS} pixels: reduce it {remedy}") from None
     except _UNREADABLE as error:
@@ -122,6 +122,17 @@ def decode(
     if reason is not None:
         raise InputError(f"{what} {reason} {remedy}")
     return image
+
+
+def _unidentified(data: bytes) -> str:
+    """What is known of a file that Pillow does not take for an image."""
+    if not data:
+        return "is empty (0 bytes): replace it"
+    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "is a TIFF that is damaged or of a kind that is not read: save it as RGB with 8 bits"
+    if data[4:8] == b"ftyp":
+        return f"is {data[8:12].decode('ascii', 'replace').strip()} inside: save it as JPEG or PNG"
+    return "is no readable image: replace it"
 
 
 def _refusal(image: Image.Image) -> str | None:
@@ -141,7 +152,7 @@ def _extra_bands(image: Image.Image) -> int | None:
     samples = int(tags.get(277, 1))
     colours = {2: 3, 5: 4, 6: 3, 8: 3}.get(int(tags.get(262, 1)), 1)
     extra = tuple(tags.get(338, ()))
-    alpha = samples == colours + 1 and (not extra or extra[0] in (1, 2))
+    alpha = samples == colours + 1 and extra[:1] in ((1,), (2,))
     return None if samples <= colours or alpha else samples
 
 
@@ -165,6 +176,14 @@ def _orientation(image: Image.Image) -> int:
             return int(image.getexif().get(0x0112, 1))
     except Exception:  # a broken EXIF block raises almost anything, and costs only the orientation
         return 1
+
+
+def opens_silently(data: bytes) -> bool:
+    """Whether a file that can be opened gives no warning, as some with broken metadata do."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        Image.open(io.BytesIO(data))
+    return not caught
 
 
 def encode_png(image: Image.Image) -> bytes:

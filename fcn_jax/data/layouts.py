@@ -6,6 +6,7 @@ one folder (Roboflow: train/a.jpg, train/a_mask.png), CamVid (train, trainannot)
 ADE20K and Mapillary Vistas as they are distributed.
 """
 
+import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -39,9 +40,9 @@ _ANNOTATED = {
 }
 """CamVid's folders of masks beside the split's images -> the folder of the images."""
 
-_TAILS = (
-    *("_gtFine_labelIds", "_gtFine_labelTrainIds", "_labelIds", "_mask", "-mask", "_masks"),
-    *("_label", "_labels", "_seg", "_gt", "_L"),
+_TAIL = re.compile(
+    r"(_gtFine_labelIds|_gtFine_labelTrainIds|_labelIds|_L"
+    r"|(?i:[_.-]masks?|_labels?|_seg(mentation)?|_gt|_groundtruth|_annot(ation)?))$"
 )
 """What may follow an image's name in its mask's."""
 _CITYSCAPES = "_leftImg8bit"
@@ -63,7 +64,7 @@ class Pairs:
     layout: str = "voc"
     """`voc`, `splits` (a folder a split), `camvid` or `cityscapes`."""
     unused: list[tuple[str, str]] = field(default_factory=list)
-    """(image that is not used, the other one of the same id)."""
+    """(image or mask that is not used, the other one of the same id)."""
     other_folders: tuple[str, ...] = ()
     """Folders of images or masks that are not used, because others come first."""
 
@@ -160,7 +161,7 @@ def _split_folders(
         elif len(inner) > 1 and inner[0].startswith("v") and inner[1] == "labels":  # Mapillary
             masks.append((p, _key((p.parts[0], *p.parts[3:]))))
         elif not inner:
-            masked = p.suffix.lower() in MASK_SUFFIXES and p.stem.endswith(_TAILS)
+            masked = p.suffix.lower() in MASK_SUFFIXES and _TAIL.search(p.stem)
             (masks if masked else images).append((p, _key(p.parts)))
     return images, masks
 
@@ -193,8 +194,7 @@ def _collect_masks(pairs: Pairs, found: Found) -> None:
     for path, key in found:
         if path.suffix.lower() not in suffixes:
             continue
-        stems = [path.stem]
-        stems += [path.stem.removesuffix(tail) for tail in _TAILS if path.stem.endswith(tail)]
+        stems = [path.stem, _TAIL.sub("", path.stem)]
         stems += [path.stem[: -len(s)] for s in IMAGE_SUFFIXES if path.stem.lower().endswith(s)]
         ids = [_id(key, stem) for stem in stems]
         level = next((n for n, i in enumerate(ids) if i in pairs.images), 0)
@@ -203,5 +203,9 @@ def _collect_masks(pairs: Pairs, found: Found) -> None:
             rank = (9, 0)  # the ids as distributed come first
         elif any(t in path.stem for t in ("_gtFine_color", "_gtFine_instanceIds")):
             continue
-        if ids[level] not in ranks or rank < ranks[ids[level]]:
+        other = pairs.masks.get(ids[level])
+        if other is not None and 9 not in (rank[0], ranks[ids[level]][0]):
+            better = rank < ranks[ids[level]]
+            pairs.unused.append((other, path.as_posix()) if better else (path.as_posix(), other))
+        if other is None or rank < ranks[ids[level]]:
             pairs.masks[ids[level]], ranks[ids[level]] = path.as_posix(), rank

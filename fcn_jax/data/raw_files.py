@@ -26,13 +26,16 @@ class Files(Protocol):
         ...
 
 
-TOOL_FOLDERS = ("@eaDir", "__MACOSX", "__pycache__", "$RECYCLE.BIN", "lost+found")
+TOOL_FOLDERS = (
+    *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),
+    *("__macosx", "__pycache__", "$recycle.bin", "system volume information", "lost+found"),
+)
 """What tools and systems put beside a user's files; hidden names are theirs as well."""
 
 
 def is_tool_name(name: str) -> bool:
     """Whether a file or folder belongs to a tool or the system."""
-    return name.startswith(".") or name in TOOL_FOLDERS
+    return name.startswith(".") or name.lower() in TOOL_FOLDERS
 
 
 class FolderFiles:

@@ -42,7 +42,7 @@ class Source:
     root: str
     """The absolute path of the folder, or of the folder of the archives."""
     unused: tuple[tuple[str, str], ...] = ()
-    """(image that is not used, the other one of the same id)."""
+    """(image or mask that is not used, the other one of the same id)."""
     notes: tuple[str, ...] = ()
     """Worth telling the user, and no error."""
 

@@ -127,9 +127,9 @@ def _file_notes(source: Source) -> list[str]:
         named = [f"{i}{validate.similar(i, 'image', source)}" for i in lone[:SHOWN]] + lone[SHOWN:]
         notes.append(f"masks without an image, which stay unused ({len(lone)}): {some(named)}")
     if source.unused:
-        (name, other), *more = ((_name(a), _name(b)) for a, b in sorted(source.unused))
+        (name, other), *more = sorted(source.unused)
         rest = f"; and {len(more)} more of this kind" if more else ""
-        notes.append(f"image {name} is not used: {other} has the same id{rest}")
+        notes.append(f"{name} is not used: {other} has the same id{rest}")
     return notes
 
 

@@ -23,7 +23,7 @@ class Stored(NamedTuple):
 
     id: str
     image: bytes
-    """JPEG as it came where it is RGB, else PNG."""
+    """JPEG as it came where it is RGB and opens without a warning, else PNG."""
     mask: bytes
     """PNG of mode L whose values are class ids and VOID."""
     shape: tuple[int, int]
@@ -155,7 +155,8 @@ def read_example(source: Source, split: str, example_id: str) -> tuple[Stored, m
     if shown.size != (width, height):
         sizes = f"{shown.width}x{shown.height}, its mask {width}x{height}"
         raise InputError(f"image {_short(image_path)} is {sizes}: fix the mask {remove}")
-    if not (image.format in ("JPEG", "MPO") and shown is image and image.mode == "RGB"):
+    keep = image.format in ("JPEG", "MPO") and shown is image and image.mode == "RGB"
+    if not (keep and images.opens_silently(data)):
         data = images.encode_png(images.to_rgb(shown))
     pixels = np.bincount(mask.ids.ravel(), minlength=256)
     png = images.encode_png(Image.fromarray(mask.ids))

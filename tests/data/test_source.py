@@ -1,7 +1,9 @@
 """Folders as users have them: layouts, lists, names of files; each read right or named."""
 
+import io
 import json
 import os
+import struct
 
 import numpy as np
 import pytest
@@ -238,10 +240,45 @@ def test_links_to_folders_are_followed_and_circles_are_left(tmp_path):
 
 def test_folders_of_tools_are_not_read(tmp_path):
     root = voc(tmp_path)
-    for tool in (".ipynb_checkpoints", "@eaDir", "__MACOSX"):
+    for tool in (
+        ".ipynb_checkpoints",
+        "@eaDir",
+        "__MACOSX",
+        "#recycle",
+        "System Volume Information",
+    ):
         add(root, f"JPEGImages/{tool}/im0.jpg", f"SegmentationClass/{tool}/im0.png")
     (root / "JPEGImages/._im0.jpg").write_bytes(b"\0")
     assert sorted(open_folder(root).images) == [f"im{n}" for n in range(8)]
+
+
+@pytest.mark.parametrize("tail", ["_mask", "_L", "_GT", "-Masks", ".mask", "_segmentation", "_seg"])
+def test_masks_with_endings_of_their_names(tail, tmp_path):
+    for number in range(4):
+        add(tmp_path, f"images/v1.{number}.png", f"masks/v1.{number}{tail}.png", number)
+    masks = open_folder(tmp_path).masks
+    assert masks == {f"v1.{n}": f"masks/v1.{n}{tail}.png" for n in range(4)}
+
+
+@pytest.mark.parametrize("other", ["im0.tif", "im0_mask.png", "im0.jpg"])
+def test_of_two_masks_of_an_image_one_is_used_and_the_other_is_named(other, tmp_path):
+    add(voc(tmp_path), "JPEGImages/im0.jpg", f"SegmentationClass/{other}", 5)
+    source = open_folder(tmp_path)
+    assert source.masks["im0"] == "SegmentationClass/im0.png"
+    notes = survey.survey(source).notes
+    used = "SegmentationClass/im0.png has the same id"
+    assert f"SegmentationClass/{other} is not used: {used}" in notes
+
+
+def test_a_jpeg_that_opens_with_a_warning_is_stored_without_it(tmp_path):
+    path = voc(tmp_path) / "JPEGImages/im0.jpg"
+    data, exif = path.read_bytes(), b"Exif\0\0II*\0\xff\xff\xff\x7f"
+    path.write_bytes(data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:])
+    with pytest.warns(UserWarning, match="Corrupt EXIF"), path.open("rb") as file:
+        Image.open(file)
+    stored, _ = validate.read_example(open_folder(tmp_path), "train", "im0")
+    image = Image.open(io.BytesIO(stored.image))  # a warning is an error here
+    np.testing.assert_array_equal(image, Image.open(io.BytesIO(data)))
 
 
 def test_a_name_that_is_no_utf8_is_named(tmp_path):

@@ -86,6 +86,6 @@ def test_absent_classes_and_unused_files(root):
     assert look(root).notes == [
         "pairs in no list, which stay unused (1): 900",
         "masks without an image, which stay unused (1): 901",
-        "image 000.png is not used: 000.jpg has the same id",
+        "JPEGImages/000.png is not used: JPEGImages/000.jpg has the same id",
         "no val mask holds: house",
     ]
