@@ -126,13 +126,13 @@ def decode(
 
 def _unidentified(data: bytes) -> str:
     """What is known of a file that Pillow does not take for an image."""
-    if not data:
-        return "is empty (0 bytes): replace it"
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return "is a TIFF that is damaged or of a kind that is not read: save it as RGB with 8 bits"
+        kind = "a TIFF that is damaged or of a kind that is not read"
+        return f"is no readable image ({kind}): save it as RGB with 8 bits"
     if data[4:8] == b"ftyp":
-        return f"is {data[8:12].decode('ascii', 'replace').strip()} inside: save it as JPEG or PNG"
-    return "is no readable image: replace it"
+        brand = data[8:12].decode("ascii", "replace").strip()
+        return f"is no readable image ({brand} inside): save it as JPEG or PNG"
+    return f"is no readable image{'' if data else ' (it is empty)'}: replace it"
 
 
 def _refusal(image: Image.Image) -> str | None:

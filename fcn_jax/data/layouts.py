@@ -65,6 +65,8 @@ class Pairs:
     """`voc`, `splits` (a folder a split), `camvid` or `cityscapes`."""
     unused: list[tuple[str, str]] = field(default_factory=list)
     """(image or mask that is not used, the other one of the same id)."""
+    version: str = ""
+    """Of Mapillary's masks, `v2.0` before `v1.2`; empty elsewhere."""
     other_folders: tuple[str, ...] = ()
     """Folders of images or masks that are not used, because others come first."""
 
@@ -102,7 +104,7 @@ def find_pairs(names: Iterable[str]) -> Pairs:
         ]
     else:
         pairs.layout = "splits"
-        image_files, mask_files = _split_folders(paths)
+        image_files, mask_files, pairs.version = _split_folders(paths)
     _collect_images(pairs, image_files)
     _collect_masks(pairs, mask_files)
     found = {i: SPLIT_NAMES.get(i.split("/")[0].lower()) for i in pairs.images if "/" in i}
@@ -141,13 +143,10 @@ def _key(parts: tuple[str, ...]) -> tuple[str, ...]:
     return parts
 
 
-def _split_folders(
-    paths: list[PurePosixPath],
-) -> tuple[
-    list[tuple[PurePosixPath, tuple[str, ...]]], list[tuple[PurePosixPath, tuple[str, ...]]]
-]:
-    """Images and masks of the layouts whose first folder is the split."""
+def _split_folders(paths: list[PurePosixPath]) -> tuple[Found, Found, str]:
+    """Images, masks and their version, of the layouts whose first folder is the split."""
     images, masks = [], []
+    version = max((p.parts[1] for p in paths if _is_mapillary(p)), default="")
     image_folders = {f.lower() for f in IMAGE_FOLDERS}
     mask_folders = {f.lower() for f in MASK_FOLDERS}
     for p in paths:
@@ -158,12 +157,19 @@ def _split_folders(
             images.append((p, _key((p.parts[0], *p.parts[2:]))))
         elif inner and inner[0] in mask_folders:
             masks.append((p, _key((p.parts[0], *p.parts[2:]))))
-        elif len(inner) > 1 and inner[0].startswith("v") and inner[1] == "labels":  # Mapillary
-            masks.append((p, _key((p.parts[0], *p.parts[3:]))))
+        elif _is_mapillary(p):
+            if p.parts[1] == version:
+                masks.append((p, _key((p.parts[0], *p.parts[3:]))))
         elif not inner:
             masked = p.suffix.lower() in MASK_SUFFIXES and _TAIL.search(p.stem)
             (masks if masked else images).append((p, _key(p.parts)))
-    return images, masks
+    return images, masks, version
+
+
+def _is_mapillary(path: PurePosixPath) -> bool:
+    """Whether a file lies in a folder such as training/v2.0/labels."""
+    inner = path.parts[1:-1]
+    return len(inner) > 1 and inner[0].startswith("v") and inner[1] == "labels"
 
 
 def _id(key: tuple[str, ...], stem: str) -> str:

@@ -160,22 +160,47 @@ def _classes(files: Files, root: Path, pairs: layouts.Pairs) -> tuple[Classes, l
     for wanted in CLASS_FILES:
         path = by_name.get(wanted) or (inside.get(wanted) if wanted.endswith(".csv") else None)
         if path is not None:
-            text = splits.decode_text(files, path)
-            return class_lists.parse_classes(text, str(root / path)), []
+            spare = [name for wanted in CLASS_FILES if (name := by_name.get(wanted, path)) != path]
+            notes = [f"class lists that are not used: {', '.join(spare)}"] if spare else []
+            return _listed(files, root, path), notes
+    versions = (pairs.version,) if pairs.version else ("v2.0", "v1.2")
     for wanted, parse in (
         ("objectinfo150.txt", class_lists.ade20k),
-        *((f"config{v}.json", class_lists.mapillary) for v in ("_v2.0", "_v1.2", "")),
+        *((f"config_{v}.json", class_lists.mapillary) for v in versions),
+        ("config.json", class_lists.mapillary),
     ):
         if wanted in by_name and (pairs.layout == "splits" or wanted.endswith(".txt")):
             path = by_name[wanted]
             return parse(splits.decode_text(files, path), str(root / path)), []
     if pairs.layout == "cityscapes":
-        train_ids = all("labelTrainIds" in path for path in pairs.masks.values())
-        return class_lists.cityscapes(train_ids), [f"{root} is read as Cityscapes, 19 classes"]
+        masks = [path for i, path in sorted(pairs.masks.items()) if i in pairs.images]
+        train_ids = [path for path in masks if "labelTrainIds" in path]
+        if len(train_ids) not in (0, len(masks)):
+            raise InputError(
+                f"{root} has no labelIds beside {train_ids[0]} as it has beside others: add them"
+            )
+        return class_lists.cityscapes(bool(train_ids)), [
+            f"{root} is read as Cityscapes, 19 classes"
+        ]
     if pairs.layout == "camvid":
         return class_lists.camvid(), [f"{root} is read as CamVid, 11 classes"]
     note = f"{root} has no classes.txt: its masks are read with VOC's 21 classes"
     return class_lists.plain_classes(VOC_CLASSES), [note]
+
+
+def _listed(files: Files, root: Path, path: str) -> Classes:
+    """The classes of a list, and of those by the same name in other folders (Roboflow's splits)."""
+    folder, _, name = path.rpartition("/")
+    paths = [p for p in files.names() if folder and p.count("/") == 1 and p.endswith(f"/{name}")]
+    found = {
+        p: class_lists.parse_classes(splits.decode_text(files, p), str(root / p))
+        for p in (path, *paths)
+    }
+    first = found[path]
+    for other, classes in found.items():
+        if (classes.names, classes.values) != (first.names, first.values):
+            raise InputError(f"{root}: {path} and {other} list different classes: make them equal")
+    return first
 
 
 def _not_a_data_set(root: Path, pairs: layouts.Pairs, files: Files) -> InputError:

