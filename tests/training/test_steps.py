@@ -71,32 +71,6 @@ def test_chunks_equal_single_steps():
     chex.assert_trees_all_close(chunk.params, single.params, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("arch", ["fcn", "simplified_unet", "unet", "resnet50_fcn"])
-@pytest.mark.slow
-def test_every_trainable_parameter_receives_a_gradient(arch):
-    model = models.create_model(arch, 3)
-    rng = np.random.default_rng(0)
-    image = rng.normal(size=(2, 32, 32, 3)).astype(np.float32)
-    variables = jax.jit(model.init)(KEY, image)
-
-    def loss(params):
-        logits, _ = model.apply(
-            {**variables, "params": params}, image, train=True, mutable=["batch_stats"]
-        )
-        target = jnp.asarray(rng.normal(size=logits.shape), jnp.float32)
-        return (logits * target).sum()
-
-    gradient = jax.jit(jax.grad(loss))(variables["params"])
-    frozen = gradient.pop("backbone", {})
-    silent = [
-        jax.tree_util.keystr(path)
-        for path, g in jax.tree_util.tree_leaves_with_path(gradient)
-        if not np.any(g)
-    ]
-    assert not silent
-    assert not any(np.any(g) for g in jax.tree.leaves(frozen))
-
-
 def test_a_step_depends_on_the_key_and_the_step_number_only():
     _, state, step = _setup(AugmentConfig(flip=0.5, crop_scale=(0.3, 1.0)))
     batch = batches.full_resolution([fakes.example(i) for i in range(2)])
