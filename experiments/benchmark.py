@@ -19,18 +19,17 @@ for one network's training step.
 """
 
 import argparse
-import contextlib
+import importlib.util
 import json
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
-from importlib import metadata
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks import contenders, networks, tables
-from experiments.cli import arguments, command, flags
+from experiments.cli import arguments, command
 from fcn_jax import config as configs
 from fcn_jax.models import MODELS
 from fcn_jax.types import InputError
@@ -49,22 +48,17 @@ MODES = ("train", "eval", "predict", "predict_batch")
 ACCELERATORS = ("nvidia[0-9]*", "accel[0-9]*", "vfio/[0-9]*", "kfd")
 """Files in /dev of NVIDIA's GPUs, TPUs (two generations of drivers) and AMD's GPUs."""
 TORCH_MODES = ("eager", "channels_last", "compile", "compile_graphs")
+AGAINST = (
+    "torch: PyTorch in each of its modes; onnx: onnxruntime, for predictions; stock: plain Flax "
+    "and optax, for the networks that are written in it"
+)
 
 
 def parser() -> arguments.Parser:
     """The flags of this command."""
     p = arguments.Parser("benchmark", __doc__)
-
-    def several(choices: Sequence[str], default: Sequence[str], text: str) -> dict[str, Any]:
-        """Options of a flag that takes some of these words."""
-        kind, text = arguments.choice(choices), text.replace("%", "%%")
-        return {"nargs": "+", "metavar": "NAME", "type": kind, "default": default, "help": text}
-
-    p.add_argument(
-        "--arch",
-        **several(list(BATCH_SIZE), list(BATCH_SIZE), f"of {', '.join(BATCH_SIZE)} (default: all)"),
-    )
-    p.add_argument("--mode", **several(MODES, MODES, f"of {', '.join(MODES)} (default: all)"))
+    p.add_argument("--arch", **_some_of(BATCH_SIZE), default=list(BATCH_SIZE))
+    p.add_argument("--mode", **_some_of(MODES), default=MODES)
     p.add_argument(
         "--batch-size",
         type=arguments.whole(1, 65_536),
@@ -72,14 +66,13 @@ def parser() -> arguments.Parser:
         help="of a step (default: to train 16, 8 or 4, by the network; 1 for predict, else "
         f"{BATCH_SIZE_FORWARD})",
     )
-    flags.add_config_flags(p, ["data.image_size", "precision"])
-    contenders = (
-        "torch: PyTorch in each of its modes; onnx: onnxruntime, for predictions; stock: plain "
-        "Flax and optax, for the networks that are written in it"
-    )
-    p.add_argument("--against", **several(("torch", "onnx", "stock"), [], contenders))
-    modes = f"of {', '.join(TORCH_MODES)} (default: all it has here)"
-    p.add_argument("--torch-mode", **several(TORCH_MODES, [], modes))
+    data, config = configs.DataConfig(), configs.Config()
+    size = {"dest": "image_size", "default": data.image_size}
+    arguments.add_fields(p, "data", data, ["image_size"], image_size=size)
+    precision = {"default": config.precision}
+    arguments.add_fields(p, "", config, ["precision"], precision=precision)
+    p.add_argument("--against", **_some_of(("torch", "onnx", "stock"), AGAINST), default=[])
+    p.add_argument("--torch-mode", **_some_of(TORCH_MODES), default=[])
     p.add_argument(
         "--pairs",
         type=arguments.whole(1, 10_000),
@@ -91,6 +84,21 @@ def parser() -> arguments.Parser:
         "--train-backbone", action="store_true", help="train the ResNet's backbone as well"
     )
     p.add_argument("--cpu", action="store_true", help="leave the accelerator alone")
+    _add_other_subjects(p)
+    p.add_argument(
+        "--out", type=arguments.path, metavar="FILE.json", help="write the results there too"
+    )
+    return p
+
+
+def _some_of(words: Collection[str], text: str = "") -> dict[str, Any]:
+    """Options of a flag that takes some of these words."""
+    text = text or f"of {', '.join(words)} (default: all)"
+    return {"nargs": "+", "metavar": "NAME", "type": arguments.choice(words), "help": text}
+
+
+def _add_other_subjects(p: arguments.Parser) -> None:
+    """Add the flags that measure something else than steps."""
     p.add_argument(
         "--layers", action="store_true", help="instead: single convolutions, against PyTorch's too"
     )
@@ -100,41 +108,17 @@ def parser() -> arguments.Parser:
         help="instead: the first and the second start of a run on a folder of images, with its "
         "memory, and the loader that decodes while it trains",
     )
-    p.add_argument(
-        "--out", type=arguments.path, metavar="FILE.json", help="write the results there too"
-    )
-    return p
-
-
-def image_size(args: argparse.Namespace) -> tuple[int, int]:
-    """Height and width, as in training where they are not given."""
-    return getattr(args, "data.image_size", configs.DataConfig.image_size)
-
-
-def precision(args: argparse.Namespace) -> str:
-    """As in training where it is not given."""
-    return getattr(args, "precision", configs.Config.precision)
-
-
-def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The flags, as the results keep them."""
-    kept = {k: v for k, v in vars(args).items() if k not in ("out", "start", "data.image_size")}
-    return {**kept, "image_size": image_size(args), "precision": precision(args)}
-
-
-def _batch_size(arch: str, mode: str) -> int:
-    sizes = {"train": BATCH_SIZE[arch], "predict": 1}
-    return sizes.get(mode, BATCH_SIZE_FORWARD)
 
 
 def jobs(args: argparse.Namespace, arch: str, mode: str, cache: str) -> dict[str, dict[str, Any]]:
     """The contenders of one row: name -> what `benchmarks.worker` reads."""
+    sizes = {"train": BATCH_SIZE[arch], "predict": 1}
     common = {
         "arch": arch,
         "mode": "predict" if mode == "predict_batch" else mode,
-        "batch_size": args.batch_size or _batch_size(arch, mode),
-        "image_size": image_size(args),
-        "precision": precision(args),
+        "batch_size": args.batch_size or sizes.get(mode, BATCH_SIZE_FORWARD),
+        "image_size": args.image_size,
+        "precision": args.precision,
         "frozen": not args.train_backbone,
         "cpu": args.cpu,
         "cache": cache,
@@ -154,24 +138,23 @@ def jobs(args: argparse.Namespace, arch: str, mode: str, cache: str) -> dict[str
 def main(argv: list[str] | None = None) -> int:
     """Measure, print the table, write the file."""
     args = parser().parse_args(argv)
-    configs.DataConfig(image_size=image_size(args))  # checks it
+    configs.DataConfig(image_size=args.image_size)  # checks it
     for name, package in (("torch", "torch"), ("onnx", "onnxruntime")):
-        if name in args.against and not _has(package):
+        if name in args.against and importlib.util.find_spec(package) is None:
             raise InputError(f"--against {name}: {package} is not installed: pip install {package}")
     command.tune()  # for the workers as well, which inherit the environment
     args.cpu = args.cpu or on_cpu(os.environ.get("JAX_PLATFORMS", ""))
     contenders.require_backend(args.cpu)
+    about = contenders.machine()
     if args.layers or args.start:
-        return _parts(args)
-    settings = _settings(args)
-    data: dict[str, Any] = {"machine": contenders.machine(), "settings": settings, "results": []}
+        return _parts(args, about)
+    results: list[dict[str, Any]] = []
     for arch in args.arch:
         for mode in args.mode:
-            data["results"].append(_measure(args, arch, mode))
-            if args.out:  # after every row: an interrupted run keeps what it has
-                args.out.write_text(json.dumps(data, indent=1) + "\n")
-    print(tables.markdown(tables.HEADER, list(tables.rows(data["results"]))))
-    for result in data["results"]:
+            results.append(_measure(args, arch, mode))
+            _written(args, about, {"results": results})  # an interrupted run keeps what it has
+    print(tables.markdown(tables.HEADER, list(tables.rows(results))))
+    for result in results:
         for name, contender in result["contenders"].items():
             if "error" in contender:
                 print(f"{result['arch']} {result['mode']}: {name} failed: {contender['error']}")
@@ -202,7 +185,7 @@ def on_cpu(platforms: str) -> bool:
     return platforms == "cpu" if platforms else not found_accelerator()
 
 
-def _parts(args: argparse.Namespace) -> int:
+def _parts(args: argparse.Namespace, about: dict[str, Any]) -> int:
     """Measure single layers or starts, print the table, write the file."""
     from experiments.benchmarks import layers, start
 
@@ -212,26 +195,26 @@ def _parts(args: argparse.Namespace) -> int:
     if args.layers:
         found = layers.measure(args.pairs, report)
     else:
-        arch = args.arch[0]
-        size = args.batch_size or BATCH_SIZE[arch]
-        job = {"dataset": args.start, "arch": arch, "batch_size": size}
-        found = start.measure({**job, "image_size": image_size(args)}, report)
-    data = {"machine": contenders.machine(), "settings": _settings(args), **found}
+        job = jobs(args, args.arch[0], "train", "")["ours"]
+        found = start.measure({"dataset": args.start, **job}, report)
+    print((layers if args.layers else start).table(_written(args, about, found)))
+    return 0
+
+
+def _written(
+    args: argparse.Namespace, about: dict[str, Any], found: dict[str, Any]
+) -> dict[str, Any]:
+    """What was found, with the machine and the flags; goes into the file, too."""
+    kept = {name: value for name, value in vars(args).items() if name not in ("out", "start")}
+    data = {"machine": about, "settings": kept, **found}
     if args.out:
         args.out.write_text(json.dumps(data, indent=1) + "\n")
-    print((layers if args.layers else start).table(data))
-    return 0
+    return data
 
 
 def found_accelerator(patterns: Sequence[str] = ACCELERATORS, devices: Path = Path("/dev")) -> bool:
     """Whether this machine has one; jax, which would hold it, is not asked."""
     return any(any(devices.glob(pattern)) for pattern in patterns)
-
-
-def _has(package: str) -> bool:
-    with contextlib.suppress(metadata.PackageNotFoundError):
-        return bool(metadata.version(package))
-    return False
 
 
 if __name__ == "__main__":

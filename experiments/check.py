@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.cli import arguments, command, flags, streams
+from fcn_jax.runtime import text
 from fcn_jax.types import VOID, InputError
 
 if TYPE_CHECKING:
@@ -59,12 +60,11 @@ def main(argv: list[str] | None = None) -> int:
     command.tune()
 
     from fcn_jax.data import prepare, resize_cache, survey
-    from fcn_jax.report import contact_sheet
     from fcn_jax.runtime import terminal
 
     if args.clear_cache:
         removed = resize_cache.clear(args.data_dir or prepare.default_data_dir())
-        print(f"resized images removed: {removed / 1e6:.1f} MB")
+        print(f"resized images removed: {text.amount(removed)}")
     try:
         find = partial(prepare.open_source, args.dataset)
         source = find(archives=args.archives, data_dir=args.data_dir)
@@ -78,28 +78,35 @@ def main(argv: list[str] | None = None) -> int:
     total = sum(len(ids) for ids in source.splits.values())
     with terminal.bar(total) as bar:
         found = survey.survey(source, bar.update)
-    for line in survey.grouped(found.problems):
+    report(found, source.classes, args.out)
+    notes = text.count(len(found.notes), "note")
+    if not found.problems:
+        print(f"training will accept it ({notes})")
+        return 0
+    print(f"training would fail: {text.count(len(found.problems), 'error')}, {notes}")
+    return 1
+
+
+def report(found: survey.Survey, classes: Classes, sheet: Path | None) -> None:
+    """Print what was found, and write a contact sheet if its path is given."""
+    from fcn_jax.data.survey import grouped
+    from fcn_jax.report import contact_sheet
+
+    for line in grouped(found.problems):
         _say("error", line)
     for note in found.notes:
         _say("note", note)
     print(table(found))
-    if args.out:
+    if sheet is not None:
         groups = [
-            (f"{name}: {_count(len(s.ids), 'image')}", s.samples)
-            for name, s in found.splits.items()
+            (f"{name}: {text.count(len(split.ids), 'image')}", split.samples)
+            for name, split in found.splits.items()
         ]
-        contact_sheet.write_contact_sheet(groups, found.class_names, found.palette, args.out)
-        print(f"contact sheet: {args.out}")
-    if source.classes.colours is None and (hidden := only_void(found)):
-        name = own_classes(source.classes).names[hidden]
-        text = f"if 255 is an object in these masks, add --fix-255 ID, such as {hidden} for {name}"
-        _say("hint", text)
-    notes = _count(len(found.notes), "note")
-    if not found.problems:
-        print(f"training will accept it ({notes})")
-        return 0
-    print(f"training would fail: {_count(len(found.problems), 'error')}, {notes}")
-    return 1
+        contact_sheet.write_contact_sheet(groups, found.class_names, found.palette, sheet)
+        print(f"contact sheet: {sheet}")
+    if classes.colours is None and (hidden := only_void(found)):
+        example = f"{hidden} for {own_classes(classes).names[hidden]}"
+        _say("hint", f"if 255 is an object in these masks, add --fix-255 ID, such as {example}")
 
 
 def fix_255(source: Source, label: int) -> None:
@@ -108,11 +115,12 @@ def fix_255(source: Source, label: int) -> None:
     from fcn_jax.runtime import files
 
     classes = own_classes(source.classes)
-    text, path = numbered_list(classes, label), Path(source.root) / "classes.txt"
+    numbered = numbered_list(classes, label)
+    path = Path(source.root) / "classes.txt"
     kept = path.with_name("classes.txt.bak")
     if path.exists() and not kept.exists():
         shutil.copy2(path, kept)
-    files.write_text(path, text)
+    files.write_text(path, numbered)
     print(f"{path}: written, 255 is {classes.names[label]}")
 
 
@@ -166,7 +174,7 @@ def sizes(name: str, split: survey.Split) -> str:
         return f"{name}: no valid image"
     heights, widths = zip(*split.sizes, strict=True)
     (h, w), often = split.sizes.most_common(1)[0]
-    images = _count(len(split.ids), "valid image")
+    images = text.count(len(split.ids), "valid image")
     if len(split.sizes) == 1:
         return f"{name}: {images} of {w}x{h}"
     return (
@@ -175,12 +183,8 @@ def sizes(name: str, split: survey.Split) -> str:
     )
 
 
-def _say(label: str, text: str) -> None:
-    print(streams.fitted(f"{label}: {text}", sys.stdout))
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
+def _say(label: str, line: str) -> None:
+    print(streams.fitted(f"{label}: {line}", sys.stdout))
 
 
 def _cell(split: survey.Split, index: int, classes: int) -> str:

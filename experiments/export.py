@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     flags.load_plugins(args)
 
     from fcn_jax.inference import export, predict
-    from fcn_jax.runtime import files
+    from fcn_jax.runtime import text
 
     restored = predict.load_checkpoint(args.workdir)
     if args.format == "safetensors":
@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     paths = export.save(exported, restored, report, args.out)
     agreed = export.agrees(report)
     print(
-        f"{args.out}: {files.amount(len(exported.data))}, for images of "
+        f"{args.out}: {text.amount(len(exported.data))}, for images of "
         f"{'any size' if exported.size is None else '{}x{} (height x width)'.format(*size)}\n"
         f"compared on {report['images']} images: largest difference "
         f"{report['max_abs_difference']:.2e} of logits up to {report['max_abs_logit']:.1f}, "

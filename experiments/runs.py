@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from experiments.cli import arguments, command, run_folders
-from fcn_jax.runtime import files
+from fcn_jax.runtime import text
 from fcn_jax.types import InputError
 
 EPILOG = """examples:
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         for folder in args.remove:
             check_removable(folder)  # all of them, before the first is gone
         for folder in args.remove:
-            size = files.amount(run_folders.summary(folder)["bytes"])
+            size = text.amount(run_folders.summary(folder)["bytes"])
             shutil.rmtree(folder)
             print(f"{folder}: removed, {size} freed")
         return 0
@@ -86,7 +86,7 @@ def table(folders: list[Path]) -> str:
     for folder in folders:
         found = run_folders.summary(folder)
         miou = "" if found["miou"] is None else f"{found['miou']:.4f}"
-        size = files.amount(found["bytes"])
+        size = text.amount(found["bytes"])
         rows.append((str(folder), found["state"], found["epochs"], miou, size))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(

@@ -15,9 +15,9 @@ from experiments import paper
 from experiments.benchmarks import layers, start
 from experiments.benchmarks import tables as speed_tables
 from experiments.cli import arguments, command
-from fcn_jax.report import tables, text
+from fcn_jax.report import tables
 from fcn_jax.report.tables import markdown
-from fcn_jax.runtime import files
+from fcn_jax.runtime import files, text
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "experiments/docs").glob("*.md"))]

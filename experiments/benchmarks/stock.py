@@ -1,6 +1,6 @@
 """The benchmark's plain JAX: Flax's layers and optax's loss, as most programs are written."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import flax.linen as nn
@@ -94,35 +94,53 @@ def _trained(params: dict) -> dict:
     return {k: k not in ("Conv_0", "BatchNorm_0") and not k.startswith("Block") for k in params}
 
 
+def _normalise(image):
+    return (image.astype(jnp.float32) / 255.0 - jnp.array(MEAN)) / jnp.array(STD)
+
+
+def _cross_entropy(logits, mask):
+    labelled = mask != 255
+    losses = optax.softmax_cross_entropy_with_integer_labels(
+        logits, jnp.where(labelled, mask, 0).astype(jnp.int32)
+    )
+    return jnp.sum(losses * labelled) / jnp.sum(labelled)
+
+
 def make(arch: str, classes: int, mode: str, dtype, size: tuple[int, int], frozen: bool):
     """(state, step): step(state, image uint8, mask uint8) -> (state, a small result)."""
     model = Network(tuple(network(arch, classes, frozen)), dtype)
     example = jnp.zeros((1, *size, 3), jnp.float32)
     variables = jax.jit(model.init, static_argnums=2)(jax.random.key(0), example, False)
     params, stats = variables["params"], variables.get("batch_stats", {})
-    forward: Callable[..., Any] = model.apply
-    optimizer = optax.chain(optax.add_decayed_weights(1e-5), optax.adam(1e-4))
-    if any(op.kind == "freeze" for op in model.ops):
-        optimizer = optax.multi_transform({True: optimizer, False: optax.set_to_zero()}, _trained)
+    if mode == "train":
+        optimizer = optax.chain(optax.add_decayed_weights(1e-5), optax.adam(1e-4))
+        if any(op.kind == "freeze" for op in model.ops):
+            rules: dict[Hashable, Any] = {True: optimizer, False: optax.set_to_zero()}
+            optimizer = optax.multi_transform(rules, _trained)
+        return (params, stats, optimizer.init(params)), _train_step(model, optimizer)
 
-    def normalise(image):
-        return (image.astype(jnp.float32) / 255.0 - jnp.array(MEAN)) / jnp.array(STD)
-
-    def cross_entropy(logits, mask):
-        labelled = mask != 255
-        losses = optax.softmax_cross_entropy_with_integer_labels(
-            logits, jnp.where(labelled, mask, 0).astype(jnp.int32)
+    def evaluate(state, image, mask):
+        logits: Any = model.apply(state, _normalise(image), False)
+        cells = jnp.where(mask == 255, classes, mask).astype(jnp.int32) * classes
+        counts = jnp.bincount(
+            (cells + jnp.argmax(logits, -1)).ravel(), length=(classes + 1) * classes
         )
-        return jnp.sum(losses * labelled) / jnp.sum(labelled)
+        return state, (counts, _cross_entropy(logits, mask))
+
+    def predict(state, image, mask):
+        logits: Any = model.apply(state, _normalise(image), False)
+        return state, jnp.argmax(logits, -1).astype(jnp.uint8)
+
+    return {"params": params, "batch_stats": stats}, {"eval": evaluate, "predict": predict}[mode]
+
+
+def _train_step(model: Network, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+    forward: Callable[..., Any] = model.apply
 
     def loss(params, stats, image, mask):
-        logits, updated = forward(
-            {"params": params, "batch_stats": stats},
-            normalise(image),
-            True,
-            mutable=["batch_stats"],
-        )
-        return cross_entropy(logits, mask), updated.get("batch_stats", {})
+        variables = {"params": params, "batch_stats": stats}
+        logits, updated = forward(variables, _normalise(image), True, mutable=["batch_stats"])
+        return _cross_entropy(logits, mask), updated.get("batch_stats", {})
 
     def train(state, image, mask):
         params, stats, moments = state
@@ -130,17 +148,4 @@ def make(arch: str, classes: int, mode: str, dtype, size: tuple[int, int], froze
         updates, moments = optimizer.update(grads, moments, params)
         return (optax.apply_updates(params, updates), stats, moments), value
 
-    def evaluate(state, image, mask):
-        logits = forward(state, normalise(image), False)
-        cells = jnp.where(mask == 255, classes, mask).astype(jnp.int32) * classes
-        counts = jnp.bincount(
-            (cells + jnp.argmax(logits, -1)).ravel(), length=(classes + 1) * classes
-        )
-        return state, (counts, cross_entropy(logits, mask))
-
-    def predict(state, image, mask):
-        return state, jnp.argmax(forward(state, normalise(image), False), -1).astype(jnp.uint8)
-
-    if mode == "train":
-        return (params, stats, optimizer.init(params)), train
-    return {"params": params, "batch_stats": stats}, {"eval": evaluate, "predict": predict}[mode]
+    return train

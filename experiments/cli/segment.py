@@ -13,13 +13,10 @@ from tqdm import tqdm
 from experiments.cli import command
 from experiments.cli.image_files import Job, suffixed
 from fcn_jax.data import images
-from fcn_jax.data.classes import VOC_CLASSES, voc_palette
 from fcn_jax.inference import predict
-from fcn_jax.models import create_model
 from fcn_jax.report import gallery, masks
-from fcn_jax.runtime import distributed, files
+from fcn_jax.runtime import files
 from fcn_jax.types import InputError
-from fcn_jax.weights import initialize, torch_weights
 
 WORKERS = 4
 """Images in work at a time, at most: each holds its photograph and a band of logits."""
@@ -51,18 +48,6 @@ class Segmented(NamedTuple):
     areas: list[Area]
     prediction: gallery.Prediction
     """Its entry on the page of all images."""
-
-
-def published(name: str, weights: Path | None) -> predict.Checkpoint:
-    """torchvision's network as a checkpoint; its images were some 520 pixels high."""
-    distributed.require_backend()
-    path = weights or initialize.published(name)
-    variables = torch_weights.load_torch_weights(name, path)
-    variables = {k: variables[k] for k in ("params", "batch_stats")}
-    model = create_model(name, len(VOC_CLASSES), aux="aux_head" in variables["params"])
-    initialize.check_fit(model, variables, str(path))
-    palette = voc_palette(len(VOC_CLASSES))
-    return predict.Checkpoint(model, variables, VOC_CLASSES, palette, (520, 520), {})
 
 
 def segment_all(
@@ -100,9 +85,11 @@ def segment(
     if options.probabilities:
         shape = (*image.shape[:2], len(restored.class_names))
         with files.replacing(suffixed(target, ".npy")) as part:
-            mask = fill(bands, image.shape[:2], open_npy(part, shape))
+            # On the disk: it may be larger than the memory.
+            table = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=shape)
+            mask = predict.mask_of(bands, image.shape[:2], table)
     else:
-        mask = fill(bands, image.shape[:2])
+        mask = predict.mask_of(bands, image.shape[:2])
     files.write_bytes(suffixed(target, ".png"), masks.index_png(mask, restored.palette))
     tinted = blend(image, mask, restored.palette)
     with files.replacing(suffixed(target, "-overlay.jpg")) as part:
@@ -113,25 +100,6 @@ def segment(
     fractions = [area.fraction for area in found]
     thumbnail = gallery.thumbnail(tinted)
     return Segmented(found, gallery.Prediction(str(job.path), overlay, thumbnail, fractions))
-
-
-def fill(
-    bands: Iterator[np.ndarray], size: tuple[int, int], table: np.ndarray | None = None
-) -> np.ndarray:
-    """The mask of the bands' logits, uint8 [H, W]; probabilities go to `table` [H, W, K]."""
-    mask, row = np.empty(size, np.uint8), 0
-    for band in bands:
-        end = row + len(band)
-        mask[row:end] = band.argmax(-1)
-        if table is not None:
-            table[row:end] = predict.softmax(band)
-        row = end
-    return mask
-
-
-def open_npy(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """A new .npy file as an array, on the disk: probabilities may be larger than the memory."""
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
 
 
 def blend(image: np.ndarray, mask: np.ndarray, palette: np.ndarray) -> np.ndarray:

@@ -16,8 +16,8 @@ from fcn_jax.config import Config
 from fcn_jax.data import prepare
 from fcn_jax.inference import predict
 from fcn_jax.report import gallery, masks, tables
-from fcn_jax.report.text import number
 from fcn_jax.runtime import distributed, files
+from fcn_jax.runtime.text import number
 from fcn_jax.training import loop, run_dir
 from fcn_jax.training.callbacks import Callback
 from fcn_jax.training.options import Runtime

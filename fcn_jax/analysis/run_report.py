@@ -13,8 +13,8 @@ from fcn_jax import config as configs
 from fcn_jax.config import Config
 from fcn_jax.data import augment, batches, prepare
 from fcn_jax.inference import predict
-from fcn_jax.report import gallery, masks, pages, tables, text
-from fcn_jax.runtime import files
+from fcn_jax.report import gallery, masks, pages, tables
+from fcn_jax.runtime import files, text
 from fcn_jax.training import run_dir, setup
 from fcn_jax.types import Example, InputError
 

@@ -5,6 +5,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,13 +13,14 @@ import numpy as np
 from jax import Array
 
 from fcn_jax.data import batches
+from fcn_jax.data.classes import VOC_CLASSES, voc_palette
 from fcn_jax.inference import resize, sliding_window
 from fcn_jax.models import create_model
 from fcn_jax.ops import conv
 from fcn_jax.runtime import distributed, xla_options
 from fcn_jax.types import MATMUL_PRECISION, InputError
 from fcn_jax.weights import checkpoint as checkpoints
-from fcn_jax.weights import model_folder
+from fcn_jax.weights import initialize, model_folder, torch_weights
 
 SCALES = ("fit", "native")
 """`fit`: the image is resized to the size the network was trained at, which is what validation
@@ -90,6 +92,30 @@ def load_checkpoint(path: Path | str, which: str = "best") -> Checkpoint:
     )
 
 
+def load_published(name: str, weights: Path | str | None = None) -> Checkpoint:
+    """torchvision's published network of VOC's classes, whose images were some 520 pixels high.
+
+    Args:
+      name: of the network.
+      weights: its file; None downloads it.
+
+    Raises:
+      InputError: if there are none, or the file's are of another network or other classes.
+    """
+    distributed.require_backend()
+    path = weights or initialize.published(name)
+    variables = torch_weights.load_torch_weights(name, path)
+    model = create_model(name, len(VOC_CLASSES))
+    image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    try:
+        jax.eval_shape(model.apply, variables, image)
+    except flax.errors.ScopeParamShapeError as error:
+        reason = str(error).partition(" (http")[0].rstrip(".")
+        raise InputError(f"{path}: of another number of classes than VOC's: {reason}") from None
+    palette = voc_palette(len(VOC_CLASSES))
+    return Checkpoint(model, variables, VOC_CLASSES, palette, (520, 520), {})
+
+
 class TTA(NamedTuple):
     """Test-time augmentation: the probabilities of several views of an image are averaged."""
 
@@ -124,11 +150,20 @@ def predict(
     """
     if tta is not None and tta != TTA():
         return probabilities(checkpoint, image, scale, tta).argmax(-1).astype(np.uint8)
-    mask = np.empty(np.shape(image)[:2], np.uint8)
-    row = 0
-    for band in logit_bands(checkpoint, image, scale):
-        mask[row : row + len(band)] = band.argmax(-1)
-        row += len(band)
+    return mask_of(logit_bands(checkpoint, image, scale), np.shape(image)[:2])
+
+
+def mask_of(
+    bands: Iterator[np.ndarray], size: tuple[int, ...], table: np.ndarray | None = None
+) -> np.ndarray:
+    """The mask of bands of logits, uint8 [H, W]; probabilities go to `table` [H, W, K]."""
+    mask, row = np.empty(size, np.uint8), 0
+    for band in bands:
+        end = row + len(band)
+        mask[row:end] = band.argmax(-1)
+        if table is not None:
+            table[row:end] = softmax(band)
+        row = end
     return mask
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from markupsafe import Markup, escape
 
-from fcn_jax.report.text import is_number, plain
+from fcn_jax.runtime.text import is_number, plain
 from fcn_jax.types import first_best
 
 WIDTH, HEIGHT = 440, 270

@@ -8,8 +8,8 @@ from PIL import Image, ImageDraw
 
 from fcn_jax.report.gallery import GAP, INK, TITLE, fitted, font, legend_image, png, stacked
 from fcn_jax.report.masks import legend_entries, overlay
-from fcn_jax.report.text import plain
 from fcn_jax.runtime import files
+from fcn_jax.runtime.text import plain
 from fcn_jax.types import Example
 
 CELL = 180

@@ -14,7 +14,7 @@ import numpy as np
 from fcn_jax.report.charts import History, best_epoch, series
 from fcn_jax.report.confusions import row_normalised
 from fcn_jax.report.tables import trivial_name
-from fcn_jax.report.text import is_number, plain
+from fcn_jax.runtime.text import is_number, plain
 from fcn_jax.types import InputError
 
 try:

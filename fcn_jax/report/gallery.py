@@ -20,7 +20,7 @@ from fcn_jax.report.masks import (
     legend_entries,
     overlay,
 )
-from fcn_jax.report.text import plain
+from fcn_jax.runtime.text import plain
 from fcn_jax.types import background_class
 
 CELL = 240

@@ -34,8 +34,8 @@ from fcn_jax.report.masks import (
     overlay,
     panel_title,
 )
-from fcn_jax.report.text import DASH, flatten, is_number, number, plain, signed_numbers
 from fcn_jax.runtime import files
+from fcn_jax.runtime.text import DASH, flatten, is_number, number, plain, signed_numbers
 from fcn_jax.types import background_class
 
 THUMB = 400
@@ -225,20 +225,14 @@ def write_report(data: RunData, path: str | Path) -> None:
     Scores, curves, images, classes, confusion, settings, how to repeat it; while a run is going on,
     the page reloads itself and says how old it is.
     """
-    result, names, palette = data["result"], data["class_names"], data["palette"]
-    split, panels, batch = data.get("split", "val"), data.get("panels") or [], data.get("batch")
-    head, confusion = _headline(result, split), data.get("confusion")
-    trivial, changed, history = tables.trivial_name(result), data.get("changed", ()), data.get(
-        "history", ()
-    )  # fmt: skip
-    of_classes = tables.class_rows(result, names, split, confusion)
+    result, split = data["result"], data.get("split", "val")
+    changed, history = data.get("changed", ()), data.get("history", ())
+    head, trivial = _headline(result, split), tables.trivial_name(result)
+    what = f"{result.get('arch', 'network')} on {result.get('dataset', 'data')}"
     _write(
         "report.html",
         path,
-        title=plain(
-            f"{data.get('title', '')}{result.get('arch', 'network')} on "
-            f"{result.get('dataset', 'data')}"
-        ),
+        title=plain(f"{data.get('title', '')}{what}"),
         experiment=plain(result.get("experiment") or ""),
         split=tables.evaluated_on(result, split),
         live=data.get("live"),
@@ -250,19 +244,8 @@ def write_report(data: RunData, path: str | Path) -> None:
         facts=[(name, plain(value)) for name, value in data.get("facts", ())],
         best_epoch=result.get("best_epoch"),
         charts=charts.run_charts(history, head["trivial"], trivial) if len(history) else [],
-        panels=_panels(panels, names, palette),
-        legend=_legend([m for p in panels for m in p[2:]], names, palette),
-        error_legend=_error_legend(names),
-        batch=[
-            (_photo(image), _photo(overlay(image, mask, palette))) for image, mask in batch or ()
-        ],
-        batch_legend=_legend([mask for _, mask in batch or ()], names, palette),
-        batch_note=plain(data.get("batch_note", "")),
-        classes=[
-            row._replace(name=plain(row.name, 32))._asdict() | {"colour": _hex(colour)}
-            for row, colour in zip(of_classes, palette.tolist(), strict=False)
-        ],
-        confusion=None if confusion is None else _confusion(confusion, names),
+        **_report_images(data),
+        classes=_classes(data, split),
         config=[(n, v, n in changed) for n, v in flatten(data.get("config") or {})],
         base=plain(data.get("base", "the defaults")),
         environment=flatten(result.get("environment") or {}),
@@ -270,6 +253,30 @@ def write_report(data: RunData, path: str | Path) -> None:
         command=plain(data.get("command") or ""),
         notes=_notes(tables.paper_metrics_apply(result), trivial),
     )
+
+
+def _report_images(data: RunData) -> dict[str, Any]:
+    """The images of a report, and its confusion matrix."""
+    names, palette, confusion = data["class_names"], data["palette"], data.get("confusion")
+    panels, batch = data.get("panels") or [], data.get("batch") or []
+    return {
+        "panels": _panels(panels, names, palette),
+        "legend": _legend([mask for panel in panels for mask in panel[2:]], names, palette),
+        "error_legend": _error_legend(names),
+        "batch": [(_photo(i), _photo(overlay(i, mask, palette))) for i, mask in batch],
+        "batch_legend": _legend([mask for _, mask in batch], names, palette),
+        "batch_note": plain(data.get("batch_note", "")),
+        "confusion": None if confusion is None else _confusion(confusion, names),
+    }
+
+
+def _classes(data: RunData, split: str) -> list[dict[str, Any]]:
+    """The scores of each class, with its colour."""
+    rows = tables.class_rows(data["result"], data["class_names"], split, data.get("confusion"))
+    return [
+        row._replace(name=plain(row.name, 32))._asdict() | {"colour": _hex(colour)}
+        for row, colour in zip(rows, data["palette"].tolist(), strict=False)
+    ]
 
 
 def _notes(paper: bool, trivial: str) -> list[tuple[str, str]]:

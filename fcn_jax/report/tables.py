@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fcn_jax.report.text import DASH, duration, is_number, number, plain
+from fcn_jax.runtime.text import DASH, duration, is_number, number, plain
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,6 +12,7 @@ from typing import Any
 
 import filelock
 
+from fcn_jax.runtime.text import amount
 from fcn_jax.types import InputError
 
 _logger = logging.getLogger(__name__)
@@ -153,13 +154,6 @@ def free(path: Path) -> int:
     """Free bytes where `path` is, or would be."""
     existing = next(p for p in (path, *path.absolute().parents) if p.exists())
     return shutil.disk_usage(existing).free
-
-
-def amount(size: int) -> str:
-    """Bytes in words: 512 bytes, 4.2 kB, 911.1 MB."""
-    if size < 1000:
-        return f"{size} bytes"
-    return f"{size / 1e3:.1f} kB" if size < 1e6 else f"{size / 1e6:.1f} MB"
 
 
 def write_json(path: Path, data: Any) -> None:

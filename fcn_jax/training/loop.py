@@ -20,7 +20,7 @@ import numpy as np
 from fcn_jax import config as configs
 from fcn_jax.data import prepare
 from fcn_jax.models import flops
-from fcn_jax.runtime import distributed, files, signals, source
+from fcn_jax.runtime import distributed, files, signals, source, text
 from fcn_jax.training import evaluate, progress, run_dir, setup
 from fcn_jax.training.callbacks import Callback, RunInfo
 from fcn_jax.training.options import Runtime as Runtime
@@ -134,7 +134,7 @@ def _info(made: setup.Setup, state: TrainState, done: Progress, folder: Path) ->
 
 def _log_start(made: setup.Setup, state: TrainState, done: Progress, folder: Path) -> None:
     """A few lines on what is about to be trained, on what, and where."""
-    config, count = made.config, progress.count
+    config, count = made.config, text.count
     info, device = _info(made, state, done, folder), jax.devices()[0]
     sharding = made.placement.batch_sharding
     used = 1 if sharding is None else sharding.mesh.size

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from fcn_jax import config as configs
-from fcn_jax.runtime import files, terminal
+from fcn_jax.runtime import files, terminal, text
 from fcn_jax.training.callbacks import Callback, RunInfo, StepInfo
 from fcn_jax.types import InputError
 
@@ -55,7 +55,7 @@ class ProgressBar(Callback):
 
     def on_epoch(self, row: dict[str, Any], best: bool) -> None:
         """Show the score."""
-        self._miou = f", mIoU {_number(row['val']['miou'])}"
+        self._miou = f", mIoU {text.number(row['val']['miou'], missing='-')}"
 
     def on_end(self, result: dict[str, Any] | None) -> None:
         """Leave the terminal as it was."""
@@ -74,7 +74,7 @@ class EpochLog(Callback):
         self._start, self._compiling = time.monotonic(), True
         self._first = FirstStep(run.config)
         usual = self._first.last_time()
-        known = "" if usual is None else f", about {duration(usual)} as the last time"
+        known = "" if usual is None else f", about {text.duration(usual)} as the last time"
         _logger.info("compiling the training step%s ...", known)
 
     def on_step(self, step: StepInfo) -> None:
@@ -86,15 +86,16 @@ class EpochLog(Callback):
 
     def on_epoch(self, row: dict[str, Any], best: bool) -> None:
         """Log the epoch's line."""
-        epoch, miou = row["epoch"], _number(row["val"]["miou"])
+        epoch, miou = row["epoch"], text.number(row["val"]["miou"], missing="-")
         self._best = f"{miou} ({epoch})" if best else self._best
         if len(self._seconds) % HEADED == 0:
             _logger.info("%s", _line(*HEADING))
         self._seconds.append(max(0.0, row["seconds"] - self._waited))
         self._waited = 0.0
         usual = sorted(self._seconds)[(len(self._seconds) - 1) // 2]  # without other compilations
-        losses = (_number(row[part]["loss"]) for part in ("train", "val"))
-        speed, left = f"{row['images_per_second']:.1f}", duration(usual * (self._epochs - epoch))
+        losses = (text.number(row[part]["loss"], missing="-") for part in ("train", "val"))
+        speed = f"{row['images_per_second']:.1f}"
+        left = text.duration(usual * (self._epochs - epoch))
         line = _line(f"{epoch}/{self._epochs}", *losses, miou, self._best, speed, left)
         _logger.info("%s", line, extra={"best": best})
 
@@ -140,22 +141,3 @@ def _line(*cells: str) -> str:
     """A line of the table, in the order of its heading: 75 columns."""
     widths = (9, 8, 8, 6, 13, 7, 12)
     return "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
-
-
-def duration(seconds: float) -> str:
-    """`9 s`, `3 min 20 s`, `2 h 5 min`."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 1:
-        return f"{rest} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
-def count(number: int, noun: str) -> str:
-    """`1 image`, `1,200 images`, `3 classes`."""
-    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
-    return f"{number:,} {noun}{ending}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

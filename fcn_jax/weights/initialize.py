@@ -109,28 +109,6 @@ def _from_file(
     return _merged(start, torch_weights.load_torch_weights(arch, path, **options), str(path))
 
 
-def check_fit(model: nn.Module, variables: dict[str, Any], where: str) -> None:
-    """Raise InputError, in one line, where the variables' names or shapes are not the network's."""
-    image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    expected = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), image)
-    ours, theirs = (
-        {
-            jax.tree_util.keystr(path, simple=True, separator="/"): tuple(np.shape(leaf))
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        }
-        for tree in (expected, variables)
-    )
-    for name in sorted({*ours, *theirs}):
-        if name not in ours or name not in theirs:
-            only = "the network" if name in ours else "the weights"
-            raise InputError(f"{where}: weights of another network: only {only} has {name}")
-        if ours[name] != theirs[name]:
-            raise InputError(
-                f"{where}: {name} has the shape {theirs[name]} instead of {ours[name]}: the "
-                "weights are of another number of classes or of another network"
-            )
-
-
 def published(arch: str) -> Path:
     """torchvision's published weights of a whole network; InputError if there are none."""
     network = MODELS.get(arch)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from experiments import predict as command
-from experiments.cli import image_files, segment
+from experiments.cli import image_files
 from fcn_jax.inference import predict
 from fcn_jax.types import InputError
 from tests import fakes
@@ -184,20 +184,11 @@ def test_published_weights_need_no_run(folder, monkeypatch, capsys):
         asked.append((name, weights))
         return fakes.checkpoint()
 
-    monkeypatch.setattr(segment, "published", fake)
+    monkeypatch.setattr("fcn_jax.inference.predict.load_published", fake)
     flags = ["--pretrained", "fcn_resnet50", "--out", str(folder / "out")]
     assert command.main([str(folder / "a/x.jpg"), *flags]) == 0
     assert asked == [("fcn_resnet50", None)]
     assert written(folder) == ["x-overlay.jpg", "x.png"]
-
-
-def test_published_weights_that_cannot_be_had(folder, monkeypatch):
-    def offline(name):
-        raise InputError("no network: put the file there")
-
-    monkeypatch.setattr("fcn_jax.weights.initialize.published", offline)
-    with pytest.raises(InputError, match="put the file there"):
-        segment.published("fcn_resnet50", None)
 
 
 def test_flags_that_lack_something(folder):

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from experiments import tables
-from fcn_jax.report.text import DASH
+from fcn_jax.runtime.text import DASH
 
 
 def text():

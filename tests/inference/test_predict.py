@@ -8,12 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from fcn_jax.data import batches
 from fcn_jax.inference import predict
 from fcn_jax.models import create_model
 from fcn_jax.types import InputError
+from fcn_jax.weights.torch_weights import to_torch
 from tests import fakes
+from tests.models.variables import random_variables
 
 
 def photo(height, width, seed=0):
@@ -139,3 +142,30 @@ def test_a_checkpoint_is_shown_in_one_line():
     assert text == "Checkpoint(TinyNet, 267 parameters, 3 classes, 32x32)"
     meta = {"model": {"name": "tiny"}, "progress": {"epoch": 4, "best_miou": 0.25}}
     assert repr(restored._replace(meta=meta)).endswith("32x32, epoch 4, mIoU 0.2500)")
+
+
+def test_published_weights_that_cannot_be_had(monkeypatch):
+    def offline(name):
+        raise InputError("no network: put the file there")
+
+    monkeypatch.setattr(predict.initialize, "published", offline)
+    with pytest.raises(InputError, match="put the file there"):
+        predict.load_published("fcn_resnet50")
+
+
+@pytest.mark.parametrize("classes", [2, 21])
+def test_published_weights_are_of_vocs_classes(classes, tmp_path):
+    state = to_torch("simplified_unet", random_variables(create_model("simplified_unet", classes)))
+    save_file(state, tmp_path / "w.safetensors")
+    if classes == 21:
+        restored = predict.load_published("simplified_unet", tmp_path / "w.safetensors")
+        assert restored.class_names[15] == "person"
+        return
+    with pytest.raises(InputError) as error:
+        predict.load_published("simplified_unet", tmp_path / "w.safetensors")
+    line = str(error.value)
+    start = f"{tmp_path}/w.safetensors: of another number of classes than VOC's: "
+    assert line.startswith(start)
+    assert "64, 21)" in line
+    assert "64, 2)" in line
+    assert "\n" not in line

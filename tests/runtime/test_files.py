@@ -129,13 +129,3 @@ def test_a_lock_that_cannot_be_made(tmp_path, monkeypatch):
         files.alone(tmp_path / ".lock", "preparing"),
     ):
         pass
-
-
-def test_amounts():
-    assert [files.amount(n) for n in (0, 999, 1000, 999_900, 4_200_000)] == [
-        "0 bytes",
-        "999 bytes",
-        "1.0 kB",
-        "999.9 kB",
-        "4.2 MB",
-    ]

@@ -92,20 +92,6 @@ def test_a_backbone_scale_without_a_backbone_is_refused():
         options.to_config(run.parser().parse_args(["--arch", "fcn", "--backbone-scale", "0"]))
 
 
-def test_weights_of_another_number_of_classes_are_one_line():
-    two, three = (create_model("simplified_unet", n, width=4) for n in (2, 3))
-    variables = random_variables(two)
-    initialize.check_fit(two, variables, "w.pth")
-    with pytest.raises(InputError) as error:
-        initialize.check_fit(three, variables, "w.pth")
-    line = str(error.value)
-    assert line.startswith("w.pth: params/final_conv/bias has the shape (2,) instead of (3,): the")
-    assert "another number of classes" in line
-    assert "\n" not in line
-    with pytest.raises(InputError, match=r"w\.pth: weights of another network: only the "):
-        initialize.check_fit(create_model("fcn", 2, width=4), variables, "w.pth")
-
-
 @pytest.fixture
 def small_resnet(tmp_path, monkeypatch):
     """The path of a state dict as torchvision publishes ResNet-50, much smaller; and its arrays."""

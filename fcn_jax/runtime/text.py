@@ -51,15 +51,28 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def duration(seconds: Any) -> str:
-    """Seconds as a reader says them: 42 s, 3 min 20 s, 2 h 5 min."""
+    """Seconds as a reader says them: 1.3 s, 42 s, 3 min 20 s, 2 h 5 min."""
     if not is_number(seconds):
         return DASH
     whole = round(seconds)
     if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+        return f"{seconds:.1f} s" if 0 < seconds < 10 else f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def count(number: int, noun: str) -> str:
+    """`1 image`, `1,200 images`, `3 classes`."""
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{ending}"
+
+
+def amount(size: int) -> str:
+    """Bytes in words: 512 bytes, 4.2 kB, 911.1 MB."""
+    if size < 1000:
+        return f"{size} bytes"
+    return f"{size / 1e3:.1f} kB" if size < 1e6 else f"{size / 1e6:.1f} MB"
 
 
 def signed_numbers(*values: float) -> list[str]:

@@ -1,6 +1,6 @@
 import pytest
 
-from fcn_jax.report import text
+from fcn_jax.runtime import text
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf"), "0.5"])
@@ -39,8 +39,15 @@ def test_flatten_names_nested_entries_with_dots():
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(1.26, "1.3 s"), (42, "42 s"), (200, "3 min 20 s"), (7500, "2 h 5 min"), (None, "\u2013")],
-)
+    [
+        (0, "0 s"),
+        (1.26, "1.3 s"),
+        (42, "42 s"),
+        (200, "3 min 20 s"),
+        (7500, "2 h 5 min"),
+        (None, "\u2013"),
+    ],
+)  # fmt: skip
 def test_duration(seconds, words):
     assert text.duration(seconds) == words
 
@@ -56,3 +63,18 @@ def test_duration(seconds, words):
 )
 def test_signed_numbers_have_digits_enough(values, texts):
     assert text.signed_numbers(*values) == texts
+
+
+def test_counts_have_their_plural():
+    words = [text.count(1, "image"), text.count(1200, "image"), text.count(2, "class")]
+    assert words == ["1 image", "1,200 images", "2 classes"]
+
+
+def test_amounts():
+    assert [text.amount(n) for n in (0, 999, 1000, 999_900, 4_200_000)] == [
+        "0 bytes",
+        "999 bytes",
+        "1.0 kB",
+        "999.9 kB",
+        "4.2 MB",
+    ]
