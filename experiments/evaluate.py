@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     data = files.read_json(path)
     overfit = restored.meta["config"]["data"]["overfit"]
     base = {"arch": restored.meta["model"]["name"], "dataset": dataset.name, "overfit": overfit}
-    shown = run_report.split_result(data, base)
+    shown = {**base, **data, args.split: data["summary"]}
     print(tables.result_table(shown, restored.class_names, args.split))
     if result.other_data is not None:
         print(f"\nOther data than the run's: {dataset.root or dataset.name}")

@@ -5,7 +5,7 @@ from functools import partial
 from experiments import paper, tuned
 from experiments.cli import arguments, command, flags, stopping, sweep
 from fcn_jax import config as configs
-from fcn_jax import plugins
+from fcn_jax.config import plugins
 from fcn_jax.models import registry
 
 EPILOG = """examples:

@@ -34,31 +34,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fcn_jax import losses as losses
-    from fcn_jax import metrics as metrics
-    from fcn_jax import optim as optim
-    from fcn_jax import plugins as plugins
-    from fcn_jax.analysis.notebook import segment as segment
-    from fcn_jax.analysis.notebook import train as train
-    from fcn_jax.config import AugmentConfig as AugmentConfig
-    from fcn_jax.config import Config as Config
-    from fcn_jax.config import DataConfig as DataConfig
-    from fcn_jax.config import LossConfig as LossConfig
-    from fcn_jax.config import ModelConfig as ModelConfig
-    from fcn_jax.config import OptimConfig as OptimConfig
-    from fcn_jax.data.batches import normalize as normalize
-    from fcn_jax.data.dataset import Dataset as Dataset
+    from fcn_jax import losses, metrics, optim
+    from fcn_jax.analysis.notebook import segment, train
+    from fcn_jax.config import (
+        AugmentConfig,
+        Config,
+        DataConfig,
+        LossConfig,
+        ModelConfig,
+        OptimConfig,
+        Runtime,
+        plugins,
+    )
+    from fcn_jax.data.batches import normalize
+    from fcn_jax.data.dataset import Dataset
     from fcn_jax.data.prepare import load as load_dataset
-    from fcn_jax.inference.predict import load_checkpoint as load_checkpoint
-    from fcn_jax.inference.predict import predict as predict
-    from fcn_jax.models import MODELS as MODELS
-    from fcn_jax.models import create_model as create_model
-    from fcn_jax.models import register_model as register_model
-    from fcn_jax.training.options import Runtime as Runtime
-    from fcn_jax.types import VOID as VOID
-    from fcn_jax.types import InputError as InputError
-    from fcn_jax.weights.torch_weights import load_torch_weights as load_torch_weights
-    from fcn_jax.weights.torch_weights import to_torch as to_torch
+    from fcn_jax.inference.predict import load_checkpoint, predict
+    from fcn_jax.models import MODELS, create_model, register_model
+    from fcn_jax.types import VOID, InputError
+    from fcn_jax.weights.torch_weights import load_torch_weights, to_torch
 
 __version__ = "0.1.0"
 
@@ -92,17 +86,19 @@ __all__ = [
 
 _HOMES = {
     "analysis.notebook": ("segment", "train"),
-    "config": ("AugmentConfig", "Config", "DataConfig", "LossConfig", "ModelConfig", "OptimConfig"),
+    "config": (
+        *("AugmentConfig", "Config", "DataConfig", "LossConfig", "ModelConfig", "OptimConfig"),
+        *("Runtime", "plugins"),
+    ),
     "data.batches": ("normalize",),
     "data.dataset": ("Dataset",),
     "data.prepare": ("load_dataset",),
     "inference.predict": ("load_checkpoint", "predict"),
     "models": ("MODELS", "create_model", "register_model"),
-    "training.options": ("Runtime",),
     "types": ("InputError", "VOID"),
     "weights.torch_weights": ("load_torch_weights", "to_torch"),
 }
-_MODULES = ("losses", "metrics", "optim", "plugins")
+_MODULES = ("losses", "metrics", "optim")
 
 
 def __getattr__(name: str) -> Any:

@@ -7,13 +7,12 @@ variants and the rows of a trivial and of a perfect predictor are all sums of it
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fcn_jax.types import VOID, background_class
+from fcn_jax.types import VOID
 
 
 def confusion_counts(labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:
@@ -142,39 +141,6 @@ def summarize(matrix: np.ndarray) -> dict:
 def _mean(values: np.ndarray) -> float:
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else float("nan")
-
-
-class Trivial(NamedTuple):
-    """The constant predictor that results are compared with."""
-
-    label: int = 0
-    """The class it predicts everywhere."""
-    name: str = "all-background"
-    """What its row is called: `all-background`, or `majority class` where no class is that."""
-
-    @property
-    def background(self) -> int | None:
-        """The class id of the background; None where no class is it."""
-        return self.label if self.name == "all-background" else None
-
-
-def find_trivial(class_names: Sequence[str], counts: np.ndarray | None = None) -> Trivial:
-    """The best constant predictor that can be known before training.
-
-    Args:
-      class_names: the background is found among them by its name, wherever it stands.
-      counts: pixels of each class in the train split, [K] or more; used if there is no background.
-
-    >>> find_trivial(("cat", "background"))
-    Trivial(label=1, name='all-background')
-    >>> find_trivial(("sky", "road"), np.array([3, 5]))
-    Trivial(label=1, name='majority class')
-    """
-    background = background_class(class_names)
-    if background is not None:
-        return Trivial(background)
-    largest = 0 if counts is None else int(np.argmax(np.asarray(counts)[: len(class_names)]))
-    return Trivial(largest, "majority class")
 
 
 def fold_void(counts: np.ndarray, background: int = 0) -> np.ndarray:

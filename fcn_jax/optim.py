@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fcn_jax import plugins
-from fcn_jax.config import OptimConfig
+from fcn_jax.config import OptimConfig, plugins
 from fcn_jax.types import InputError
 
 Schedule = Callable[[Any], Any]

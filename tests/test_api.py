@@ -29,7 +29,7 @@ def test_every_public_name_is_there_and_documented(name):
 def test_the_names_for_readers_and_for_type_checkers_are_the_same():
     tree = ast.parse(inspect.getsource(fcn_jax))
     (typed,) = (node for node in tree.body if isinstance(node, ast.If))
-    names = [a.asname for node in typed.body for a in getattr(node, "names", [])]
+    names = [a.asname or a.name for node in typed.body for a in getattr(node, "names", [])]
     assert sorted(names) == sorted(fcn_jax.__all__)
 
 

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 
 LEVELS = [
     ["types"],
-    ["config", "plugins"],
+    ["config"],
     ["runtime", "ops", "losses", "metrics", "optim"],
     ["models", "data", "report"],
     ["weights"],

@@ -96,22 +96,6 @@ def test_matrix_sums_to_the_labelled_pixels():
     assert metrics.confusion_matrix(labels, predictions, 5).sum() == (labels != VOID).sum()
 
 
-@pytest.mark.parametrize(
-    "name", ["background", "Background", "_background_", "BG", "__background__"]
-)
-def test_the_background_is_found_by_its_name_wherever_it_stands(name):
-    found = metrics.find_trivial(("Apple", "Pear", name), np.array([9, 1, 1]))
-    assert found == (2, "all-background")
-    assert found.background == 2
-
-
-def test_without_a_background_the_trivial_prediction_is_the_majority_class():
-    # The last count is void's, which is no class however many there are.
-    found = metrics.find_trivial(("sky", "road", "backgrounds"), np.array([3, 5, 4, 99]))
-    assert found == (1, "majority class")
-    assert found.background is None
-
-
 def test_paper_scores_count_void_as_the_class_of_the_background():
     # One image, two classes, background is class 1: 4 pixels of class 0 right, 3 of void read as 1.
     counts = np.array([[[4, 0], [0, 0], [0, 3]]])

@@ -160,7 +160,8 @@ def ours(job: dict[str, Any]):
     import jax.numpy as jnp
 
     from fcn_jax import optim
-    from fcn_jax.inference.predict import logits_of
+    from fcn_jax.data import batches
+    from fcn_jax.models import convention
     from fcn_jax.runtime import distributed
     from fcn_jax.training import steps
     from fcn_jax.types import Batch
@@ -187,7 +188,7 @@ def ours(job: dict[str, Any]):
         return variables, lambda v, image, mask: (v, evaluate(v, Batch(image, mask, sizes))), place
 
     def predict(variables, image, mask):
-        logits = logits_of(model, variables, image)
+        logits = convention.infer(model, variables, batches.normalize(image))
         return variables, jnp.argmax(logits, -1).astype(jnp.uint8)
 
     return variables, predict, lambda *arrays: jax.device_put(arrays)  # as `predict` does, on one

@@ -12,13 +12,9 @@ from typing import Any
 from experiments import paper, tuned
 from experiments.cli import arguments, command
 from fcn_jax import config as configs
-from fcn_jax import plugins
-from fcn_jax.config import Config
+from fcn_jax.config import Config, plugins
 from fcn_jax.models import MODELS, registry
 from fcn_jax.types import InputError
-
-PLUGIN_FIELDS = ("model.arch", "optim.name", "loss.function", "augment.function")
-"""Fields that may be `module:name`."""
 
 EXPERIMENTS = {**tuned.EXPERIMENTS, **paper.EXPERIMENTS}
 
@@ -124,7 +120,7 @@ def load_plugins(args: argparse.Namespace) -> None:
 
     A module in the current folder is found, as by `python -m`.
     """
-    names = [*args.plugin, *(str(v) for k, v in given(args).items() if k in PLUGIN_FIELDS)]
+    names = [*args.plugin, *(str(v) for k, v in given(args).items() if k in configs.PLUGIN_FIELDS)]
     modules = dict.fromkeys(n.partition(":")[0] for n in names if ":" in n or n in args.plugin)
     if not modules:
         return
@@ -169,7 +165,7 @@ def apply(base: Config, changes: dict[str, Any]) -> Config:
 def with_backbone(config: Config) -> Config:
     """Give the backbone its learning rate, and check what the network has no use for."""
     arch = config.model.arch
-    if arch not in MODELS and not plugins.is_plugin(arch):
+    if not registry.is_known(arch):
         raise InputError(
             f"choose one of {', '.join(MODELS)}{arguments.nearest(arch, MODELS)}",
             field="model.arch",

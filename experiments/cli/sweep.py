@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from experiments.cli import arguments, command, flags, run_folders, stopping
 from fcn_jax import config as configs
-from fcn_jax.config import Config
-from fcn_jax.training.options import Runtime
+from fcn_jax.config import Config, Runtime
 from fcn_jax.types import InputError
 
 if TYPE_CHECKING:

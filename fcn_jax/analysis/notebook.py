@@ -12,7 +12,7 @@ from PIL import Image
 
 from fcn_jax.analysis import run_report
 from fcn_jax.analysis.live_report import LiveReport
-from fcn_jax.config import Config
+from fcn_jax.config import Config, Runtime
 from fcn_jax.data import prepare
 from fcn_jax.inference import predict
 from fcn_jax.report import gallery, masks, tables
@@ -20,7 +20,6 @@ from fcn_jax.runtime import distributed, files
 from fcn_jax.runtime.text import number
 from fcn_jax.training import loop, run_dir
 from fcn_jax.training.callbacks import Callback
-from fcn_jax.training.options import Runtime
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -276,7 +276,7 @@ def render_evaluation(
       restored: the network.
       dataset: what it was evaluated on.
       path: the JSON file that `evaluate.save` wrote.
-      base: arch and dataset, as in `split_result`.
+      base: arch and dataset, as in result.json.
       command: how to repeat it, shown on the page.
 
     Returns:
@@ -293,7 +293,7 @@ def render_evaluation(
             "class_names": restored.class_names,
             "palette": dataset.palette,
             "title": "Evaluation of ",
-            "result": split_result(data, base),
+            "result": {**base, **data, data["split"]: data["summary"]},
             "split": data["split"],
             "confusion": np.asarray(data["confusion"]),
             "panels": _extremes(restored, dataset, data),
@@ -319,15 +319,3 @@ def _views(method: Mapping[str, Any]) -> str:
     sizes = [f"{factor:g}" for factor in method.get("factors", ())]
     parts = [f"sizes {', '.join(sizes)}"] if len(sizes) > 1 else []
     return " and ".join([*parts, *(["mirror images"] if method.get("flip") else [])])
-
-
-def split_result(data: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-    """A result.json-like dict for any split, for the tables of `report`."""
-    return {
-        **base,
-        data["split"]: data["summary"],
-        "trivial": data["trivial"],
-        "trivial_name": data.get("trivial_name"),
-        "perfect": data["perfect"],
-        "collapsed": data["collapsed"],
-    }

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 from PIL import Image
 
-from fcn_jax import metrics
-from fcn_jax.data.classes import default_palette
+from fcn_jax.data.classes import Trivial, default_palette, find_trivial
 from fcn_jax.data.images import to_rgb
 from fcn_jax.types import VOID, Example, InputError
 
@@ -70,13 +69,13 @@ class Dataset:
         return f"Dataset({self.name}, {len(self.class_names)} classes, images: {sizes})"
 
     @cached_property
-    def trivial(self) -> metrics.Trivial:
+    def trivial(self) -> Trivial:
         """The constant predictor that results on this data set are compared with."""
-        found = metrics.find_trivial(self.class_names)
+        found = find_trivial(self.class_names)
         if found.background is not None:
             return found
         pixels = facts_of(self.splits["train"]).pixels.sum(0)
-        return metrics.find_trivial(self.class_names, pixels)
+        return find_trivial(self.class_names, pixels)
 
     @classmethod
     def from_arrays(

@@ -43,7 +43,7 @@ Put = Callable[[Any], Any]
 
 
 class Shard(NamedTuple):
-    """One process's part of each batch, where there are several processes."""
+    """One process's part of each batch; where there is one process, the whole."""
 
     local: Callable[[int], slice]
     """The length of an axis that is sharded over the devices -> this process's part of it."""
@@ -217,9 +217,8 @@ def streamed(
       put: to the devices.
       shard: of this process; None where there is one.
     """
-    gather = partial(_gather, read, count, put)
-    if shard is not None:
-        gather = partial(_gather_shard, read, count, shard)
+    whole = Shard(lambda length: slice(length), put)
+    gather = partial(_gather, read, count, shard or whole)
 
     def load(steps: Iterable[np.ndarray]) -> Loaded:
         waiting: deque[Future] = deque()
@@ -239,25 +238,12 @@ def streamed(
 
 
 def _gather(
-    read: Callable[[np.ndarray], Batch], count: int, put: Put, indices: np.ndarray
-) -> tuple[Batch, np.ndarray]:
-    """The images of a step on the devices, and which of them each index means."""
-    wanted, positions = np.unique(indices, return_inverse=True)
-    found = read(wanted[wanted < count])
-    # Filled up to a static length, so that one program serves every step; none of it is taken.
-    spare = indices.size - len(found.mask)
-    padded = Batch(*(np.pad(a, ((0, spare), *((0, 0),) * (a.ndim - 1))) for a in found))
-    numbers = np.where(indices < count, positions.reshape(indices.shape), indices.size)
-    return put(padded), numbers.astype(np.int32)
-
-
-def _gather_shard(
     read: Callable[[np.ndarray], Batch], count: int, shard: Shard, indices: np.ndarray
 ) -> tuple[Batch, np.ndarray]:
-    """The same, where this process reads its own shard only.
+    """The images of a step on the devices, those of this process, and which each index means.
 
-    Images follow the batch's axis, which is sharded over the devices: what a device is to take lies
-    on it, but for the filler.
+    Images follow the batch's axis, which may be sharded over the devices: what a device is to take
+    lies on it, but for the filler.
     """
     order = np.arange(indices.size).reshape(indices.shape[::-1]).T
     mine = indices.T.ravel()[shard.local(indices.size)]

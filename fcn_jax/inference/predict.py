@@ -10,13 +10,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from fcn_jax.data import batches
 from fcn_jax.data.classes import VOC_CLASSES, voc_palette
 from fcn_jax.inference import resize, sliding_window
-from fcn_jax.models import create_model
-from fcn_jax.ops import conv
+from fcn_jax.models import convention, create_model
 from fcn_jax.runtime import distributed, xla_options
 from fcn_jax.types import MATMUL_PRECISION, InputError
 from fcn_jax.weights import checkpoint as checkpoints
@@ -279,19 +277,9 @@ def _forward(model: nn.Module):
     @partial(jax.jit, compiler_options=xla_options.options())
     def run(variables, image):
         shapes.add(image.shape)  # runs while tracing only
-        return logits_of(model, variables, image)
+        return convention.infer(model, variables, batches.normalize(image))
 
     return run, shapes
-
-
-def logits_of(model: nn.Module, variables: Mapping[str, Any], images: Array) -> Array:
-    """uint8 [N, h, w, 3] -> logits [N, h, w, K], to be jitted; a CPU's fastest formulas on a CPU.
-
-    They differ from those of `model.apply` by rounding: by 1e-5 of the largest logit at most.
-    """
-    with conv.fast_on_cpu(forward_only=True):
-        logits: Any = model.apply(variables, batches.normalize(images), train=False)
-    return logits
 
 
 def _checked(image: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fcn_jax import config as configs
-from fcn_jax import plugins
+from fcn_jax.config import plugins
 from fcn_jax.types import InputError
 
 if TYPE_CHECKING:
@@ -128,6 +128,11 @@ def register_model(name: str, factory: Factory | str, **facts: Any) -> None:
     if name in MODELS:
         raise InputError(f"the network {name!r} exists already: choose another name")
     MODELS[name] = Network(factory, **facts)
+
+
+def is_known(name: str) -> bool:
+    """Whether it is the name of a network, or says where one outside the package is."""
+    return name in MODELS or plugins.is_plugin(name)
 
 
 def get(name: str) -> Network:

@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding
 from fcn_jax import config as configs
 from fcn_jax import metrics
 from fcn_jax.config import MATMUL_PRECISION
-from fcn_jax.data import batches, loader, prepare
+from fcn_jax.data import batches, classes, loader, prepare
 from fcn_jax.inference import predict
 from fcn_jax.runtime import distributed, files
 from fcn_jax.training import steps
@@ -46,7 +46,7 @@ class Evaluation(NamedTuple):
     collapsed: bool
     """Whether the network predicts (nearly) what the trivial predictor does."""
     trivial_name: str = "all-background"
-    """What the constant prediction is called, see `metrics.Trivial`."""
+    """What the constant prediction is called, see `data.classes.Trivial`."""
     method: dict[str, Any] | None = None
     """How it was evaluated, where that was not as in training: resolution, scale, views."""
     other_data: dict[str, str] | None = None
@@ -83,7 +83,7 @@ def evaluate(
     batch_size: int,
     split: str = "val",
     tick: Callable[[], object] = lambda: None,
-    trivial: metrics.Trivial | None = None,
+    trivial: classes.Trivial | None = None,
 ) -> Evaluation:
     """Evaluate on all images of a split, which `load` gives as padded batches with their indices.
 
@@ -108,10 +108,10 @@ def evaluate(
     counts = sums.counts.astype(np.int64)
     weight = sums.weight.astype(np.float64).sum()
     loss = float(sums.loss.astype(np.float64).sum() / weight) if weight > 0 else None
-    return _from_counts(counts, ids, class_names, split, trivial or metrics.Trivial(), loss)
+    return _from_counts(counts, ids, class_names, split, trivial or classes.Trivial(), loss)
 
 
-def void_class(config: configs.Config, trivial: metrics.Trivial) -> int | None:
+def void_class(config: configs.Config, trivial: classes.Trivial) -> int | None:
     """The class that void pixels count as in a run; None: they are ignored.
 
     Raises:
@@ -128,9 +128,9 @@ def void_class(config: configs.Config, trivial: metrics.Trivial) -> int | None:
     return trivial.background
 
 
-def _trivial(restored: predict.Checkpoint) -> metrics.Trivial:
+def _trivial(restored: predict.Checkpoint) -> classes.Trivial:
     """The constant predictor of a saved network; class 0 where an older run did not say."""
-    return metrics.Trivial(*restored.meta.get("trivial", ()))
+    return classes.Trivial(*restored.meta.get("trivial", ()))
 
 
 def _from_counts(counts, ids, class_names, split, trivial, loss=None, method=None) -> Evaluation:
@@ -245,23 +245,13 @@ def save(evaluation: Evaluation, folder: Path) -> Path:
         key = f"{zlib.crc32(repr(sorted(other.items())).encode()):08x}"
         suffix += f"-on-{name}-{key}"
     path = folder / f"eval-{evaluation.split}{suffix}.json"
-    scores = image_scores(evaluation.counts)
-    data = {
-        "split": evaluation.split,
-        "method": evaluation.method,
-        "other_data": evaluation.other_data,
-        "other_split": evaluation.other_split,
-        "summary": evaluation.summary,
-        "trivial": evaluation.trivial,
-        "trivial_name": evaluation.trivial_name,
-        "perfect": evaluation.perfect,
-        "collapsed": evaluation.collapsed,
-        "confusion": evaluation.counts[:, :-1].sum(0).tolist(),
-        "images": dict(zip(evaluation.ids, scores, strict=True)),
-    }
+    data = evaluation._asdict()
+    ids, counts = data.pop("ids"), data.pop("counts")
+    data["confusion"] = counts[:, :-1].sum(0).tolist()
+    data["images"] = dict(zip(ids, image_scores(counts), strict=True))
     files.write_json(path, data)
     arrays = io.BytesIO()
-    np.savez_compressed(arrays, counts=evaluation.counts, ids=np.asarray(evaluation.ids))
+    np.savez_compressed(arrays, counts=counts, ids=np.asarray(ids))
     files.write_bytes(path.with_suffix(".npz"), arrays.getvalue())
     return path
 

@@ -18,12 +18,12 @@ import jax
 import numpy as np
 
 from fcn_jax import config as configs
+from fcn_jax.config import Runtime as Runtime
 from fcn_jax.data import prepare
 from fcn_jax.models import flops
 from fcn_jax.runtime import distributed, files, signals, source, text
 from fcn_jax.training import evaluate, progress, run_dir, setup
 from fcn_jax.training.callbacks import Callback, RunInfo
-from fcn_jax.training.options import Runtime as Runtime
 from fcn_jax.training.saving import Interrupted as Interrupted
 from fcn_jax.training.saving import Progress, Saver
 from fcn_jax.training.trainer import DivergedError as DivergedError

@@ -74,7 +74,7 @@ class EpochLog(Callback):
         self._start, self._compiling = time.monotonic(), True
         self._first = FirstStep(run.config)
         usual = self._first.last_time()
-        known = "" if usual is None else f", about {text.duration(usual)} as the last time"
+        known = "" if usual is None else f", about {text.duration(round(usual))} as the last time"
         _logger.info("compiling the training step%s ...", known)
 
     def on_step(self, step: StepInfo) -> None:
@@ -95,7 +95,7 @@ class EpochLog(Callback):
         usual = sorted(self._seconds)[(len(self._seconds) - 1) // 2]  # without other compilations
         losses = (text.number(row[part]["loss"], missing="-") for part in ("train", "val"))
         speed = f"{row['images_per_second']:.1f}"
-        left = text.duration(usual * (self._epochs - epoch))
+        left = text.duration(round(usual * (self._epochs - epoch)))
         line = _line(f"{epoch}/{self._epochs}", *losses, miou, self._best, speed, left)
         _logger.info("%s", line, extra={"best": best})
 

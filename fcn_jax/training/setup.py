@@ -12,9 +12,9 @@ import numpy as np
 import optax
 from jax.sharding import NamedSharding
 
-from fcn_jax import losses, metrics, optim, plugins
-from fcn_jax.config import AugmentConfig, Config
-from fcn_jax.data import batches, loader, prepare, subset
+from fcn_jax import losses, optim
+from fcn_jax.config import AugmentConfig, Config, plugins
+from fcn_jax.data import batches, classes, loader, prepare, subset
 from fcn_jax.inference.predict import model_of
 from fcn_jax.models import convention, registry
 from fcn_jax.runtime import distributed
@@ -57,7 +57,7 @@ class Setup:
 
     config: Config
     class_names: tuple[str, ...]
-    trivial: metrics.Trivial
+    trivial: classes.Trivial
     schedule: optim.Schedule
     steps_per_epoch: int
     train: loader.Split
@@ -103,7 +103,7 @@ def build(
     # Augmentation cuts from the images as they are; it makes the size itself.
     train_split = open_split(train, None if _augmentation(config) else size)
     val_split = open_split(val, size)
-    trivial = metrics.find_trivial(dataset.class_names, train_split.counts)
+    trivial = classes.find_trivial(dataset.class_names, train_split.counts)
     void_class = evaluation.void_class(config, trivial)
     weights = _class_weights(config, train_split.counts, void_class)
     model_spec = _model_spec(config, num_classes)

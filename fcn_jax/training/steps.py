@@ -16,10 +16,10 @@ import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from fcn_jax import losses, metrics, plugins
-from fcn_jax.config import LossConfig
+from fcn_jax import losses, metrics
+from fcn_jax.config import LossConfig, plugins
 from fcn_jax.data import augment, batches
-from fcn_jax.ops import conv
+from fcn_jax.models import convention
 from fcn_jax.runtime import distributed, xla_options
 from fcn_jax.types import VOID, Batch, TrainState
 
@@ -275,8 +275,8 @@ def make_eval_step(
     """
 
     def eval_step(variables: dict, batch: Batch) -> EvalSums:
-        with conv.fast_on_cpu():
-            logits = model.apply(variables, batches.normalize(batch.image), train=False)
+        images = batches.normalize(batch.image)
+        logits = convention.infer(model, variables, images, forward_only=False)
         predictions = jnp.argmax(logits, -1).astype(jnp.uint8)
         labels = _read_void(batch, void_class).mask
         loss, weight = losses.softmax_cross_entropy(logits, labels, class_weights, axis=(1, 2))

@@ -15,8 +15,7 @@ the axes follows from the kind of the array:
 import re
 from collections.abc import Iterator
 
-from fcn_jax import plugins
-from fcn_jax.models import MODELS, mobilenet
+from fcn_jax.models import mobilenet, registry
 from fcn_jax.models.backbones import MOBILENET
 from fcn_jax.models.resnet import DEPTHS
 from fcn_jax.types import InputError
@@ -156,7 +155,7 @@ _TRANSPOSED = re.compile(r"(^|/)(deconv|up|dec_upconv)\d$")
 def check(arch: str) -> None:
     """Raise InputError for a network without names in PyTorch."""
     if arch not in RULES:
-        ours = arch in MODELS or plugins.is_plugin(arch)
+        ours = registry.is_known(arch)
         what = "no PyTorch names are known for" if ours else "unknown network"
         raise InputError(f"{what} {arch!r}: choose one of {', '.join(RULES)}")
 

@@ -12,11 +12,12 @@ from typing import Any, cast
 import pytest
 from PIL import Image
 
+from fcn_jax import config as configs
 from fcn_jax.analysis import live_report, run_report
 from fcn_jax.models import MODELS
 from fcn_jax.report import pages
 from fcn_jax.runtime import files
-from fcn_jax.training import evaluate, loop, options, run_dir
+from fcn_jax.training import evaluate, loop, run_dir
 from tests import fakes
 
 
@@ -26,7 +27,7 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(MODELS, "tiny", fakes.TINY)
         folder = tmp_path_factory.mktemp("runs") / "run"
-        loop.train(fakes.config(), fakes.dataset(), folder, options.Runtime(show=False))
+        loop.train(fakes.config(), fakes.dataset(), folder, configs.Runtime(show=False))
         yield folder
 
 
@@ -87,7 +88,7 @@ def test_the_page_shows_what_the_finished_one_will(tmp_path, monkeypatch):
     )
     on_epoch = live.on_epoch
     monkeypatch.setattr(live, "on_epoch", lambda *a: (live.wait(), on_epoch(*a), live.wait()))
-    quiet = options.Runtime(show=False)
+    quiet = configs.Runtime(show=False)
     result = loop.train(fakes.config(epochs=2), fakes.dataset(), tmp_path, quiet, [live])
     last, saved = written[-1], evaluate.load(tmp_path)[0]
     for key in ("trivial", "trivial_name", "perfect", "best_epoch"):

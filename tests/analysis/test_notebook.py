@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fcn_jax import config as configs
 from fcn_jax.analysis import notebook
 from fcn_jax.models import MODELS
-from fcn_jax.training import options
 from tests import fakes
 
 
@@ -17,7 +17,7 @@ def result(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(MODELS, "tiny", fakes.TINY)
         folder = tmp_path_factory.mktemp("runs") / "run"
-        quiet = options.Runtime(show=False)
+        quiet = configs.Runtime(show=False)
         yield notebook.train(fakes.config(), fakes.dataset(), folder, quiet, command="again")
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from fcn_jax.data import classes
@@ -171,3 +172,19 @@ def test_ade20k_and_mapillary():
     assert found.values == {0: 0, 1: VOID, 2: 1, VOID: VOID}
     with pytest.raises(InputError, match="no list of Mapillary's labels"):
         classes.mapillary("{}", "config.json")
+
+
+@pytest.mark.parametrize(
+    "name", ["background", "Background", "_background_", "BG", "__background__"]
+)
+def test_the_background_is_found_by_its_name_wherever_it_stands(name):
+    found = classes.find_trivial(("Apple", "Pear", name), np.array([9, 1, 1]))
+    assert found == (2, "all-background")
+    assert found.background == 2
+
+
+def test_without_a_background_the_trivial_prediction_is_the_majority_class():
+    # The last count is void's, which is no class however many there are.
+    found = classes.find_trivial(("sky", "road", "backgrounds"), np.array([3, 5, 4, 99]))
+    assert found == (1, "majority class")
+    assert found.background is None

@@ -10,8 +10,8 @@ from PIL import Image
 
 from experiments import compare, evaluate, export, predict, run, study, tuned
 from experiments.cli import command
-from fcn_jax import optim, plugins
-from fcn_jax.config import OptimConfig
+from fcn_jax import optim
+from fcn_jax.config import OptimConfig, plugins
 from fcn_jax.data import prepare
 from fcn_jax.training import loop, trainer
 from fcn_jax.types import InputError

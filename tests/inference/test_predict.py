@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from fcn_jax.data import batches
 from fcn_jax.inference import predict
-from fcn_jax.models import create_model
+from fcn_jax.models import convention, create_model
 from fcn_jax.types import InputError
 from fcn_jax.weights.torch_weights import to_torch
 from tests import fakes
@@ -52,12 +52,13 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("unet", "resnet5
 def test_logits_are_those_of_the_plain_network_but_for_rounding(name):
     model, images = create_model(name, num_classes=5), photo(96, 64)[None]
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    logits = jax.jit(partial(predict.logits_of, model)).lower(variables, images).compile()
-    plain = jax.jit(model.apply).lower(variables, batches.normalize(images)).compile()
+    pixels = batches.normalize(images)
+    logits = jax.jit(partial(convention.infer, model)).lower(variables, pixels).compile()
+    plain = jax.jit(model.apply).lower(variables, pixels).compile()
     ours, theirs = (str(p.as_text()).count(" convolution(") for p in (logits, plain))
     assert ours < theirs
-    want = np.asarray(plain(variables, batches.normalize(images)))
-    np.testing.assert_allclose(logits(variables, images), want, rtol=0, atol=1e-5 * abs(want).max())
+    want = np.asarray(plain(variables, pixels))
+    np.testing.assert_allclose(logits(variables, pixels), want, rtol=0, atol=1e-5 * abs(want).max())
 
 
 @pytest.mark.parametrize("size", [(64, 96), (1, 1), (33, 50), (130, 32)])

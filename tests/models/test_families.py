@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 from fcn_jax import losses
+from fcn_jax.config import Runtime
 from fcn_jax.models import MODELS, create_model, mobilenet, registry, resnet
 from fcn_jax.training import loop
 from fcn_jax.training.callbacks import Callback
-from fcn_jax.training.options import Runtime
 from fcn_jax.weights import checkpoint
 from tests import fakes
 from tests.models.variables import random_variables

@@ -10,12 +10,12 @@ import pytest
 
 from experiments import evaluate as command
 from fcn_jax import metrics
+from fcn_jax.config import Runtime
 from fcn_jax.data import batches, loader
 from fcn_jax.inference import predict
 from fcn_jax.runtime import files
 from fcn_jax.training import evaluate, loop
 from fcn_jax.training.callbacks import Callback
-from fcn_jax.training.options import Runtime
 from fcn_jax.types import VOID, Example, InputError
 from tests import fakes
 

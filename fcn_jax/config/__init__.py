@@ -1,7 +1,7 @@
 """The configuration of a run: one frozen dataclass of small ones, and its JSON form.
 
-Two runs with equal `Config` on the same data are the same run. Where a run happens (folders,
-devices, how often it saves) is not part of it: see `training.options.Runtime`.
+Two runs with equal `Config` on the same data are the same run. Where and how a run is executed is
+not part of it: see `Runtime`. Code from outside that a configuration names is found by `plugins`.
 
 Every field is documented, given its default and checked here and nowhere else; the command line, a
 sweep and Python share it. This module imports nothing heavy, so that a command answers at once.
@@ -12,9 +12,11 @@ import math
 import types
 import typing
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
+from fcn_jax.config import plugins as plugins
 from fcn_jax.types import MATMUL_PRECISION as MATMUL_PRECISION
 from fcn_jax.types import InputError, WeightScheme
 
@@ -108,10 +110,14 @@ def accepts_plugin(hint: Any) -> bool:
     return typing.get_origin(hint) is typing.Union and str in typing.get_args(hint)
 
 
+PLUGIN_FIELDS = ("model.arch", "optim.name", "loss.function", "augment.function")
+"""Fields that may be `module:name`."""
+
+
 def plugin_modules(config: "Config") -> list[str]:
     """The modules outside the package that a configuration names, each once; see `plugins`."""
-    names = (config.model.arch, config.optim.name, config.loss.function, config.augment.function)
-    return list(dict.fromkeys(n.partition(":")[0] for n in names if n and ":" in n))
+    names = (attrgetter(field)(config) for field in PLUGIN_FIELDS)
+    return list(dict.fromkeys(n.partition(":")[0] for n in names if plugins.is_plugin(n)))
 
 
 def _set_pair(group: str, config: Any, name: str, highest: float) -> None:
@@ -311,6 +317,26 @@ class Config(Checked):
                 field="optim.accumulate",
                 value=self.optim.accumulate,
             )
+
+
+@dataclass(frozen=True)
+class Runtime(Checked):
+    """Where and how a run is executed; nothing here changes its result."""
+
+    devices: Annotated[int | None, Within(1, 65_536)] = None
+    """How many devices of each process to use; None: as many as divide the batch. A CPU counts as
+    one device for each core, up to 4."""
+    save_every: Annotated[int, Within(1, 10**9)] = 1
+    """Epochs between saves of the latest state; a new best is always saved."""
+    save_steps: Annotated[int, Within(0, 10**9)] = 0
+    """Also save every N steps within an epoch; 0: only between epochs."""
+    cache: CacheMode = "auto"
+    """Where images are kept: on the `device`, on the `host`, or nowhere (`none`: decoded every
+    epoch); `auto` takes the first that fits."""
+    show: bool = True
+    """Whether to report progress."""
+    origin: dict[str, Any] = field(default_factory=dict)
+    """How the data was found (archives, data_dir), so that `evaluate` finds it again."""
 
 
 def to_dict(config: Config) -> dict[str, Any]:
