@@ -178,6 +178,8 @@ def pictures(n, height, width, seed=0):
 class Kinks(TorchFunctionMode):
     """The smallest distance of an activation from the kink of a ReLU or the tie of a max-pool.
 
+    Or from one of the two kinks, at -3 and 3, of hard-swish and hard-sigmoid.
+
     Relative to the standard deviation of the layer's activations. Within rounding of a kink two
     exact implementations fall on different sides, and their gradients differ by a whole pixel.
     """
@@ -188,6 +190,8 @@ class Kinks(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in (torch.relu, nn.functional.relu):
             self._note(args[0].abs(), args[0])
+        elif func in (nn.functional.hardswish, nn.functional.hardsigmoid):
+            self._note((args[0].abs() - 3.0).abs(), args[0])
         elif func is nn.functional.max_pool2d:
             (x, k), stride, pad = args, kwargs["stride"], kwargs["padding"]
             height, width = func(*args, **kwargs).shape[2:]

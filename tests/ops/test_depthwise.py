@@ -113,6 +113,20 @@ def test_bfloat16_sums_in_float32():
     close(got, jax.vjp(xla_depthwise, *wide)[1](dy.astype(jnp.float32)), 2**-8)
 
 
+def loops(size, argument):
+    """How many the compiled gradient of the image (0) or of the kernel (1) consists of."""
+    x, kernel = arrays((2, 12, 12, 4), (size, size, 1, 4), np.float32)
+    pad = (size // 2, size // 2)
+    gradient = jax.grad(lambda *args: asked(*args, padding=(pad, pad)).sum(), argument)
+    return str(jax.jit(gradient).lower(x, kernel).compile().as_text()).count(" fusion(")
+
+
+def test_a_gradient_has_at_most_one_loop_a_tap():
+    """Each costs 10 to 40 ms to compile, and a network has hundreds of taps."""
+    assert loops(5, 0) - loops(3, 0) == 0
+    assert loops(5, 1) - loops(3, 1) == 5 * 5 - 3 * 3
+
+
 def test_only_a_cpu_has_its_formulas():
     x, kernel = arrays((2, 6, 6, 4), (3, 3, 1, 4), np.float32)
     whole = jax.jit(jax.value_and_grad(lambda x, k: (asked(x, k) ** 2).sum(), (0, 1)))
