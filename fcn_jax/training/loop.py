@@ -68,6 +68,8 @@ def train(
         distributed.from_primary(lambda: held.enter_context(run_dir.claim(folder, config)))
         finished = distributed.from_primary(lambda: _finished(folder))
         if finished is not None:
+            data = {"classes": list(dataset.class_names), **evaluate.identity(dataset)}
+            distributed.from_primary(lambda: run_dir.check_data(folder, data))
             if runtime.show:
                 _logger.info("%s holds this run, which is finished: nothing to train", folder)
             return finished

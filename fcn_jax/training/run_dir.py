@@ -176,12 +176,12 @@ def begin(folder: Path, config: configs.Config, data: dict[str, Any]) -> None:
 
 
 def check_data(folder: Path, data: dict[str, Any]) -> None:
-    """Refuse to resume a run with other images or masks than it began with.
+    """Refuse to resume, or to show, a run with other images or masks than it began with.
 
     Args:
       folder: claimed.
       data: {"train", "val": ids, "classes": names, "name", "root", "digest"}; a digest that is
-        empty is not compared, and the data may have moved.
+        empty is not compared, nor what is left out, and the data may have moved.
 
     Raises:
       InputError: if ids, classes or the content of a file have changed.
@@ -191,7 +191,7 @@ def check_data(folder: Path, data: dict[str, Any]) -> None:
         return
     stored = files.read_json(path)
     for name in ("train", "val", "classes"):
-        before, now = stored.get(name, []), data[name]
+        before, now = stored.get(name, []), data.get(name, stored.get(name, []))
         if before != now:
             raise InputError(
                 f"{folder}: the run began with {len(before)} {name} entries, the data set now has "

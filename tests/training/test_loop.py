@@ -234,6 +234,22 @@ def test_a_finished_run_is_not_trained_again(straight, monkeypatch):
     assert json.dumps(_outcome(straight)[1:]) == json.dumps(before[1:])
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"digest": "other"}, "images or masks in .* have changed since the run began"),
+        ({"class_names": ("x", "y", "z")}, "the run began with .* classes entries"),
+    ],
+)
+def test_a_finished_run_is_not_shown_for_other_data(straight, change, words, tmp_path):
+    folder = shutil.copytree(straight, tmp_path / "run")
+    data = files.read_json(folder / run_dir.DATA)
+    files.write_json(folder / run_dir.DATA, {**data, "digest": "first"})
+    dataset = dataclasses.replace(fakes.dataset(), **change)
+    with pytest.raises(InputError, match=words):
+        loop.train(fakes.config(), dataset, folder, QUIET)
+
+
 def test_patience_counts_from_the_best_epoch():
     config = fakes.config(epochs=9, patience=2)
     assert not saving.Progress(epoch=4, best_epoch=3).finished(config)
