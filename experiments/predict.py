@@ -87,6 +87,7 @@ def _add_output_flags(parser: arguments.Parser) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Parse, predict, write; one bad file does not stop the others."""
     args = parser().parse_args(argv)
+    command.tune()  # which may start the process again, and its notes with it
     jobs = find_jobs(args)
     command.setup_jax()
     flags.load_plugins(args)

@@ -3,10 +3,12 @@
 import glob
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from experiments.cli import streams
+from fcn_jax.data.raw_files import is_tool_name
 from fcn_jax.types import IMAGE_SUFFIXES, InputError
 
 UNREAD_SUFFIXES = (
@@ -27,20 +29,25 @@ class Job(NamedTuple):
 def find_images(inputs: list[str], recursive: bool = False) -> list[tuple[Path, Path]]:
     """(file, the folder it is named from) for each image, none twice, in a steady order.
 
-    Prints a note on images in folders that are of a type that is not read.
+    Files and folders of tools are passed over. Prints a note on images in folders that are of a
+    type that is not read, and on subfolders with images that are not searched.
 
     Raises:
       InputError: for an input that does not exist, or if there is no image at all.
     """
     found: dict[Path, tuple[Path, Path]] = {}
     unread: list[str] = []
+    unsearched: list[str] = []
     for text in inputs:
         for path in _expand(text):
             if path.is_dir():
-                inside = sorted(path.rglob("*") if recursive else path.iterdir())
+                inside = list(_inside(path, recursive))
                 pairs = [
-                    (p, path) for p in inside if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
+                    (p, path)
+                    for p in inside
+                    if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir()
                 ]
+                unsearched += [str(p) for p in inside if p.is_dir() and _holds_images(p)]
                 unread += [str(p) for p in inside if p.suffix.lower() in UNREAD_SUFFIXES]
             else:
                 pairs = [(path, path.parent)]
@@ -49,9 +56,30 @@ def find_images(inputs: list[str], recursive: bool = False) -> list[tuple[Path, 
     if unread:
         more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
         streams.say(f"left out, as of a type that is not read: {unread[0]}{more}", "note")
+    if unsearched:
+        more = f" and {len(unsearched) - 1} more" if len(unsearched) > 1 else ""
+        streams.say(f"not searched without --recursive: {unsearched[0]}{more}", "note")
     if not found:
         raise InputError(f"{inputs[0]}: no image there: {', '.join(IMAGE_SUFFIXES)} are read")
     return list(found.values())
+
+
+def _inside(folder: Path, recursive: bool, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """What a folder holds, through links: files, and folders where they are not searched."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return  # a link to a folder that it is in
+    for path in sorted(folder.iterdir()):
+        if is_tool_name(path.name):
+            continue
+        if recursive and path.is_dir():
+            yield from _inside(path, True, (*above, real))
+        else:
+            yield path
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(p.suffix.lower() in IMAGE_SUFFIXES for p in _inside(folder, False))
 
 
 def _expand(text: str) -> list[Path]:

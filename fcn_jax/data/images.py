@@ -7,6 +7,7 @@ several images in one JPEG or TIFF file the first is read.
 """
 
 import io
+import logging
 import struct
 import warnings
 import zlib
@@ -17,6 +18,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from fcn_jax.types import InputError
+
+_logger = logging.getLogger(__name__)
 
 MAX_PIXELS = 89_478_485
 """Pillow's own limit for one image: above it a small file can fill the memory."""
@@ -65,6 +68,8 @@ def read_image(path: Path) -> np.ndarray:
     except OSError as error:
         raise InputError(f"image {path} cannot be read ({error.strerror}): check it") from None
     image = open_image(data, f"image {path}", "or leave it out")
+    if frames(image) > 1:
+        _logger.info("image %s holds %d images, of which the first is used", path, frames(image))
     return np.asarray(to_rgb(upright(image)))
 
 

@@ -101,19 +101,27 @@ def _read(file: BinaryIO, path: Path) -> Any:
     raise _RefusedError("neither PyTorch's .pth nor .safetensors (is it cut short, or a web page?)")
 
 
-WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "net", "network", "weights")
+WRAPPERS = (
+    *("checkpoint", "model", "ema_model", "state_dict", "model_state_dict", "model_state"),
+    *("net", "network", "module", "weights", "params"),
+)
 """Keys under which training scripts keep the state dict."""
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 """What DataParallel, torch.compile, Lightning and wrapper modules put before every name."""
 
 
+_BESIDE = ("criterion.", "loss.", "loss_fn.", "n_averaged")
+"""What Lightning modules and weight averaging keep beside a network's own weights."""
+
+
 def without_prefix(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The state dict without the `PREFIXES` that all of its names have.
+    """The state dict of the network: no loss, and no `PREFIXES` that all of its names have.
 
     >>> list(without_prefix({"module.model.conv1.weight": np.zeros(3)}))
     ['conv1.weight']
     """
+    state = {k: v for k, v in state.items() if not k.startswith(_BESIDE)}
     names = list(state)
     while names:
         prefix = next((p for p in PREFIXES if all(n.startswith(p) for n in names)), None)

@@ -56,6 +56,9 @@ def load_torch_weights(arch: str, state_dict_or_path: Source, **options: Any) ->
             arrays[path] = _converted(name, state, path, leaf.shape)
         except _MismatchError as error:
             problems.append(str(error))
+            continue
+        if not np.isfinite(arrays[path]).all():
+            problems.append(f"{name} holds NaN or infinity")
     unknown = [f"{name} is unknown" for name in state if name not in used]
     if problems or unknown:
         # One line: most of a wrong checkpoint's names would say nothing new.

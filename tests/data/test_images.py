@@ -87,10 +87,12 @@ def test_transparency_is_dropped(tmp_path):
     np.testing.assert_array_equal(read(save(Image.fromarray(rgba), "PNG"), tmp_path), PIXELS)
 
 
-def test_the_first_of_several_images_is_read(tmp_path):
+def test_the_first_of_several_images_is_read(tmp_path, caplog):
+    caplog.set_level("INFO", "fcn_jax")
     first, second = Image.fromarray(PIXELS), Image.fromarray(255 - PIXELS)
     both = save(first, "TIFF", save_all=True, append_images=[second])
     np.testing.assert_array_equal(read(both, tmp_path), PIXELS)
+    assert "a.png holds 2 images, of which the first is used" in caplog.text
     both = save(first, "MPO", save_all=True, append_images=[second], quality=95)
     alone = read(save(first, "JPEG", quality=95), tmp_path)
     np.testing.assert_array_equal(read(both, tmp_path), alone)

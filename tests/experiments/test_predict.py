@@ -125,6 +125,30 @@ def test_images_that_are_not_read_are_noted(folder, capsys):
     assert capsys.readouterr().err == note
 
 
+def test_subfolders_are_noted_and_links_followed_but_folders_of_tools_are_passed_over(
+    folder, tmp_path, capsys
+):
+    (folder / "b/.thumbnails").mkdir()
+    (folder / "b/.thumbnails/x.jpg").touch()
+    (folder / "b/._x.jpg").touch()
+    (folder / "b/up").symlink_to(folder / "b")
+    (folder / "b/linked").symlink_to(folder / "a")
+    found = image_files.find_images([str(folder / "b")])
+    assert [str(p.relative_to(tmp_path)) for p, _ in found] == ["b/x.jpg"]
+    note = f"note: not searched without --recursive: {folder}/b/deep and 2 more\n"
+    assert capsys.readouterr().err == note
+    found = image_files.find_images([str(folder / "b")], recursive=True)
+    names = [str(p.relative_to(tmp_path)) for p, _ in found]
+    assert names == ["b/deep/y.png", "b/linked/x.jpg", "b/linked/x.png", "b/x.jpg"]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_link_to_nothing_is_named(folder, capsys):
+    (folder / "a/gone.jpg").symlink_to(folder / "nowhere")
+    assert run(folder, folder / "a") == 2
+    assert "a/gone.jpg cannot be read (No such file or directory)" in capsys.readouterr().err
+
+
 def test_one_bad_file_does_not_stop_the_rest(folder, capsys):
     (folder / "a/w.jpg").write_bytes(b"\xff\xd8\xff")
     assert run(folder, folder / "a", folder / "b/note.txt") == 2

@@ -255,6 +255,13 @@ def wrapped(kind, state):
         "compiled": lambda: prefixed("_orig_mod."),
         "compiled DataParallel": lambda: prefixed("module.", "_orig_mod."),
         "net": lambda: {"net": state, "epoch": 3},
+        "module": lambda: {"module": state},
+        "params": lambda: {"params": state, "iter": 3},
+        "ema_model": lambda: {"step": 3, "ema_model": state},
+        "averaged": lambda: {**prefixed("module."), "n_averaged": next(iter(state.values()))},
+        "a loss beside": lambda: {
+            "state_dict": {**prefixed("net."), "criterion.weight": next(iter(state.values()))}
+        },
         "model_state": lambda: {"model_state": prefixed("net.")},
         "Lightning": lambda: {
             "epoch": 1,
@@ -285,7 +292,7 @@ def wrapped(kind, state):
 @pytest.mark.parametrize(
     "kind",
     ["DataParallel", "compiled", "compiled DataParallel", "net", "model_state", "Lightning",
-     "torchvision", "numbers"],
+     "torchvision", "numbers", "module", "params", "ema_model", "averaged", "a loss beside"],
 )  # fmt: skip
 def test_the_usual_wrappers_and_prefixes_come_off(tmp_path, kind, zipped):
     torch = pytest.importorskip("torch")

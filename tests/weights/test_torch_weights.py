@@ -199,6 +199,14 @@ def test_missing_normalisation_of_a_shared_stage():
     assert "bn21.weight is missing" in line
 
 
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_weights_that_are_no_numbers(value):
+    first = state("fcn")
+    first["conv1.weight"] = first["conv1.weight"].copy()
+    first["conv1.weight"].flat[3] = value
+    assert "conv1.weight holds NaN or infinity." in refusal("fcn", first)
+
+
 def test_integers_in_place_of_weights():
     first = state("fcn")
     first["conv1.bias"] = np.zeros(2, np.int64)
