@@ -146,7 +146,8 @@ def _gradients(
     def gradients(*arguments):
         value, stats, grads = local(*arguments)
         value, grads = jax.lax.psum((value, grads), axes)
-        return value, stats, grads
+        # Already the same on every device, unless a plug-in's layers know nothing of the others.
+        return value, jax.lax.pmean(stats, axes), grads
 
     if sharding is None:
         return gradients

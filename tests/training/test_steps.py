@@ -256,6 +256,27 @@ def test_eight_devices_give_the_losses_of_one():
     assert printed == "True"
 
 
+def test_eight_devices_keep_one_copy_of_statistics_that_each_takes_by_itself():
+    """Flax's own batch norm sees the images of its device; what is saved must be what is used."""
+    _on_eight_devices("""
+        from tests.plugin_example import Net
+        means = {}
+        for devices in (1, 8):
+            run, state, data = made(Net(3), devices)
+            state, _ = run(state, data, rows, 1, key)
+            copies = [
+                [np.asarray(shard.data) for shard in leaf.addressable_shards]
+                for leaf in jax.tree.leaves(state.batch_stats)
+            ]
+            for first, *others in copies:
+                for other in others:
+                    np.testing.assert_array_equal(first, other)
+            means[devices] = state.batch_stats["BatchNorm_0"]["mean"]
+        assert np.abs(means[1]).max() > 1e-4
+        np.testing.assert_allclose(means[1], means[8], 1e-4, 1e-6)
+    """)
+
+
 @pytest.mark.slow
 def test_eight_devices_share_the_optimizers_state():
     printed = _on_eight_devices("""
