@@ -73,7 +73,9 @@ def test_training(name):
     module.aux_classifier = None
     module = only_out(reference.randomise(module, size=64))
     dropout = {"dropout": 0.0} if name == DEEPLAB else {}
-    reference.check_training(reference.train_both(name, module, (64, 96), **dropout))
+    result = reference.train_both(name, module, (40, 72), **dropout)
+    # DeepLab normalises the means of three images by their own three values: 8e-6 of rounding.
+    reference.check_training(result, logits=3e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)

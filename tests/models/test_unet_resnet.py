@@ -91,9 +91,7 @@ def test_training():
 
     module = reference.randomise(module, size=64)
     result = reference.train_both("unet_resnet18", module, (64, 64), backbone="tiny")
-    # PyTorch's own gradients are up to 0.6 % off those in float64 here, ours 1.2 %: single
-    # activations on the other side of a ReLU's kink.
-    reference.check_training(result, grads=3e-2)
+    reference.check_training(result)
 
 
 @pytest.mark.parametrize("depth", resnet.DEPTHS)
