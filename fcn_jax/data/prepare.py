@@ -135,6 +135,7 @@ def _check_archives(dataset: str, archives: Path | str | None) -> None:
 
 
 def _make_folder(path: Path) -> None:
+    files.require_utf8(path)
     files.make_folder(path, "choose another directory for prepared data")
 
 

@@ -71,6 +71,19 @@ def write_text(path: Path, text: str) -> None:
         os.fsync(file.fileno())  # or the name may outlive the cut, and the content not
 
 
+def require_utf8(path: Path) -> None:
+    """Refuse a path that is no UTF-8: orbax and tfds cannot write there.
+
+    Raises:
+        InputError: naming the path.
+    """
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise InputError(f"{shown}: the path is no UTF-8: choose another folder") from None
+
+
 def make_folder(path: Path, remedy: str = "choose another folder") -> None:
     """As mkdir -p.
 

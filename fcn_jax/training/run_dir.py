@@ -49,8 +49,10 @@ def claim(folder: Path, config: configs.Config) -> Iterator[None]:
     that ends before its first saved step leaves nothing behind where nothing was before.
 
     Raises:
-      InputError: if another process holds it, another run lives in it, or it holds other files.
+      InputError: if another process holds it, another run lives in it, it holds other files, or
+        its path is no UTF-8.
     """
+    files.require_utf8(folder)
     made = not folder.exists()
     files.make_folder(folder)
     lock = filelock.FileLock(folder / LOCK)

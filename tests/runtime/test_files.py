@@ -129,3 +129,9 @@ def test_a_lock_that_cannot_be_made(tmp_path, monkeypatch):
         files.alone(tmp_path / ".lock", "preparing"),
     ):
         pass
+
+
+def test_a_path_that_is_no_utf8_is_refused(tmp_path):
+    files.require_utf8(tmp_path / "Übung 1")
+    with pytest.raises(InputError, match=r"w\\xfc/run: the path is no UTF-8: choose another"):
+        files.require_utf8(tmp_path / os.fsdecode(b"w\xfc") / "run")
