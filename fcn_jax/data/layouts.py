@@ -35,6 +35,9 @@ SPLIT_NAMES = {
 }
 """Names of splits in lists and folders, in lower case -> train, val, test."""
 
+_TEXTS = (".txt", ".lst", ".csv", ".tsv", ".json", ".yaml", ".yml", ".pbtxt", ".names")
+"""Files at the top that may be lists."""
+
 _ANNOTATED = {
     f"{name}{tail}": name for name in SPLIT_NAMES for tail in ("annot", "_labels", "_masks")
 }
@@ -77,7 +80,7 @@ def is_known_name(name: str) -> bool:
     folders = {f.lower() for f in (*IMAGE_FOLDERS, *MASK_FOLDERS)}
     lists = ("imagesets", "splits", "split", "lists", "list")
     known = (*folders, *lists, *SPLIT_NAMES, *_ANNOTATED)
-    return lower in known or lower.endswith((".txt", ".lst", ".csv", ".json"))
+    return lower in known or lower.endswith(_TEXTS)
 
 
 def find_pairs(names: Iterable[str]) -> Pairs:

@@ -5,6 +5,7 @@ A `Source` is opened from VOC-2007's archives or from a folder. It reads names a
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,10 @@ CLASS_FILES = (
     *("classes.csv", "label_colors.txt", "labels.txt"),
 )
 """Files that list the classes; the first that is there counts."""
+
+_LIKE_CLASSES = re.compile(
+    r"(class|label|categor|names|colou?r)[^/]*\.(txt|csv|tsv|json|ya?ml|pbtxt)$|\.names$"
+)
 
 
 @dataclass(frozen=True)
@@ -185,6 +190,8 @@ def _classes(files: Files, root: Path, pairs: layouts.Pairs) -> tuple[Classes, l
     if pairs.layout == "camvid":
         return class_lists.camvid(), [f"{root} is read as CamVid, 11 classes"]
     note = f"{root} has no classes.txt: its masks are read with VOC's 21 classes"
+    alike = [n for n in files.names() if n.count("/") < 2 and _LIKE_CLASSES.search(n.lower())]
+    note += f"; not read as class lists: {splits.some(alike)}" if alike else ""
     return class_lists.plain_classes(VOC_CLASSES), [note]
 
 

@@ -417,6 +417,19 @@ def test_of_mapillarys_two_versions_the_later_is_read_with_its_own_classes(tmp_p
     assert "has no classes.txt" in open_folder(tmp_path).notes[0]
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["class_list.txt", "names.txt", "labels.csv", "obj.names", "SegmentationClass/classes.txt"],
+)
+def test_files_that_look_like_class_lists_and_are_not_read_are_named(name, tmp_path):
+    root = voc(tmp_path)
+    (root / "classes.txt").unlink()
+    write(root, name, "a\nb\nc\n")
+    write(root, "SegmentationClass/im0.txt", "0 0.5 0.5 1 1\n")  # YOLO's boxes, no list
+    notes = open_folder(root).notes
+    assert f"with VOC's 21 classes; not read as class lists: {name}" in notes[0]
+
+
 def test_class_lists_beside_the_one_that_is_used_are_named(tmp_path):
     write(voc(tmp_path), "class_dict.csv", "name,r,g,b\na,0,0,0\nb,1,1,1\n")
     source = open_folder(tmp_path)
