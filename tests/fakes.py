@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from fcn_jax.config import Config, replace
+from fcn_jax.data import batches
 from fcn_jax.data.classes import voc_palette
 from fcn_jax.data.prepare import Dataset
 from fcn_jax.inference import predict
 from fcn_jax.models import Network, layers
-from fcn_jax.types import VOID, Example
+from fcn_jax.types import VOID, Batch, Example
 
 CLASSES = ("background", "left", "right")
 
@@ -83,3 +84,13 @@ def checkpoint(image_size: tuple[int, int] = (32, 32), seed: int = 0):
     net = TinyNet()
     variables = net.init(jax.random.key(seed), jnp.zeros((1, 8, 8, 3)))
     return predict.Checkpoint(net, dict(variables), CLASSES, voc_palette(3), image_size, {})
+
+
+def resized(examples: Iterable[Example], size: tuple[int, int]) -> Batch:
+    """All examples resized to `size` (height, width), as the paper does."""
+    pairs = [
+        (batches.resize_image(e.image, size), batches.resize_mask(e.mask, size)) for e in examples
+    ]
+    images, masks = zip(*pairs, strict=True)
+    sizes = np.tile(np.asarray(size, np.int32), (len(pairs), 1))
+    return Batch(np.stack(images), np.stack(masks), sizes)

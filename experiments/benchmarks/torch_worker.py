@@ -9,9 +9,6 @@ from torch.nn import functional
 
 from experiments.benchmarks.networks import TORCHVISION, Op, network
 
-MODES = ("eager", "channels_last", "compile", "compile_graphs")
-"""The two `compile` are with channels_last; `compile_graphs`, CUDA graphs, is for a GPU only."""
-
 
 class Block(nn.Module):
     """ResNet's bottleneck, or its basic block."""
@@ -143,23 +140,23 @@ def module(arch: str, classes: int, frozen: bool) -> nn.Module:
     return Network(network(arch, classes, frozen))
 
 
-def make(arch: str, classes: int, work: str, mode: str, precision: str, device: str, frozen: bool):
+def make(job: dict[str, Any], classes: int, device: str):
     """A function (image uint8 NHWC, mask uint8) -> a small result, that does one step.
 
     Args:
-        arch: the network's name.
+        job: arch; mode: train, eval or predict; torch_mode: eager, channels_last, compile, or
+            compile_graphs (CUDA graphs, for a GPU only; the last two are channels_last); precision:
+            f32, tf32, or bf16: automatic mixed precision (torch.autocast); frozen: whether the
+            backbone is not trained.
         classes: of the logits.
-        work: train, eval or predict.
-        mode: one of `MODES`.
-        precision: f32, tf32, or bf16: automatic mixed precision (torch.autocast).
         device: cpu or cuda.
-        frozen: whether the backbone is not trained.
     """
+    work, mode, precision = job["mode"], job["torch_mode"], job["precision"]
     torch.manual_seed(0)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.benchmark = True
     layout = torch.contiguous_format if mode == "eager" else torch.channels_last
-    model = module(arch, classes, frozen).to(device).to(memory_format=layout)  # type: ignore
+    model = module(job["arch"], classes, job["frozen"]).to(device).to(memory_format=layout)  # type: ignore
     model.train(work == "train")
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=1e-4, weight_decay=1e-5, fused=True)

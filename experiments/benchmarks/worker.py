@@ -270,15 +270,7 @@ def torch_contender(job: dict[str, Any]) -> Contender:
     device = "cuda" if torch.cuda.is_available() and not job["cpu"] else "cpu"
     if device == "cpu":
         torch.set_num_threads(command.cores())
-    run = torch_worker.make(
-        job["arch"],
-        CLASSES,
-        job["mode"],
-        job["torch_mode"],
-        job["precision"],
-        device,
-        job["frozen"],
-    )
+    run = torch_worker.make(job, CLASSES, device)
     image, mask = (torch.from_numpy(v).to(device) for v in random_images(job))
 
     def wait(result):

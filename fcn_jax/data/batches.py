@@ -4,7 +4,7 @@ A padded batch may hold all images of a split. Which of them a step takes is a p
 (key, epoch), so a resumed run sees the same images in the same order, wherever they are stored.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -42,14 +42,6 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """uint8 [H, W] -> uint8 [h, w], nearest, by PIL (its rounding differs from a plain formula)."""
     return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
-
-
-def resized(examples: Iterable[Example], size: tuple[int, int]) -> Batch:
-    """All examples resized to `size` (height, width), as the paper does."""
-    pairs = [(resize_image(e.image, size), resize_mask(e.mask, size)) for e in examples]
-    images, masks = zip(*pairs, strict=True)
-    sizes = np.tile(np.asarray(size, np.int32), (len(pairs), 1))
-    return Batch(np.stack(images), np.stack(masks), sizes)
 
 
 def full_resolution(examples: Sequence[Example], shape: tuple[int, int] | None = None) -> Batch:

@@ -187,34 +187,29 @@ class _Pairs(Examples):
         return Example(name, image, np.ascontiguousarray(mask, np.uint8))
 
 
-class Subset(Sequence[Example]):
+class Subset(Examples):
     """Some examples of a sequence, decoded on access."""
 
     def __init__(self, examples: Sequence[Example], indices: Sequence[int]):
         """Select `indices` of `examples`, in their order."""
-        self._examples, self._indices = examples, tuple(indices)
+        if isinstance(examples, Subset):
+            examples, known = examples.source
+            indices = [known[i] for i in indices]
+        self.source = examples, tuple(indices)
+        """The sequence these are taken from, and which they are."""
 
     @cached_property
     def facts(self) -> Facts:
         """As `facts_of` the whole."""
-        return facts_of(self._examples).select(self._indices)
-
-    @property
-    def source(self) -> tuple[Sequence[Example], tuple[int, ...]]:
-        """The sequence these are taken from, and which they are."""
-        return self._examples, self._indices
+        examples, indices = self.source
+        return facts_of(examples).select(indices)
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self.source[1])
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | Sequence[Example]:
-        if isinstance(index, slice):
-            return Subset(self._examples, self._indices[index])
-        return self._examples[self._indices[index]]
+    def _example(self, index: int) -> Example:
+        examples, indices = self.source
+        return examples[indices[index]]
 
 
 class Records(Examples):

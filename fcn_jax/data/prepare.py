@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import platformdirs
@@ -64,32 +64,20 @@ def load(
     Raises:
         InputError: one line on what is wrong with the data and how to set it right.
     """
-    data_dir = Path(data_dir or default_data_dir()).expanduser().absolute()
+    data_dir = _absolute(data_dir)
     _make_folder(data_dir)
-    _check_archives(dataset, archives)
-    if dataset != "voc2007":
-        source = open_source(dataset, data_dir=data_dir, progress=progress)
-        kind = "shapes" if dataset == "shapes" else "folder"
-        prepared = _prepared(f"{kind}_{source.digest}", lambda: source, data_dir, progress)
-        remedy = f"add {LISTS}/SPLIT.txt"
-        return _dataset(source.name, source.classes, prepared, source.root, remedy)
-    if archives is not None:
-        folder = Path(archives).expanduser()
-        paths = voc2007.archive_paths(folder)
-        name, root = voc2007.prepared_name(paths), str(folder.resolve())
-        opener = voc2007.archive_opener(paths, check=True)
-    else:
-        name, root = "voc2007", str(data_dir / "downloads")
-        opener = lambda: voc2007.download_archives(data_dir, progress)
-    prepared = _prepared(name, opener, data_dir, progress)
+    plan = _plan(dataset, archives, data_dir, progress)
+    prepared = _prepared(plan.key, plan.opener, data_dir, progress)
     sizes = {split: len(records) for split, records in prepared.splits.items()}
-    if name == "voc2007" and sizes != voc2007.OFFICIAL_SIZES:
+    if plan.key == "voc2007" and sizes != voc2007.OFFICIAL_SIZES:
         raise InputError(
             f"prepared VOC-2007 in {data_dir} has {sizes} images, not {voc2007.OFFICIAL_SIZES}: "
             "delete that directory and start again"
         )
-    remedy = f"for test put {voc2007.ARCHIVES['test'].filename} beside the other archive"
-    return _dataset("voc2007", plain_classes(VOC_CLASSES), prepared, root, remedy)
+    names = plan.classes.names
+    digest = hashlib.sha256(repr((prepared.digest, names)).encode()).hexdigest()[:12]
+    splits = datasets.Splits(prepared.splits, plan.remedy)
+    return Dataset(plan.name, names, plan.classes.palette, splits, digest, plan.root)
 
 
 def open_source(
@@ -104,14 +92,42 @@ def open_source(
     Raises:
         InputError: if they are not there, or not of the right shape.
     """
-    data_dir = Path(data_dir or default_data_dir()).expanduser().absolute()
-    _check_archives(dataset, archives)
-    if dataset == "voc2007" and archives is not None:
-        paths = voc2007.archive_paths(Path(archives).expanduser())
-        return voc2007.archive_opener(paths, check=True)()
-    if dataset == "voc2007":
-        _make_folder(data_dir)
-        return voc2007.download_archives(data_dir, progress)
+    return _plan(dataset, archives, _absolute(data_dir), progress).opener()
+
+
+class _Plan(NamedTuple):
+    """What is to be prepared."""
+
+    name: str
+    classes: Classes
+    key: str
+    """What the prepared data are called; changes with the raw files."""
+    opener: Opener
+    root: str
+    remedy: str
+    """What to do about a split that is missing."""
+
+
+def _plan(dataset: str, archives: Path | str | None, data_dir: Path, progress: bool) -> _Plan:
+    if archives is not None and dataset != "voc2007":
+        raise InputError(f"archives go with the data set voc2007 only, not with {dataset!r}")
+    if dataset != "voc2007":
+        source = _open(dataset, data_dir, progress)
+        key = f"{'shapes' if dataset == 'shapes' else 'folder'}_{source.digest}"
+        remedy = f"add {LISTS}/SPLIT.txt"
+        return _Plan(source.name, source.classes, key, lambda: source, source.root, remedy)
+    key, root = "voc2007", data_dir / "downloads"
+    opener = lambda: voc2007.download_archives(data_dir, progress)
+    if archives is not None:
+        root = Path(archives).expanduser()
+        paths = voc2007.archive_paths(root)
+        key, opener = voc2007.prepared_name(paths), lambda: voc2007.open_checked(paths)
+    remedy = f"for test put {voc2007.ARCHIVES['test'].filename} beside the other archive"
+    return _Plan("voc2007", plain_classes(VOC_CLASSES), key, opener, str(root.resolve()), remedy)
+
+
+def _open(dataset: str, data_dir: Path, progress: bool) -> Source:
+    """The raw files of `shapes`, or of a folder."""
     if dataset == "shapes":
         _make_folder(data_dir)
         root = shapes.ensure(data_dir / "drawn", progress)
@@ -124,14 +140,13 @@ def open_source(
     return open_folder(path)
 
 
+def _absolute(data_dir: Path | str | None) -> Path:
+    return Path(data_dir or default_data_dir()).expanduser().absolute()
+
+
 def default_data_dir() -> Path:
     """The user's cache directory of this package."""
     return Path(platformdirs.user_cache_dir("fcn_jax")) / "data"
-
-
-def _check_archives(dataset: str, archives: Path | str | None) -> None:
-    if archives is not None and dataset != "voc2007":
-        raise InputError(f"archives go with the data set voc2007 only, not with {dataset!r}")
 
 
 def _make_folder(path: Path) -> None:
@@ -296,13 +311,6 @@ def _prepared(name: str, opener: Opener, data_dir: Path, show: bool) -> _Prepare
         for split, records in opened.items()
     }
     return _Prepared(splits, digest)
-
-
-def _dataset(name: str, classes: Classes, prepared: _Prepared, root: str, remedy: str) -> Dataset:
-    splits = datasets.Splits(prepared.splits, remedy)
-    content = repr((prepared.digest, classes.names)).encode()
-    digest = hashlib.sha256(content).hexdigest()[:12]
-    return Dataset(name, classes.names, classes.palette, splits, digest, root)
 
 
 def _open_split(builder: VocSegmentation, split: str) -> Any:

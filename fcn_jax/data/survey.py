@@ -76,7 +76,8 @@ def survey(source: Source, tick: Callable[[], object] = lambda: None) -> Survey:
     empty: list[str] = []
 
     def see(split: str, stored: validate.Stored) -> None:
-        example = _decode(stored)
+        pixels = np.asarray(images.to_rgb(Image.open(io.BytesIO(stored.image))))
+        example = Example(stored.id, pixels, np.asarray(Image.open(io.BytesIO(stored.mask))))
         facts = splits[split]
         facts.ids.append(stored.id)
         facts.pixels += stored.pixels
@@ -104,11 +105,6 @@ def survey(source: Source, tick: Callable[[], object] = lambda: None) -> Survey:
         *_absences(splits, source.classes.names),
     ]
     return Survey(found, notes, source.classes.names, source.classes.palette, splits)
-
-
-def _decode(stored: validate.Stored) -> Example:
-    image = np.asarray(images.to_rgb(Image.open(io.BytesIO(stored.image))))
-    return Example(stored.id, image, np.asarray(Image.open(io.BytesIO(stored.mask))))
 
 
 def _name(path: str) -> str:

@@ -1,7 +1,7 @@
 """VOC-2007's official archives: where they are, which sizes they have, and the splits they give."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from fcn_jax.data.progress import LOGGER
@@ -56,48 +56,37 @@ def prepared_name(paths: Mapping[str, Path]) -> str:
     return "voc2007_" + hashlib.sha256(repr(stamps).encode()).hexdigest()[:12]
 
 
-def archive_opener(paths: Mapping[str, Path], check: bool) -> Callable[[], Source]:
-    """What opens the archives, with `check` after verifying those of the official size.
+def open_checked(paths: Mapping[str, Path], check: bool = True) -> Source:
+    """Open the archives, with `check` after verifying those of the official size.
 
     It logs which of them have another size.
     """
-
-    def open_them() -> Source:
-        for key, path in paths.items():
-            artifact, size = ARCHIVES[key], path.stat().st_size
-            if size != artifact.size:
-                LOGGER.info(
-                    "%s has %d bytes, the official archive %d: it is cut down or changed",
-                    *(path, size, artifact.size),
+    for key, path in paths.items():
+        artifact, size = ARCHIVES[key], path.stat().st_size
+        if size != artifact.size:
+            LOGGER.info(
+                "%s has %d bytes, the official archive %d: it is cut down or changed",
+                *(path, size, artifact.size),
+            )
+        elif check:
+            found = download.sha256_of(path)
+            if found != artifact.sha256:
+                raise InputError(
+                    f"{path} has the sha256 {found}, the official archive {artifact.sha256}: "
+                    "it is damaged, download it again"
                 )
-            elif check:
-                found = download.sha256_of(path)
-                if found != artifact.sha256:
-                    raise InputError(
-                        f"{path} has the sha256 {found}, the official archive {artifact.sha256}: "
-                        "it is damaged, download it again"
-                    )
-        return open_archives(paths["trainval"], paths.get("test"))
-
-    return open_them
+    return open_archives(paths["trainval"], paths.get("test"))
 
 
 def download_archives(data_dir: Path, progress: bool) -> Source:
     """Open the archives in DATA_DIR/downloads; download what is not there."""
     try:
         paths = {
-            key: download.fetch(
-                artifact.filename,
-                artifact.mirrors,
-                artifact.size,
-                artifact.sha256,
-                data_dir / "downloads",
-                progress,
-            )
+            key: download.fetch(artifact, data_dir / "downloads", progress)
             for key, artifact in ARCHIVES.items()
         }
     except InputError as error:
         raise InputError(
             f"{error}, or name the folder it is in; the data set `shapes` needs no download"
         ) from None
-    return archive_opener(paths, check=False)()
+    return open_checked(paths, check=False)

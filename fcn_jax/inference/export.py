@@ -19,10 +19,7 @@ from fcn_jax.inference import onnx, predict
 from fcn_jax.runtime import files
 from fcn_jax.types import InputError
 
-FORMATS = ("stablehlo", "onnx", "safetensors")
-"""Two programs, and the weights as a folder (`weights.model_folder`)."""
 PLATFORMS = ("cpu", "cuda", "tpu")
-PIXELS = ("uint8", "float32")
 
 ANY = "any"
 """In place of a size: the program takes images of every size, where the network allows it."""

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import requests
@@ -22,8 +21,10 @@ class Artifact:
     """A file that several mirrors have."""
 
     filename: str
-    size: int
+    size: int | None
+    """In bytes; None where it is not known."""
     sha256: str
+    """In hex, or its first digits."""
     mirrors: tuple[str, ...]
 
 
@@ -34,54 +35,44 @@ def sha256_of(path: Path) -> str:
 
 
 def fetch(
-    filename: str,
-    mirrors: Sequence[str],
-    size: int | None,
-    sha256: str,
+    artifact: Artifact,
     folder: Path,
     progress: bool = True,
     timeout: tuple[float, float] = TIMEOUT,
 ) -> Path:
-    """Return FOLDER/FILENAME, downloading it first unless it is there and right.
+    """Return the path of a file in a folder, downloading it first unless it is there and right.
 
     The mirrors are tried in order. Bytes gather in FILENAME.part, from which a later mirror or a
-    later call goes on; the final name appears only once `size` (bytes; None where it is not known)
-    and `sha256` (in hex, or its first digits) agree.
+    later call goes on; the final name appears only once size and sha256 agree.
 
     Raises:
         InputError: no mirror gave the file; one line with a reason for each, and where to put the
             file by hand.
     """
-    target = folder / filename
-    if _is_right(target, size, sha256):
+    target = folder / artifact.filename
+    if _is_right(target, artifact):
         return target
     files.make_folder(folder)
     with files.alone(folder / ".lock", f"downloading to {folder}"):
-        return _fetch(target, mirrors, size, sha256, progress, timeout)
+        return _fetch(artifact, target, progress, timeout)
 
 
-def _is_right(target: Path, size: int | None, sha256: str) -> bool:
+def _is_right(target: Path, artifact: Artifact) -> bool:
     try:
-        right_size = target.is_file() and size in (None, target.stat().st_size)
-        return right_size and sha256_of(target).startswith(sha256)
+        right_size = target.is_file() and artifact.size in (None, target.stat().st_size)
+        return right_size and sha256_of(target).startswith(artifact.sha256)
     except OSError as error:
         raise InputError(f"{target}: cannot be read ({error.strerror}): fix that") from None
 
 
-def _fetch(
-    target: Path,
-    mirrors: Sequence[str],
-    size: int | None,
-    sha256: str,
-    progress: bool,
-    timeout: tuple[float, float],
-) -> Path:
+def _fetch(artifact: Artifact, target: Path, progress: bool, timeout: tuple[float, float]) -> Path:
     """`fetch` for the one process that holds the lock."""
-    if _is_right(target, size, sha256):  # another process has been at work
+    if _is_right(target, artifact):  # another process has been at work
         return target
-    filename, folder, part = target.name, target.parent, target.with_name(f"{target.name}.part")
+    filename, size, sha256 = artifact.filename, artifact.size, artifact.sha256
+    folder, part = target.parent, target.with_name(f"{filename}.part")
     reasons = [] if not target.exists() else [f"{target} is there, but its checksum is wrong"]
-    for url in mirrors:
+    for url in artifact.mirrors:
         try:
             expected = _size_at(url, timeout) if size is None else size
             lacking = expected - (part.stat().st_size if part.exists() else 0)

@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 import tensorstore
+from flax.traverse_util import unflatten_dict
 from orbax.checkpoint import v1 as ocp
 
 from fcn_jax.runtime import distributed, files
@@ -290,14 +291,7 @@ def _load(path: Path, part: str, leaves: Iterable[str]) -> dict[str, Any]:
         store = {"driver": "ocdbt", "base": base, "path": leaf.replace("/", ".") + "/"}
         opened[leaf] = tensorstore.open({"driver": "zarr3", "kvstore": store}, open=True, read=True)
     arrays = {leaf: future.result().read() for leaf, future in opened.items()}
-    tree: dict[str, Any] = {}
-    for leaf, future in arrays.items():
-        *folders, name = leaf.split("/")
-        node = tree
-        for folder in folders:
-            node = node.setdefault(folder, {})
-        node[name] = np.asarray(future.result())
-    return tree
+    return unflatten_dict({k: np.asarray(v.result()) for k, v in arrays.items()}, sep="/")
 
 
 def numbers(directory: Path) -> list[int]:

@@ -27,33 +27,21 @@ from fcn_jax.types import InputError
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """The first bytes of PyTorch's format before 1.6: a pickled magic number."""
 
-_STORAGES = {
-    f"torch.{name}Storage": np.dtype(dtype)
-    for name, dtype in {
-        "Double": "<f8",
-        "Float": "<f4",
-        "Half": "<f2",
-        "BFloat16": ml_dtypes.bfloat16,
-        "Long": "<i8",
-        "Int": "<i4",
-        "Short": "<i2",
-        "Char": "i1",
-        "Byte": "u1",
-        "Bool": "?",
-    }.items()
+_TYPES = {
+    ("Double", "F64"): "<f8",
+    ("Float", "F32"): "<f4",
+    ("Half", "F16"): "<f2",
+    ("BFloat16", "BF16"): ml_dtypes.bfloat16,
+    ("Long", "I64"): "<i8",
+    ("Int", "I32"): "<i4",
+    ("Short", "I16"): "<i2",
+    ("Char", "I8"): "i1",
+    ("Byte", "U8"): "u1",
+    ("Bool", "BOOL"): "?",
 }
-_SAFETENSORS_TYPES = {
-    "F64": "<f8",
-    "F32": "<f4",
-    "F16": "<f2",
-    "BF16": ml_dtypes.bfloat16,
-    "I64": "<i8",
-    "I32": "<i4",
-    "I16": "<i2",
-    "I8": "i1",
-    "U8": "u1",
-    "BOOL": "?",
-}
+"""(PyTorch's name, that of safetensors) -> NumPy's type."""
+_STORAGES = {f"torch.{name}Storage": np.dtype(kind) for (name, _), kind in _TYPES.items()}
+_SAFETENSORS_TYPES = {name: kind for (_, name), kind in _TYPES.items()}
 
 
 _DAMAGE = (

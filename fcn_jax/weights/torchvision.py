@@ -71,6 +71,7 @@ def pretrained(
     assert digits is not None, filename
     folder = cache_dir or Path(platformdirs.user_cache_dir("fcn_jax")) / "weights"
     try:
-        return download.fetch(filename, [URL + filename], None, digits[1], folder, progress)
+        artifact = download.Artifact(filename, None, digits[1], (URL + filename,))
+        return download.fetch(artifact, folder, progress)
     except InputError as error:
         raise InputError(f"{error}, or give the path of the file instead") from None

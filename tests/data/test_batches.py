@@ -19,7 +19,7 @@ def test_normalize_is_imagenets():
 
 def test_resizing_is_pils_and_masks_keep_their_values():
     example = fakes.example(3, 61, 43)
-    padded = batches.resized([example], (32, 40))
+    padded = fakes.resized([example], (32, 40))
     chex.assert_shape(padded.image, (1, 32, 40, 3))
     expected = Image.fromarray(example.image).resize((40, 32), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(padded.image[0], expected)
@@ -63,7 +63,7 @@ def test_every_epoch_is_another_permutation_and_repeats_by_key():
 
 
 def test_evaluation_indices_take_each_image_once_and_fill_with_void():
-    padded = batches.resized([fakes.example(i) for i in range(5)], (32, 32))
+    padded = fakes.resized([fakes.example(i) for i in range(5)], (32, 32))
     indices = batches.eval_indices(5, 3)
     np.testing.assert_array_equal(indices, [[0, 1, 2], [3, 4, 5]])
     batch = jax.jit(batches.take)(padded, indices[1])

@@ -37,7 +37,7 @@ def taken(split, steps):
 @pytest.mark.parametrize("mode", MODES)
 def test_batches_are_those_of_the_whole(mode, size):
     examples = fakes.dataset(6, 0).splits["train"]
-    whole = batches.resized(examples, size) if size else batches.full_resolution(examples)
+    whole = fakes.resized(examples, size) if size else batches.full_resolution(examples)
     split = opened(mode, size)
     assert split.mode == mode
     assert split.ids == tuple(e.id for e in examples)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from fcn_jax.data import batches, loader, prepare, resize_cache
+from fcn_jax.data import loader, prepare, resize_cache
 from fcn_jax.data.dataset import Records
 from tests import fakes
 from tests.data.test_prepare import make_folder
@@ -36,7 +36,7 @@ def forbid(self, index):
 
 @pytest.mark.parametrize("mode", ["host", "device"])
 def test_the_second_start_decodes_nothing_and_has_the_same_bits(mode, train, monkeypatch):
-    expected = batches.resized(train, SIZE)
+    expected = fakes.resized(train, SIZE)
     first = whole(open_split(train, mode))
     monkeypatch.setattr(Records, "__getitem__", forbid)
     for found in (first, whole(open_split(train, mode))):
@@ -46,7 +46,7 @@ def test_the_second_start_decodes_nothing_and_has_the_same_bits(mode, train, mon
 
 
 def test_a_large_part_of_a_split_is_taken_from_the_whole(train, monkeypatch):
-    expected = batches.resized(train, SIZE)
+    expected = fakes.resized(train, SIZE)
     open_split(train)
     part = train[1:]
     monkeypatch.setattr(Records, "__getitem__", forbid)
@@ -55,7 +55,7 @@ def test_a_large_part_of_a_split_is_taken_from_the_whole(train, monkeypatch):
 
 
 def test_for_a_small_part_of_a_split_nothing_is_written(train):
-    expected = batches.resized(train[:2], SIZE)
+    expected = fakes.resized(train[:2], SIZE)
     for ours, theirs in zip(whole(open_split(train[:2])), expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert not train.cache.exists()
@@ -82,7 +82,7 @@ def test_where_nothing_can_be_kept_images_are_decoded(reason, train, monkeypatch
         monkeypatch.setattr(resize_cache.files, "free", lambda _: 1000)
     else:
         monkeypatch.setattr(resize_cache, "_begin", full)
-    expected = batches.resized(train, SIZE)
+    expected = fakes.resized(train, SIZE)
     for ours, theirs in zip(whole(open_split(train)), expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert not train.cache.exists() or not list(train.cache.iterdir())

@@ -176,9 +176,10 @@ def test_the_baselines_step(work):
     torch = pytest.importorskip("torch")
     from experiments.benchmarks import torch_worker
 
-    job = {"batch_size": 2, "image_size": (32, 32)}
+    job = {"arch": "fcn", "mode": work, "torch_mode": "channels_last", "precision": "f32"}
+    job |= {"batch_size": 2, "image_size": (32, 32), "frozen": False}
     image, mask = (torch.from_numpy(v) for v in worker.random_images(job))
-    step = torch_worker.make("fcn", 21, work, "channels_last", "f32", "cpu", False)
+    step = torch_worker.make(job, 21, "cpu")
     result = step(image, mask)
     if work == "train":
         losses = [float(step(image, mask)) for _ in range(3)]

@@ -103,7 +103,7 @@ STEP = """
 
     shrink(pytest.MonkeyPatch())
 
-    padded = batches.resized([fakes.example(i) for i in range(8)], (32, 32))
+    padded = fakes.resized([fakes.example(i) for i in range(8)], (32, 32))
     optimizer = optim.make_optimizer(optim.OptimConfig(lr=1e-3), 10)
     model = create_model(NAME, 3, **SMALL[NAME])
     variables = random_variables(model)

@@ -81,7 +81,8 @@ def dead_url():
 
 
 def fetch(folder, *mirrors, timeout=(2.0, 2.0)):
-    return download.fetch("a.tar", mirrors, len(BODY), SHA, folder, False, timeout)
+    artifact = download.Artifact("a.tar", len(BODY), SHA, mirrors)
+    return download.fetch(artifact, folder, False, timeout)
 
 
 def test_mirrors_are_tried_in_order_until_one_works(server, tmp_path):

@@ -87,7 +87,7 @@ class _Oracle:
 def test_floor_and_ceiling_come_out_of_the_real_pipeline(perfect):
     masks = [fakes.example(i, 32, 32).mask for i in range(5)]
     examples = [Example(str(i), np.stack([m] * 3, -1), m) for i, m in enumerate(masks)]
-    padded = loader.cached(jax.device_put(batches.resized(examples, (32, 32))))
+    padded = loader.cached(jax.device_put(fakes.resized(examples, (32, 32))))
     program = evaluate.make_program(_Oracle(perfect), 3, None, 0)
     ids = [e.id for e in examples]
     result = evaluate.evaluate(program, {}, padded, ids, fakes.CLASSES, 2)

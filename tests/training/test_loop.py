@@ -62,7 +62,7 @@ def test_the_counts_sum_to_the_labelled_pixels(straight):
     data = fakes.dataset()
     val = data.splits["val"]
     assert ids == tuple(e.id for e in val)
-    masks = setup.batches.resized(list(val), (32, 32)).mask
+    masks = fakes.resized(list(val), (32, 32)).mask
     assert counts[:, :-1].sum() == (masks != VOID).sum()
     assert counts.sum() == masks.size
 

@@ -64,7 +64,7 @@ def test_frozen_statistics_stay_and_the_rest_moves():
     model = models.create_model("resnet50_fcn", 3, width=4, freeze_backbone=True)
     variables = initialize.random_init(model, jax.random.key(0), SIZE)
     stats = variables["batch_stats"]
-    padded = batches.resized([fakes.example(i) for i in range(2)], SIZE)
+    padded = fakes.resized([fakes.example(i) for i in range(2)], SIZE)
     program = precise_bn.make_program(model, SIZE)
     fed = [(padded, np.arange(2, dtype=np.int32))] * 2
     found = precise_bn.estimate(program, variables["params"], stats, fed)
@@ -88,7 +88,7 @@ def test_a_run_is_evaluated_with_them_and_resumes_to_the_same_bits(tmp_path, ema
     saved, meta = checkpoint.load(tmp_path / "straight" / "checkpoints")
     epoch = meta["progress"]["epoch"]
     rows = setup.build(config, data).epoch_indices(epoch - 1)
-    train = batches.resized(list(data.splits["train"]), SIZE)
+    train = fakes.resized(list(data.splits["train"]), SIZE)
     expected = _by_hand(saved, [train.image[part] for part in rows[:2]])
     chex.assert_trees_all_close(saved["batch_stats"], expected, rtol=2e-5, atol=2e-6)
     again = predict.load_checkpoint(tmp_path / "straight")
@@ -122,7 +122,7 @@ def test_four_devices_give_the_statistics_of_one():
         from fcn_jax.weights import initialize
         from fcn_jax.data import batches
         from tests import fakes
-        padded = batches.resized([fakes.example(i) for i in range(8)], (32, 32))
+        padded = fakes.resized([fakes.example(i) for i in range(8)], (32, 32))
         rows = np.array([[5, 2, 7, 0], [1, 3, 4, 6]], np.int32)
         model, found = fakes.TinyNet(), {}
         for devices in (1, 4):

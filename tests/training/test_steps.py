@@ -39,7 +39,7 @@ def _setup(augmentation=None, arch=None, weight_decay=1e-5, **kwargs):
 
 
 def _padded(n=6, size=SIZE):
-    return batches.resized([fakes.example(i) for i in range(n)], size)
+    return fakes.resized([fakes.example(i) for i in range(n)], size)
 
 
 @pytest.mark.parametrize("augmentation", [None, AugmentConfig(flip=0.5, crop_scale=(0.3, 1.0))])
@@ -104,7 +104,7 @@ def test_void_counts_as_background_only_when_asked_and_padding_never(augmentatio
     clean = [
         e._replace(mask=np.where(e.mask == VOID, 0, e.mask).astype(np.uint8)) for e in examples
     ]
-    form = partial(batches.resized, size=SIZE) if augmentation is None else batches.full_resolution
+    form = partial(fakes.resized, size=SIZE) if augmentation is None else batches.full_resolution
 
     def loss(examples, folded):
         _, state, step = _setup(augmentation, void_class=0 if folded else None)
@@ -212,7 +212,7 @@ def _on_eight_devices(code: str) -> str:
         from fcn_jax.config import LossConfig
         from tests import fakes
         key, size, n = jax.random.key(0), (32, 32), 8
-        padded = batches.resized([fakes.example(i) for i in range(n)], size)
+        padded = fakes.resized([fakes.example(i) for i in range(n)], size)
         rows = np.arange(n, dtype=np.int32)[None]
         optimizer = optim.make_optimizer(optim.OptimConfig(lr=1e-2), 10)
         def made(model, devices, **kinds):
