@@ -178,27 +178,18 @@ def counted_models() -> list[dict[str, Any]]:
     image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     rows = []
     for name in models.MODELS:
-        model = models.create_model(name)
+        model, network = models.create_model(name), models.MODELS[name]
+        weights = "torchvision, backbone" if network.backbone else ""
         params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
         rows.append(
             {
                 "name": name,
                 "parameters": sum(math.prod(x.shape) for x in jax.tree.leaves(params)),
                 "flops": flops.forward_flops(model, image.shape),
-                "weights": _published(name),
+                "weights": "torchvision, whole network" if network.published else weights,
             }
         )
     return rows
-
-
-def _published(name: str) -> str:
-    """Whose published weights a network can start from."""
-    from fcn_jax import models
-
-    network = models.MODELS[name]
-    if network.published:
-        return "torchvision, whole network"
-    return "torchvision, backbone" if network.backbone else ""
 
 
 def models_table() -> str:

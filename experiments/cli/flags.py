@@ -66,15 +66,12 @@ def add_run_flags(parser: argparse.ArgumentParser, base: Config) -> None:
         group = parser.add_argument_group(f"{title}, as in the experiment {base.experiment}")
         part = getattr(base, prefix) if prefix else base
         names = [f.name for f in dataclasses.fields(part) if f.name not in (*GROUPS, "experiment")]
-        more = {"arch": {"help": _arch_help(base)}} if prefix == "model" else {}
+        text = (
+            f"The network: {', '.join(MODELS)}, or module:name of a Flax module of your own. "
+            f"(default: {base.model.arch})"
+        )
+        more = {"arch": {"help": text}} if prefix == "model" else {}
         arguments.add_fields(group, prefix, part, names, **more)
-
-
-def _arch_help(base: Config) -> str:
-    return (
-        f"The network: {', '.join(MODELS)}, or module:name of a Flax module of your own. "
-        f"(default: {base.model.arch})"
-    )
 
 
 def add_config_flags(parser: Any, fields: Sequence[str]) -> None:

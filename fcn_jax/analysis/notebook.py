@@ -99,12 +99,6 @@ class Segmentation:
         """The image tinted by the mask: uint8 [H, W, 3]."""
         return masks.overlay(self.image, self.mask, self.palette)
 
-    def figure(self) -> "Figure":
-        """The image beside the overlay, as a matplotlib figure."""
-        from fcn_jax.report import figures
-
-        return figures.images_figure({"image": self.image, "prediction": self.overlay()})
-
     def _repr_png_(self) -> bytes:
         both = np.concatenate([self.image, self.overlay()], axis=1)
         strip = gallery.with_legend(both, [self.mask], self.class_names, self.palette)

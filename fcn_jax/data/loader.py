@@ -26,7 +26,7 @@ import numpy as np
 
 from fcn_jax.data import batches, resize_cache
 from fcn_jax.data.dataset import Facts, Records, Subset, facts_of
-from fcn_jax.data.progress import progress
+from fcn_jax.runtime.terminal import progress
 from fcn_jax.types import VOID, Batch, Example, InputError
 
 MODES = ("auto", "device", "host", "none")

@@ -23,10 +23,10 @@ from fcn_jax.data import dataset as datasets
 from fcn_jax.data import shapes, validate, voc2007
 from fcn_jax.data.classes import VOC_CLASSES, Classes, plain_classes
 from fcn_jax.data.dataset import Dataset, Facts, Records
-from fcn_jax.data.progress import LOGGER, progress
 from fcn_jax.data.source import Source, open_folder
 from fcn_jax.data.splits import LISTS, SPLITS
 from fcn_jax.runtime import files
+from fcn_jax.runtime.terminal import LOGGER, progress
 from fcn_jax.types import InputError
 
 try:
@@ -67,16 +67,16 @@ def load(
     data_dir = _absolute(data_dir)
     _make_folder(data_dir)
     plan = _plan(dataset, archives, data_dir, progress)
-    prepared = _prepared(plan.key, plan.opener, data_dir, progress)
-    sizes = {split: len(records) for split, records in prepared.splits.items()}
+    records, content = _prepared(plan.key, plan.opener, data_dir, progress)
+    sizes = {split: len(examples) for split, examples in records.items()}
     if plan.key == "voc2007" and sizes != voc2007.OFFICIAL_SIZES:
         raise InputError(
             f"prepared VOC-2007 in {data_dir} has {sizes} images, not {voc2007.OFFICIAL_SIZES}: "
             "delete that directory and start again"
         )
     names = plan.classes.names
-    digest = hashlib.sha256(repr((prepared.digest, names)).encode()).hexdigest()[:12]
-    splits = datasets.Splits(prepared.splits, plan.remedy)
+    digest = hashlib.sha256(repr((content, names)).encode()).hexdigest()[:12]
+    splits = datasets.Splits(records, plan.remedy)
     return Dataset(plan.name, names, plan.classes.palette, splits, digest, plan.root)
 
 
@@ -284,16 +284,10 @@ def _quiet() -> Iterator[None]:
 # ---------------------------------------------------------------------------------- reading
 
 
-@dataclasses.dataclass
-class _Prepared:
-    """Prepared data, opened."""
-
-    splits: dict[str, Records]
-    digest: str
-
-
-def _prepared(name: str, opener: Opener, data_dir: Path, show: bool) -> _Prepared:
-    """Read the data prepared under `name`; prepare them first if there are none."""
+def _prepared(
+    name: str, opener: Opener, data_dir: Path, show: bool
+) -> tuple[dict[str, Records], str]:
+    """The splits of the data prepared under `name`, and their digest; prepared first if need be."""
     builder = _builder(name, data_dir)
     folder = Path(builder.data_dir)
     if not folder.is_dir():
@@ -310,7 +304,7 @@ def _prepared(name: str, opener: Opener, data_dir: Path, show: bool) -> _Prepare
         split: Records(records, facts[split], cache, f"{digest}-{split}")
         for split, records in opened.items()
     }
-    return _Prepared(splits, digest)
+    return splits, digest
 
 
 def _open_split(builder: VocSegmentation, split: str) -> Any:

@@ -15,8 +15,8 @@ import numpy as np
 
 from fcn_jax.data import batches
 from fcn_jax.data.dataset import Records
-from fcn_jax.data.progress import LOGGER
 from fcn_jax.runtime import files
+from fcn_jax.runtime.terminal import LOGGER
 from fcn_jax.types import Batch, Example
 
 VERSION = 1

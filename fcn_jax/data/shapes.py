@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from fcn_jax.data.classes import VOC_CLASSES, voc_palette
-from fcn_jax.data.progress import progress as show_progress
 from fcn_jax.runtime import files
+from fcn_jax.runtime.terminal import progress as show_progress
 from fcn_jax.types import VOID
 
 SIZES = {"train": 600, "val": 100, "test": 100}

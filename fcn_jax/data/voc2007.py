@@ -4,9 +4,9 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from fcn_jax.data.progress import LOGGER
 from fcn_jax.data.source import Source, open_archives
 from fcn_jax.runtime import download
+from fcn_jax.runtime.terminal import LOGGER
 from fcn_jax.types import InputError
 
 OFFICIAL_SIZES = {"train": 209, "val": 213, "test": 210}

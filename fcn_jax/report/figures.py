@@ -122,16 +122,3 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
             text = f"{100 * fraction:.0f}"
             axes.text(column, row, text, ha="center", va="center", fontsize=7, color=ink)
     return figure
-
-
-def images_figure(images: Mapping[str, np.ndarray]) -> Figure:
-    """Images [H, W, 3] side by side, each under its name."""
-    first = next(iter(images.values()))
-    width = 4.0
-    figure = _figure(width * len(images), width * first.shape[0] / first.shape[1] + 0.4, 110)
-    all_axes = figure.subplots(1, len(images), squeeze=False)[0]
-    for axes, (name, image) in zip(all_axes, images.items(), strict=True):
-        axes.imshow(image)
-        axes.set_title(plain(name, 60), color=INK, fontsize=11, parse_math=False)
-        axes.set_axis_off()
-    return figure

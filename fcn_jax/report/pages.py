@@ -25,14 +25,12 @@ from fcn_jax.report import charts, confusions, notes, tables
 from fcn_jax.report.gallery import Prediction, shrunk, thumbnail
 from fcn_jax.report.masks import (
     Panel,
-    choose_examples,
     error_kinds,
     error_map,
     image_miou,
     index_png,
     legend_entries,
     overlay,
-    panel_title,
 )
 from fcn_jax.runtime import files
 from fcn_jax.runtime.text import DASH, flatten, is_number, number, plain, signed_numbers
@@ -312,21 +310,6 @@ def _side_by_side(runs: Sequence[Run], palette: np.ndarray) -> list[dict[str, An
     ]
 
 
-def _extremes(run: Run, background: int | None) -> list[dict[str, Any]]:
-    """The best and the worst image of a run, with error maps."""
-    panels = run.get("panels") or []
-    scores = [image_miou(p.truth, p.prediction) for p in panels]
-    return [
-        {
-            "title": plain(panel_title(label, panels[i].title, scores[i])),
-            "image": _photo(panels[i].image),
-            "errors": _errors(panels[i], background),
-        }
-        for label, i in choose_examples(scores, 1)
-        if label != "median"
-    ]
-
-
 def _class_scores(runs: Sequence[Run], name: str) -> list[dict[str, Any]]:
     """Mean and std over the seeds of every run's IoU of one class."""
     return [
@@ -414,16 +397,11 @@ def _compared_images(
     runs: Sequence[Run], class_names: Sequence[str], palette: np.ndarray
 ) -> dict[str, Any]:
     """Images and confusion matrices of a comparison."""
-    background = background_class(class_names)
     masks = [mask for run in runs for panel in run.get("panels") or [] for mask in panel[2:]]
     known = [(plain(run["name"]), run.get("confusion")) for run in runs]
     return {
         "images": _side_by_side(runs, palette),
         "legend": _legend(masks, class_names, palette),
-        "extremes": [
-            (plain(run["name"]), _extremes(run, background)) for run in runs if run.get("panels")
-        ],
-        "error_legend": _error_legend(class_names),
         "confusions": [(name, _confusion(m, class_names)) for name, m in known if m is not None],
     }
 

@@ -370,7 +370,6 @@ def test_the_same_pictures_stand_under_every_network(runs, panel, tmp_path):
     for image, mask in zip(masks, (panel.truth, panel.prediction, wrong.prediction), strict=False):
         with decoded(image["src"]) as image:
             np.testing.assert_array_equal(np.asarray(image), mask)
-    assert "best: 000001, mIoU 0.569" in page.text
 
 
 def test_comparison_has_charts_of_all_runs_and_every_confusion(runs, whole_run, tmp_path):
