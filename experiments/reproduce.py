@@ -57,8 +57,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run what is missing, then write the page."""
     args = parser().parse_args(argv)
     args.workdir = args.workdir or Path("runs/released" if args.released else "runs/paper")
-    specs = released_specs(args) if args.released else paper_specs(args)
-    specs = sweep.chosen(specs, args.only)
+    specs = [run_spec(name, args) for name in paper.EXPERIMENTS]
+    specs = sweep.chosen(released_specs(args) if args.released else specs, args.only)
     what = "as its released scripts ran them" if args.released else "as its text has them"
     opened = sweep.open_sweep(args, stopping.command("reproduce", argv))
     entries = sweep.make(specs, opened, f"The paper's experiments, {what}")
@@ -82,11 +82,6 @@ def add_best_of_epochs(table: Path, entries: Sequence[compare.Entry]) -> None:
             name: [max(row[name] for row in rows) for rows in runs] for name in BEST_OF_EPOCHS
         }
     files.write_json(table, {**files.read_json(table), "best_of_epochs": best})
-
-
-def paper_specs(args: argparse.Namespace) -> list[sweep.RunSpec]:
-    """The experiments with the flags put over them, and a note of what is then not the paper's."""
-    return [run_spec(name, args) for name in paper.EXPERIMENTS]
 
 
 def released_specs(args: argparse.Namespace) -> list[sweep.RunSpec]:

@@ -69,19 +69,24 @@ def require_backend(cpu: bool) -> None:
     Raises:
       InputError: if JAX_PLATFORMS names a platform that is not there.
     """
-    worker = Worker("backend", {"framework": "backend", "cpu": cpu})
+    facts = _facts({"framework": "backend", "cpu": cpu})
+    if "error" in facts:
+        raise InputError(facts["error"].removeprefix("InputError: "))
+
+
+def _facts(job: dict[str, Any]) -> dict[str, Any]:
+    """What a worker says when it is ready, or why it is not; no more is asked of it."""
+    worker = Worker(job["framework"], job)
     worker.close()
-    if "error" in worker.facts:
-        raise InputError(worker.facts["error"].removeprefix("InputError: "))
+    return worker.facts
 
 
 def seconds_again(job: dict[str, Any]) -> float:
     """What compiling takes in the next process, which finds the programs of the first."""
-    worker = Worker("again", {**job, "again": True})
-    worker.close()
-    if "error" in worker.facts:
-        raise InputError(f"compiling again failed: {worker.facts['error']}: try again")
-    return worker.facts["compile_seconds"]
+    facts = _facts({**job, "again": True})
+    if "error" in facts:
+        raise InputError(f"compiling again failed: {facts['error']}: try again")
+    return facts["compile_seconds"]
 
 
 def compare(

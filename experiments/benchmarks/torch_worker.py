@@ -140,26 +140,8 @@ def module(arch: str, classes: int, frozen: bool) -> nn.Module:
     return Network(network(arch, classes, frozen))
 
 
-def make(job: dict[str, Any], classes: int, device: str):
-    """A function (image uint8 NHWC, mask uint8) -> a small result, that does one step.
-
-    Args:
-        job: arch; mode: train, eval or predict; torch_mode: eager, channels_last, compile, or
-            compile_graphs (CUDA graphs, for a GPU only; the last two are channels_last); precision:
-            f32, tf32, or bf16: automatic mixed precision (torch.autocast); frozen: whether the
-            backbone is not trained.
-        classes: of the logits.
-        device: cpu or cuda.
-    """
-    work, mode, precision = job["mode"], job["torch_mode"], job["precision"]
-    torch.manual_seed(0)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    torch.backends.cudnn.benchmark = True
-    layout = torch.contiguous_format if mode == "eager" else torch.channels_last
-    model = module(job["arch"], classes, job["frozen"]).to(device).to(memory_format=layout)  # type: ignore
-    model.train(work == "train")
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(trained, lr=1e-4, weight_decay=1e-5, fused=True)
+def _inner_steps(model: nn.Module, classes: int, device: str, precision: str, layout: Any):
+    """train, eval or predict -> what torch.compile may be given: (image, mask) -> result."""
     mean = torch.tensor((0.485, 0.456, 0.406), device=device).view(1, 3, 1, 1)
     std = torch.tensor((0.229, 0.224, 0.225), device=device).view(1, 3, 1, 1)
 
@@ -180,7 +162,30 @@ def make(job: dict[str, Any], classes: int, device: str):
     def classify(image, mask):
         return forward(image).argmax(1).to(torch.uint8)
 
-    inner = {"train": objective, "eval": summary, "predict": classify}[work]
+    return {"train": objective, "eval": summary, "predict": classify}
+
+
+def make(job: dict[str, Any], classes: int, device: str):
+    """A function (image uint8 NHWC, mask uint8) -> a small result, that does one step.
+
+    Args:
+        job: arch; mode: train, eval or predict; torch_mode: eager, channels_last, compile, or
+            compile_graphs (CUDA graphs, for a GPU only; the last two are channels_last); precision:
+            f32, tf32, or bf16: automatic mixed precision (torch.autocast); frozen: whether the
+            backbone is not trained.
+        classes: of the logits.
+        device: cpu or cuda.
+    """
+    work, mode, precision = job["mode"], job["torch_mode"], job["precision"]
+    torch.manual_seed(0)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.benchmark = True
+    layout = torch.contiguous_format if mode == "eager" else torch.channels_last
+    model = module(job["arch"], classes, job["frozen"]).to(device).to(memory_format=layout)  # type: ignore
+    model.train(work == "train")
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=1e-4, weight_decay=1e-5, fused=True)
+    inner = _inner_steps(model, classes, device, precision, layout)[work]
     if mode.startswith("compile"):
         kind = "reduce-overhead" if mode == "compile_graphs" else "default"
         inner = torch.compile(inner, mode=kind)

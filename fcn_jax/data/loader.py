@@ -130,7 +130,10 @@ def open_split(
         loader = streamed(read, len(examples), put, shard)
     else:
         padded = _resident(examples, size, (height, width))
-        loader = cached(put(padded)) if mode == "device" else hosted(padded, put, shard)
+        take = lambda indices: Batch(*(part[indices] for part in padded))
+        loader = streamed(take, len(examples), put, shard)
+        if mode == "device":
+            loader = cached(put(padded))
     pixels = facts.pixels.sum(0)
     return Split(facts.ids, np.append(pixels[:num_classes], pixels[VOID]), mode, loader)
 
@@ -198,12 +201,6 @@ def _sized(example: Example, size: tuple[int, int] | None) -> Example:
 def cached(padded: Batch) -> Loader:
     """A loader of what is on the device already."""
     return lambda steps: ((padded, indices) for indices in steps)
-
-
-def hosted(padded: Batch, put: Put, shard: Shard | None = None) -> Loader:
-    """A loader of what is in the host's memory."""
-    take = lambda indices: Batch(*(part[indices] for part in padded))
-    return streamed(take, len(padded.mask), put, shard)
 
 
 def streamed(

@@ -17,8 +17,7 @@ from fcn_jax.inference import resize, sliding_window
 from fcn_jax.models import convention, create_model
 from fcn_jax.runtime import distributed, xla_options
 from fcn_jax.types import MATMUL_PRECISION, InputError
-from fcn_jax.weights import checkpoint as checkpoints
-from fcn_jax.weights import initialize, model_folder, torch_weights
+from fcn_jax.weights import initialize, torch_weights
 
 SCALES = ("fit", "native")
 """`fit`: the image is resized to the size the network was trained at, which is what validation
@@ -74,12 +73,7 @@ def load_checkpoint(path: Path | str, which: str = "best") -> Checkpoint:
       InputError: if there is no valid checkpoint, or no device to use it on.
     """
     distributed.require_backend()
-    path = Path(path)
-    if model_folder.is_model_folder(path):
-        variables, meta = model_folder.load(path)
-    else:
-        inner = path / "checkpoints"
-        variables, meta = checkpoints.load(inner if inner.is_dir() else path, which)
+    variables, meta = initialize.read_folder(Path(path), which)
     return Checkpoint(
         model_of(meta["model"]),
         jax.tree.map(jnp.asarray, variables),

@@ -129,16 +129,6 @@ def agree(flag: bool) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
 
-def smallest(values: tuple[int, ...]) -> tuple[int, ...]:
-    """All: the smallest of each value over the processes."""
-    if count() == 1:
-        return values
-    # Two 32-bit halves: without x64 the devices have no 64-bit integers.
-    halves = np.asarray([divmod(int(v), 2**31) for v in values], np.int32)
-    found = np.asarray(multihost_utils.process_allgather(halves)).astype(np.int64)
-    return tuple((found[..., 0] * 2**31 + found[..., 1]).min(0).tolist())
-
-
 def from_primary(read: Callable[[], T]) -> T:
     """All: what `read` returns, or the InputError it raises, on the primary; nobody else calls it.
 

@@ -1,6 +1,5 @@
 """The setup of a run: its data on the devices, its network and its compiled programs."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -154,8 +153,7 @@ def _open_split(
     cache: str,
     placement: Placement,
 ) -> loader.Split:
-    # All processes must choose the same mode, so the smallest machine decides.
-    limits = loader.Budget(*distributed.smallest(dataclasses.astuple(loader.budget())))
+    limits = distributed.from_primary(loader.budget)  # all processes must choose the same mode
     return loader.open_split(
         examples, size, num_classes, placement.replicate, cache, limits, placement.shard
     )

@@ -63,7 +63,7 @@ def variables(
     if source in IMAGENET:
         return _from_imagenet(start, arch, depth, source)
     if path.is_dir():
-        return _merged(start, _read_folder(path), str(path))
+        return _merged(start, read_folder(path)[0], str(path))
     if path.exists():
         return _from_file(start, arch, model, depth, path)
     raise InputError(
@@ -88,12 +88,12 @@ def _from_imagenet(
     return torch_weights.load_backbone(start, depth, path, registry.get(arch).backbone_path)
 
 
-def _read_folder(path: Path) -> dict[str, Any]:
-    """The variables of a run, or of a folder of `model_folder`."""
+def read_folder(path: Path, which: str = "best") -> tuple[dict[str, Any], dict[str, Any]]:
+    """(variables, meta) of a run, as `checkpoint.load`, or of a folder of `model_folder`."""
     if model_folder.is_model_folder(path):
-        return model_folder.load(path)[0]
+        return model_folder.load(path)
     inner = path / "checkpoints"
-    return checkpoint.load(inner if inner.is_dir() else path)[0]
+    return checkpoint.load(inner if inner.is_dir() else path, which)
 
 
 def _from_file(

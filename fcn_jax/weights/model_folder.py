@@ -85,12 +85,3 @@ def load(folder: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
 def _format(folder: Path) -> Any:
     about = files.read_json(folder / CONFIG)
     return about.get("format") if isinstance(about, dict) else None
-
-
-def same(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
-    """Whether two sets of variables are equal bit for bit."""
-    pairs = [flatten_dict(tree) for tree in (ours, theirs)]
-    return pairs[0].keys() == pairs[1].keys() and all(
-        np.array_equal(np.asarray(a), np.asarray(pairs[1][path]), equal_nan=True)
-        for path, a in pairs[0].items()
-    )

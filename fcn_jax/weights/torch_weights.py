@@ -52,13 +52,10 @@ def load_torch_weights(arch: str, state_dict_or_path: Source, **options: Any) ->
     for path, leaf in template.items():
         name = torch_names.torch_name(arch, path)
         used.add(name)
-        try:
-            arrays[path] = _converted(name, state, path, leaf.shape)
-        except _MismatchError as error:
-            problems.append(str(error))
-            continue
-        if not np.isfinite(arrays[path]).all():
-            problems.append(f"{name} holds NaN or infinity")
+        found = _converted(name, state, path, leaf.shape)
+        if isinstance(found, str):
+            problems.append(found)
+        arrays[path] = found
     unknown = [f"{name} is unknown" for name in state if name not in used]
     if problems or unknown:
         # One line: most of a wrong checkpoint's names would say nothing new.
@@ -147,24 +144,22 @@ def _template(arch: str, state: Mapping[str, np.ndarray], options: Mapping[str, 
     return jax.eval_shape(model.init, jax.random.key(0), image)
 
 
-class _MismatchError(Exception):
-    """What is wrong with one leaf."""
-
-
 def _converted(
     name: str, state: Mapping[str, np.ndarray], path: tuple[str, ...], shape: tuple[int, ...]
-) -> np.ndarray:
+) -> np.ndarray | str:
+    """The array at a path of our variables, or what is wrong with it."""
     if name not in state:
-        raise _MismatchError(f"{name} is missing")
+        return f"{name} is missing"
     value, axes = state[name], torch_names.torch_axes(path)
     expected = shape if axes is None else tuple(shape[axis] for axis in axes)
     if value.shape != expected:
-        raise _MismatchError(f"{name} has the shape {value.shape} instead of {expected}")
+        return f"{name} has the shape {value.shape} instead of {expected}"
     if not jnp.issubdtype(value.dtype, jnp.floating):
-        raise _MismatchError(f"{name} holds {value.dtype}, no floating numbers")
+        return f"{name} holds {value.dtype}, no floating numbers"
     if axes is not None:
         value = value.transpose(np.argsort(axes))
-    return np.array(value, np.float32, order="C")  # a copy: the file's bytes can go
+    result = np.array(value, np.float32, order="C")  # a copy: the file's bytes can go
+    return result if np.isfinite(result).all() else f"{name} holds NaN or infinity"
 
 
 # ---- to PyTorch ----------------------------------------------------------------------------------

@@ -38,7 +38,6 @@ def test_it_is_read_as_it_was_written(saved):
     folder, variables = saved
     loaded = predict.load_checkpoint(folder)
     chex.assert_trees_all_equal(loaded.variables, variables)
-    assert model_folder.same(loaded.variables, variables)
     assert loaded.class_names == fakes.CLASSES
     assert loaded.image_size == (32, 48)
     assert loaded.palette.tolist() == META["palette"]
@@ -82,7 +81,7 @@ def test_options_of_the_network_travel_with_it(tmp_path, monkeypatch):
     model_folder.save(tmp_path / "net", variables, {**META, "model": spec})
     loaded = predict.load_checkpoint(tmp_path / "net")
     assert loaded.model == model
-    assert model_folder.same(loaded.variables, variables)
+    chex.assert_trees_all_equal(loaded.variables, variables)
 
 
 def test_pytorch_loads_it_strictly(tmp_path):
@@ -97,13 +96,6 @@ def test_pytorch_loads_it_strictly(tmp_path):
     module.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)
     kernel = variables["params"]["conv1"]["kernel"].transpose(3, 2, 0, 1)
     assert torch.equal(module.state_dict()["conv1.weight"], torch.from_numpy(kernel.copy()))
-
-
-def test_a_difference_is_seen(saved):
-    _, variables = saved
-    other = jax.tree.map(np.copy, variables)
-    other["params"]["final_conv"]["bias"][0] += 1e-7
-    assert not model_folder.same(variables, other)
 
 
 def test_the_folder_of_a_run_is_left_alone(tmp_path):
@@ -139,5 +131,6 @@ def test_the_command_writes_it_and_compares(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command.command, "setup_jax", lambda **_: None)
     out = tmp_path / "net"
     assert command.main(["run", "--format", "safetensors", "--out", str(out)]) == 0
-    assert "equal bit for bit" in capsys.readouterr().out
+    assert capsys.readouterr().out == f"{out}: model.safetensors and config.json written\n"
+    chex.assert_trees_all_equal(model_folder.load(out)[0], restored.variables)
     assert model_folder.is_model_folder(out)
