@@ -102,7 +102,7 @@ class Segmentation:
     def _repr_png_(self) -> bytes:
         both = np.concatenate([self.image, self.overlay()], axis=1)
         strip = gallery.with_legend(both, [self.mask], self.class_names, self.palette)
-        return gallery.png(strip)
+        return masks.png(strip)
 
 
 def train(

@@ -204,7 +204,7 @@ def write_images(
     curves = figures.curves(run_dir.read_metrics(folder), result, dpi)
     files.write_bytes(folder / "curves.png", figures.png(curves))
     sheet = gallery.gallery(panels, dataset.class_names, dataset.palette)
-    files.write_bytes(folder / "gallery.png", gallery.png(sheet))
+    files.write_bytes(folder / "gallery.png", masks.png(sheet))
 
 
 def describe_result(result: Mapping[str, Any]) -> list[tuple[str, str]]:

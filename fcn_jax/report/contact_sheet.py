@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from fcn_jax.report.gallery import GAP, INK, TITLE, fitted, font, legend_image, png, stacked
-from fcn_jax.report.masks import legend_entries, overlay
+from fcn_jax.report.gallery import GAP, INK, TITLE, fitted, font, legend_image, stacked
+from fcn_jax.report.masks import legend_entries, overlay, png
 from fcn_jax.runtime import files
 from fcn_jax.runtime.text import plain
 from fcn_jax.types import Example

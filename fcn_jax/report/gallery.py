@@ -102,13 +102,6 @@ def stacked(parts: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
-def png(image: Image.Image) -> bytes:
-    """The image as a PNG."""
-    buffer = BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def grid_row(title: str, cells: Sequence[Image.Image], cell: int = CELL) -> Image.Image:
     """A line of text above images side by side, each in a column `cell` wide."""
     width = GAP + len(cells) * (cell + GAP)

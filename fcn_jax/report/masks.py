@@ -112,13 +112,18 @@ def error_kinds(class_names: Sequence[str]) -> list[tuple[str, tuple[int, int, i
     return [(name, colour) for name, colour in ERROR_COLOURS.items() if name not in never]
 
 
+def png(image: Image.Image) -> bytes:
+    """The image as a PNG."""
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def index_png(mask: np.ndarray, palette: np.ndarray) -> bytes:
     """Mask uint8 [H, W] -> a PNG of mode P: the index is the class, as in VOC's own masks."""
     image = Image.fromarray(np.ascontiguousarray(_checked(mask, palette)))
     image.putpalette(full_palette(palette).tobytes())  # turns mode L into mode P
-    buffer = BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
+    return png(image)
 
 
 def legend_entries(

@@ -11,7 +11,6 @@ import time
 from base64 import b64encode
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from hashlib import sha256
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, Required, TypedDict
 from urllib.parse import quote
@@ -31,6 +30,7 @@ from fcn_jax.report.masks import (
     index_png,
     legend_entries,
     overlay,
+    png,
 )
 from fcn_jax.runtime import files
 from fcn_jax.runtime.text import DASH, flatten, is_number, number, plain, signed_numbers
@@ -127,9 +127,7 @@ def _mask(mask: np.ndarray, palette: np.ndarray) -> str:
 
 def _errors(panel: Panel, background: int | None) -> str:
     errors = error_map(panel.image, panel.truth, panel.prediction, background)
-    buffer = BytesIO()
-    shrunk(errors, Image.Resampling.NEAREST, THUMB).quantize(256).save(buffer, "PNG")
-    return _uri(buffer.getvalue())
+    return _uri(png(shrunk(errors, Image.Resampling.NEAREST, THUMB).quantize(256)))
 
 
 def _hex(colour: Iterable[int]) -> str:
@@ -182,13 +180,11 @@ def _confusion(matrix: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]
     few = len(names) <= CELLS
     alpha = np.rint(255 * np.nan_to_num(fractions)).astype(np.uint8)
     heat = np.dstack([np.full((*alpha.shape, 3), (60, 140, 210), np.uint8), alpha])
-    buffer = BytesIO()
-    Image.fromarray(heat).save(buffer, "PNG")
     return {
         "names": names,
         "rows": list(zip(names, fractions.tolist(), strict=True)) if few else [],
         "large": len(names) <= FEW,
-        "image": "" if few else _uri(buffer.getvalue()),
+        "image": "" if few else _uri(png(Image.fromarray(heat))),
         "most": [(plain(t), plain(p), f) for t, p, f in confusions.largest(matrix, class_names)],
     }
 
