@@ -151,6 +151,7 @@ def _run(entry: Entry, dataset: prepare.Dataset, ids: Sequence[str]) -> pages.Ru
         "history": run_dir.read_metrics(first),
         "confusion": np.asarray(data["confusion"]),
         "panels": panels,
+        "scores": data["images"],
         "note": entry.note,
     }
     if entry.paper:

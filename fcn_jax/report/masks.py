@@ -142,21 +142,6 @@ def legend_entries(
     ]
 
 
-def image_miou(truth: np.ndarray, prediction: np.ndarray) -> float | None:
-    """The mean IoU of one image over the classes of its truth; void is left out.
-
-    A class that is only predicted has no term of its own: it lowers the IoU of the classes whose
-    pixels it took. None if no pixel is labelled.
-    """
-    labelled = truth != VOID
-    pairs = truth[labelled].astype(np.int64) * 256 + prediction[labelled]
-    counts = np.bincount(pairs, minlength=256 * 256).reshape(256, 256)
-    hit, true = np.diagonal(counts), counts.sum(axis=1)
-    present = true > 0
-    union = true + counts.sum(axis=0) - hit
-    return float((hit[present] / union[present]).mean()) if pairs.size else None
-
-
 def choose_examples(scores: Sequence[float | None], each: int = 2) -> list[tuple[str, int]]:
     """(label, index) of the best, the median and the worst images, best first, none twice.
 

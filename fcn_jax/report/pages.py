@@ -26,7 +26,6 @@ from fcn_jax.report.masks import (
     Panel,
     error_kinds,
     error_map,
-    image_miou,
     index_png,
     legend_entries,
     overlay,
@@ -111,6 +110,8 @@ class Run(TypedDict, total=False):
     note: str
     confusion: np.ndarray
     panels: Sequence[Panel]
+    scores: Mapping[str, float | None]
+    """Of each image, by its id: the mean IoU."""
 
 
 def _uri(content: bytes, kind: str = "png") -> str:
@@ -284,8 +285,8 @@ def _notes(paper: bool, trivial: str) -> list[tuple[str, str]]:
 
 def _side_by_side(runs: Sequence[Run], palette: np.ndarray) -> list[dict[str, Any]]:
     """The images that every run with panels shows, in the first run's order."""
-    shown = [(run["name"], {p.title: p for p in run.get("panels") or []}) for run in runs]
-    shown = [(name, panels) for name, panels in shown if panels]
+    found = [(run, {panel.title: panel for panel in run.get("panels") or []}) for run in runs]
+    shown = [(run, panels) for run, panels in found if panels]
     first = shown[0][1] if shown else {}
     return [
         {
@@ -294,11 +295,11 @@ def _side_by_side(runs: Sequence[Run], palette: np.ndarray) -> list[dict[str, An
             "truth": _mask(panel.truth, palette),
             "networks": [
                 (
-                    plain(name),
+                    plain(run["name"]),
                     _mask(panels[title].prediction, palette),
-                    image_miou(panels[title].truth, panels[title].prediction),
+                    run.get("scores", {}).get(title),
                 )
-                for name, panels in shown
+                for run, panels in shown
             ],
         }
         for title, panel in first.items()

@@ -87,22 +87,6 @@ def test_the_background_may_be_any_class():
     assert tuple(out[0, 1]) == masks.ERROR_COLOURS["missed object"]
 
 
-def test_image_miou_by_hand(panel):
-    # Cat: 50 of 150. Background: 560 labelled - 100 true cat = 460, of which 50 wrong, and 50
-    # missed: 410 / 510. Void is not counted.
-    expected = (50 / 150 + 410 / 510) / 2
-    assert masks.image_miou(panel.truth, panel.prediction) == pytest.approx(expected, abs=1e-12)
-    assert masks.image_miou(np.full((2, 2), 255, np.uint8), np.zeros((2, 2), np.uint8)) is None
-
-
-def test_image_miou_is_taken_over_the_classes_of_the_truth():
-    # 97 of 100 pixels are right, one is predicted as each of three classes that are not there: the
-    # mean over all that occur would be (0.97 + 0 + 0 + 0) / 4 = 0.24.
-    prediction = np.zeros((10, 10), np.uint8)
-    prediction[0, :3] = 1, 2, 3
-    assert masks.image_miou(np.zeros((10, 10), np.uint8), prediction) == pytest.approx(0.97)
-
-
 def test_choose_examples_takes_best_median_worst():
     scores = [0.5, 0.9, None, 0.1, 0.6, float("nan"), 0.4, 0.3, 0.8]
     assert masks.choose_examples(scores, each=1) == [("best", 1), ("median", 0), ("worst", 3)]

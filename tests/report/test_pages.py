@@ -360,12 +360,13 @@ def test_classes_are_compared_with_mean_and_std(runs, tmp_path):
 def test_the_same_pictures_stand_under_every_network(runs, panel, tmp_path):
     wrong = panel._replace(prediction=np.zeros_like(panel.truth))
     runs[1]["panels"] = [wrong, panel._replace(title="only here")]
+    runs[0]["scores"], runs[1]["scores"] = {"000001": 0.5694}, {"000001": None}
     page = compared(runs, tmp_path / "c.html")
     masks = [i for i in page.attributes("img") if i.get("class") == "mask"]
     assert [i["alt"] for i in masks[:3]] == [
         "truth",
         "cosine, mIoU 0.569",
-        "tuned, mIoU 0.411",  # background 460 / 560, cat 0
+        "tuned, mIoU \N{EN DASH}",
     ]
     for image, mask in zip(masks, (panel.truth, panel.prediction, wrong.prediction), strict=False):
         with decoded(image["src"]) as image:
