@@ -8,6 +8,7 @@ holds class ids; one data set must not mix the two, see `Readings`.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -36,7 +37,7 @@ class Mask(NamedTuple):
 
 
 def decode_mask(data: bytes, classes: Classes, what: str, remedy: str) -> Mask:
-    """Decode a mask.
+    """Decode a mask, upright by its own EXIF orientation, as viewers show it.
 
     Args:
         data: the file's content.
@@ -67,7 +68,7 @@ def decode_mask(data: bytes, classes: Classes, what: str, remedy: str) -> Mask:
             return f"has the mode {image.mode} with 16 bits a channel: save it with 8 bits"
         return None
 
-    image = images.decode(data, what, remedy, refusal)
+    image = images.upright(images.decode(data, what, remedy, refusal))
     end = f"fix the mask or classes.txt, {remedy}"
     if image.mode in ("RGB", "RGBA", "RGBX"):
         if classes.colours is None:
@@ -174,7 +175,7 @@ def _rgb16(data: bytes, stored: str) -> np.ndarray:
     Pillow keeps the high byte of each number; read as little-endian, the file gives the low one.
     """
     high, low = (
-        images.decode(data, "mask", "", lambda image, mode=mode: _read_as(image, mode))
+        images.upright(images.decode(data, "mask", "", partial(_read_as, mode=mode)))
         for mode in (stored, stored.replace(";16B", ";16L"))
     )
     values = np.asarray(high).astype(np.uint16) * 256 + np.asarray(low)

@@ -96,6 +96,20 @@ def test_one_bit_is_black_and_white_where_there_are_colours_else_0_and_1():
     assert decode(data, PLAIN).ids.tolist() == [[0, 1, 1]]
 
 
+def test_the_orientation_of_a_mask_itself_turns_it():
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    turned = IDS[::-1, ::-1]
+    for form in ("PNG", "TIFF"):
+        image = Image.fromarray(np.ascontiguousarray(turned))
+        np.testing.assert_array_equal(decode(encode(image, form, exif=exif), PLAIN).ids, IDS)
+    rgb16 = png(COLOURS[turned].astype(np.uint16), 16, 2)
+    chunk = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    start = rgb16.index(b"IDAT") - 4
+    np.testing.assert_array_equal(decode(rgb16[:start] + chunk + rgb16[start:]).ids, IDS)
+
+
 @pytest.mark.parametrize("depth", [2, 4, 8, 16])
 def test_grey_class_ids_are_not_scaled(depth):
     np.testing.assert_array_equal(decode(png(IDS, depth, 0), PLAIN).ids, IDS)
