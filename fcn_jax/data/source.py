@@ -134,10 +134,9 @@ def open_folder(root: Path, name: str | None = None, seed: int = 0) -> Source:
     lists = splits.read_lists(files, pairs.images)
     chosen, more = splits.choose(lists, pairs.splits, sorted(pairs.images), seed, str(root))
     notes += more
-    if pairs.other_folders:
-        notes.append(f"folders that are not used: {', '.join(pairs.other_folders)}")
-    if unread := splits.unread_lists(files):
-        notes.append(unread)
+    folders = f"folders that are not used: {', '.join(pairs.other_folders)}"
+    notes += [folders] if pairs.other_folders else []
+    notes += splits.unread_lists(files)
     tested = chosen.get("test", ())
     if any(i in pairs.images for i in tested) and not any(i in pairs.masks for i in tested):
         del chosen["test"]

@@ -85,8 +85,8 @@ def _read_list(
     return tuple(i for i in ids if i in known or not i.startswith("#"))
 
 
-def unread_lists(files: Files) -> str:
-    """A note on files that seem to be lists of splits and are not read; "" if there are none."""
+def unread_lists(files: Files) -> list[str]:
+    """A note on files that seem to be lists of splits and are not read, if there are any."""
     read = {path.as_posix() for path in _find_lists(files).values()}
     names = [
         name
@@ -95,7 +95,7 @@ def unread_lists(files: Files) -> str:
         and name.lower().endswith((*_LIST_SUFFIXES, ".csv", ".json"))
         and re.search(r"(^|[^a-z])(train|val|test|split)", PurePosixPath(name).stem.lower())
     ]
-    return f"files that are not read as lists: {some(sorted(names))}" if names else ""
+    return [f"files that are not read as lists: {some(sorted(names))}"] if names else []
 
 
 def _resolve(line: str, known: Mapping[str, str], by_name: Mapping[str, str]) -> str:
@@ -134,22 +134,18 @@ def choose(
     others = sorted(set(lists) - {*SPLITS, *_POOLS})
     given = {s: lists[s] for s in SPLITS if s in lists}
     pool = next((lists[p] for p in _POOLS if p in lists), None)
-    if "train" in given and "val" not in given and pool:
-        given["val"] = tuple(i for i in pool if i not in set(given["train"]))
-        notes.append(f"{where} has no val.txt: what {_pool(lists)}.txt lists beyond train is val")
-    if "val" in given and "train" not in given and pool:
-        given["train"] = tuple(i for i in pool if i not in set(given["val"]))
-        notes.append(f"{where} has no train.txt: what {_pool(lists)}.txt lists beyond val is train")
+    for split, other in (("val", "train"), ("train", "val")):
+        if pool and other in given and split not in given:
+            given[split] = tuple(i for i in pool if i not in set(given[other]))
+            beyond = f"what {_pool(lists)}.txt lists beyond {other} is {split}"
+            notes.append(f"{where} has no {split}.txt: {beyond}")
     if others and (given or pool):
         notes.append(f"lists that are not used: {some(f'{n}.txt' for n in others)}")
     if "train" in given or "val" in given:
         return {s: given[s] for s in SPLITS if s in given}, notes
     if pool is None and not given and "train" in folders:
         given = dict(folders)
-        inside = {i for split in folders.values() for i in split}
-        if outside := [i for i in ids if i not in inside]:
-            what = f"images in no folder of a split, which stay unused ({len(outside)})"
-            notes.append(f"{what}: {some(outside)}")
+        notes += _outside(folders, ids)
         pool = given.pop("train") if "val" not in given else None
         if pool is None:
             return {s: given[s] for s in SPLITS if s in given}, notes
@@ -168,6 +164,14 @@ def choose(
     sizes = ", ".join(f"{split} {len(split_ids)}" for split, split_ids in made.items())
     notes.append(f"{where} has {reason}: split by seed {seed} into {sizes}")
     return made, notes
+
+
+def _outside(folders: Mapping[str, tuple[str, ...]], ids: Iterable[str]) -> list[str]:
+    """A note on images that are in no folder of a split, if there are any."""
+    inside = {i for split in folders.values() for i in split}
+    outside = [i for i in ids if i not in inside]
+    what = f"images in no folder of a split, which stay unused ({len(outside)})"
+    return [f"{what}: {some(outside)}"] if outside else []
 
 
 def _pool(lists: Mapping[str, tuple[str, ...]]) -> str:
