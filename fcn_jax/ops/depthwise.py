@@ -4,8 +4,9 @@ XLA's CPU backend has nested loops for a convolution of one channel a group. Her
 elementwise product, and XLA fuses their sum into one vectorised loop. One image is taken at a time,
 so that it stays in the cache, split into its sh x sw phases: the rows and columns that are the same
 modulo the stride, which every tap reads without gaps. (Processor time of the result and of the two
-gradients, in ms, XLA's against these: 8x56x56x72 with 3x3 taps 38, 38, 76 against 2, 2.5, 7; with
-5x5 taps at 8x28x28x120 26, 26, 121 against 1.1, 1.6, 5.)
+gradients, in ms, XLA's against these, on a machine that was busy otherwise: 8x56x56x72 with 3x3
+taps 96, 94, 22 against 3.3, 4.1, 4.2; with 5x5 taps at 8x28x28x120 66, 67, 31 against 2.0, 2.1,
+2.3.)
 
 Kernels are [kh, kw, 1, C]; (sh, sw) is the stride, (dh, dw) the dilation.
 """
