@@ -111,7 +111,7 @@ def report(found: survey.Survey, classes: Classes, sheet: Path | None) -> None:
 
 def fix_255(source: Source, label: int) -> None:
     """Give the mask value 255 to a class, in the data set's classes.txt."""
-    from fcn_jax.data.classes import numbered_list
+    from fcn_jax.data.class_lists import numbered_list
     from fcn_jax.runtime import files
 
     classes = own_classes(source.classes)

@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fcn_jax.data import classes as class_lists
-from fcn_jax.data import layouts, splits
-from fcn_jax.data.classes import VOC_CLASSES, Classes
+from fcn_jax.data import class_lists, known_classes, layouts, splits
+from fcn_jax.data.classes import VOC_CLASSES, Classes, plain_classes
 from fcn_jax.data.raw_files import VOC_ROOT, Files, FolderFiles, TarFiles
 from fcn_jax.data.splits import LISTS, SPLITS
 from fcn_jax.types import InputError
@@ -92,7 +91,7 @@ def open_archives(trainval: Path, test: Path | None, name: str = "voc2007") -> S
     return Source(
         name=name,
         files=files,
-        classes=class_lists.plain_classes(VOC_CLASSES),
+        classes=plain_classes(VOC_CLASSES),
         splits={split: lists[split] for split in SPLITS if split in lists},
         images=pairs.images,
         masks=pairs.masks,
@@ -108,8 +107,8 @@ def open_folder(root: Path, name: str | None = None, seed: int = 0) -> Source:
 
     Splits come from lists (ImageSets/Segmentation/{train,val,test}.txt, one id per line), else from
     the folders of the images; without either one image of five, chosen by `seed`, is val and the
-    rest train. A class list (`CLASS_FILES`, see `classes.parse_classes`) names the classes; without
-    it they are VOC's 21, or those of the data set that the layout belongs to.
+    rest train. A class list (`CLASS_FILES`, see `class_lists.parse_classes`) names the classes;
+    without it they are VOC's 21, or those of the data set that the layout belongs to.
 
     Args:
         root: the folder.
@@ -169,9 +168,9 @@ def _classes(files: Files, root: Path, pairs: layouts.Pairs) -> tuple[Classes, l
             return _listed(files, root, path), notes
     versions = (pairs.version,) if pairs.version else ("v2.0", "v1.2")
     for wanted, parse in (
-        ("objectinfo150.txt", class_lists.ade20k),
-        *((f"config_{v}.json", class_lists.mapillary) for v in versions),
-        ("config.json", class_lists.mapillary),
+        ("objectinfo150.txt", known_classes.ade20k),
+        *((f"config_{v}.json", known_classes.mapillary) for v in versions),
+        ("config.json", known_classes.mapillary),
     ):
         if wanted in by_name and (pairs.layout == "splits" or wanted.endswith(".txt")):
             path = by_name[wanted]
@@ -183,15 +182,15 @@ def _classes(files: Files, root: Path, pairs: layouts.Pairs) -> tuple[Classes, l
             raise InputError(
                 f"{root} has no labelIds beside {train_ids[0]} as it has beside others: add them"
             )
-        return class_lists.cityscapes(bool(train_ids)), [
+        return known_classes.cityscapes(bool(train_ids)), [
             f"{root} is read as Cityscapes, 19 classes"
         ]
     if pairs.layout == "camvid":
-        return class_lists.camvid(), [f"{root} is read as CamVid, 11 classes"]
+        return known_classes.camvid(), [f"{root} is read as CamVid, 11 classes"]
     note = f"{root} has no classes.txt: its masks are read with VOC's 21 classes"
     alike = [n for n in files.names() if n.count("/") < 2 and _LIKE_CLASSES.search(n.lower())]
     note += f"; not read as class lists: {splits.some(alike)}" if alike else ""
-    return class_lists.plain_classes(VOC_CLASSES), [note]
+    return plain_classes(VOC_CLASSES), [note]
 
 
 def _listed(files: Files, root: Path, path: str) -> Classes:

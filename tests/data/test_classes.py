@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from fcn_jax.data import classes
+from fcn_jax.data import class_lists, classes, known_classes
 from fcn_jax.types import VOID, InputError
 
 NAMES = ("background", "cat", "dog")
@@ -44,7 +44,7 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_forms_without_colours_mean_the_same(form):
-    found = classes.parse_classes(FORMS[form], "classes.txt")
+    found = class_lists.parse_classes(FORMS[form], "classes.txt")
     assert found.names == NAMES
     assert found.colours is None
     assert found.values == PLAIN
@@ -70,7 +70,7 @@ COLOURED = {
 
 @pytest.mark.parametrize("form", COLOURED)
 def test_forms_with_colours_mean_the_same(form):
-    found = classes.parse_classes(COLOURED[form], "classes.txt")
+    found = class_lists.parse_classes(COLOURED[form], "classes.txt")
     assert found.names == ("background", "cat", "tall dog")
     assert found.palette.tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
     assert found.colours == {
@@ -83,13 +83,13 @@ def test_forms_with_colours_mean_the_same(form):
 def test_void_is_no_class_wherever_it_stands(name, position):
     lines = list(NAMES)
     lines.insert(position, name)
-    found = classes.parse_classes("\n".join(lines), "classes.txt")
+    found = class_lists.parse_classes("\n".join(lines), "classes.txt")
     assert found.names == NAMES
     # Its number means void, and the numbers of the others are not shifted.
     expected = {lines.index(n): i for i, n in enumerate(NAMES)}
     assert found.values == {**expected, position: VOID, VOID: VOID}
     colours = "\n".join(f"{line} {9 * i} 0 0" for i, line in enumerate(lines))
-    coloured = classes.parse_classes(colours, "classes.txt")
+    coloured = class_lists.parse_classes(colours, "classes.txt")
     assert coloured.names == NAMES
     assert coloured.colours is not None
     assert coloured.colours[(9 * position, 0, 0)] == VOID
@@ -97,7 +97,7 @@ def test_void_is_no_class_wherever_it_stands(name, position):
 
 
 def test_255_can_be_a_class():
-    found = classes.parse_classes("0 background\n255 object\n", "classes.txt")
+    found = class_lists.parse_classes("0 background\n255 object\n", "classes.txt")
     assert found.names == ("background", "object")
     assert found.values == {0: 0, 255: 1}
 
@@ -117,12 +117,17 @@ def test_255_can_be_a_class():
         ("id,name\n0,a\n1,\n2,c\n", "line 3 is not understood"),
         ("nc: 2\nnames: [a, b]\n", "line 2 is no list of classes"),
         ("| id | name |\n|---|---|\n| 0 | a |\n", "line 1 is no list of classes"),
+        (
+            "a 0.0 0.0 1.0\nb 0.5 0.0 1.0\n",
+            "line 1: 'a 0.0 0.0 1.0' has a colour that is not three",
+        ),
+        ("a 0 0 255 255\nb 0 9 255 255\n", "line 1: leave alpha out"),
         ("name,r,g,b\na,0,0,0\nb,0,0,999\n", r"line 3: colour \(0, 0, 999\)"),
     ],
 )
 def test_what_is_not_understood_is_refused(text, words):
     with pytest.raises(InputError, match=words):
-        classes.parse_classes(text, "classes.txt")
+        class_lists.parse_classes(text, "classes.txt")
 
 
 @pytest.mark.parametrize(
@@ -130,7 +135,7 @@ def test_what_is_not_understood_is_refused(text, words):
     [("2 wheeler", "car"), ("class 0", "class 1"), ("red", "green"), ("label b", "label r")],
 )
 def test_names_with_digits_and_words_of_headers_stay_names(names):
-    assert classes.parse_classes("\n".join(names), "c").names == names
+    assert class_lists.parse_classes("\n".join(names), "c").names == names
 
 
 @pytest.mark.parametrize(
@@ -142,36 +147,36 @@ def test_names_with_digits_and_words_of_headers_stay_names(names):
     ],
 )
 def test_names_with_commas(text):
-    assert classes.parse_classes(text, "classes.txt").names == ("background", "road, paved")
+    assert class_lists.parse_classes(text, "classes.txt").names == ("background", "road, paved")
 
 
 def test_void_may_have_a_number_that_no_mask_holds():
-    found = classes.parse_classes("-1 void\n0 background\n1 cat\n", "classes.txt")
+    found = class_lists.parse_classes("-1 void\n0 background\n1 cat\n", "classes.txt")
     assert found.names == ("background", "cat")
     assert (found.values[0], found.values[1]) == (0, 1)
 
 
 def test_cityscapes_ids_become_the_19_classes():
-    found = classes.cityscapes()
+    found = known_classes.cityscapes()
     assert len(found.names) == 19
     assert (found.values[7], found.values[33], found.values[0]) == (0, 18, VOID)
     assert found.names[found.values[26]] == "car"
-    assert classes.cityscapes(train_ids=True).values[18] == 18
+    assert known_classes.cityscapes(train_ids=True).values[18] == 18
 
 
 def test_ade20k_and_mapillary():
     table = (
         "Idx\tRatio\tTrain\tVal\tStuff\tName\n1\t0.1\t9\t1\t1\twall\n2\t0.1\t9\t1\t1\tsky, air\n"
     )
-    found = classes.ade20k(table, "objectInfo150.txt")
+    found = known_classes.ade20k(table, "objectInfo150.txt")
     assert (found.names, found.values) == (("wall", "sky"), {0: VOID, VOID: VOID, 1: 0, 2: 1})
     labels = [("Bird", (9, 0, 0)), ("Unlabeled", (0, 0, 0)), ("Car", (0, 9, 0))]
     text = json.dumps({"labels": [{"readable": n, "color": c} for n, c in labels]})
-    found = classes.mapillary(text, "config.json")
+    found = known_classes.mapillary(text, "config.json")
     assert (found.names, found.palette.tolist()) == (("Bird", "Car"), [[9, 0, 0], [0, 9, 0]])
     assert found.values == {0: 0, 1: VOID, 2: 1, VOID: VOID}
     with pytest.raises(InputError, match="no list of Mapillary's labels"):
-        classes.mapillary("{}", "config.json")
+        known_classes.mapillary("{}", "config.json")
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcn_jax.data import classes, masks
+from fcn_jax.data import class_lists, classes, masks
 from fcn_jax.types import VOID, InputError
 
 IDS = np.array([[0, 1, 2, 1], [2, 2, 0, 1]], np.uint8)
 COLOURS = np.array([(0, 0, 0), (128, 0, 0), (0, 128, 0)], np.uint8)
-COLOURED = classes.parse_classes(
+COLOURED = class_lists.parse_classes(
     "background 0 0 0\nbuilding 128 0 0\nroad 0 128 0\n", "classes.txt"
 )
 PLAIN = classes.plain_classes(("background", "building", "road"))
@@ -80,7 +80,9 @@ def test_masks_are_read_by_colour_in_every_form(form):
 
 @pytest.mark.parametrize("depth", [8, 16])
 def test_grey_class_colours(depth):
-    table = classes.parse_classes("a 255 255 255\nb 0 0 0\nc 7 7 7\nvoid 9 9 9\n", "classes.txt")
+    table = class_lists.parse_classes(
+        "a 255 255 255\nb 0 0 0\nc 7 7 7\nvoid 9 9 9\n", "classes.txt"
+    )
     greys = np.array([[255, 0, 7, 9]], np.uint8)
     found = decode(png(greys, depth, 0), table)
     assert (found.ids.tolist(), found.read_by) == ([[0, 1, 2, VOID]], "colour")
@@ -90,7 +92,7 @@ def test_grey_class_colours(depth):
 
 
 def test_one_bit_is_black_and_white_where_there_are_colours_else_0_and_1():
-    table = classes.parse_classes("white 255 255 255\nblack 0 0 0\n", "classes.txt")
+    table = class_lists.parse_classes("white 255 255 255\nblack 0 0 0\n", "classes.txt")
     data = png(np.array([[0, 1, 1]]), 1, 0)
     assert decode(data, table).ids.tolist() == [[1, 0, 0]]
     assert decode(data, PLAIN).ids.tolist() == [[0, 1, 1]]
@@ -122,7 +124,7 @@ def test_palette_indices_are_class_ids_without_colours():
 
 
 def test_values_of_void_and_of_other_numbers_are_translated():
-    table = classes.parse_classes("7 road\n0 unlabeled\n3 sky\n", "classes.txt")
+    table = class_lists.parse_classes("7 road\n0 unlabeled\n3 sky\n", "classes.txt")
     data = encode(Image.fromarray(np.array([[0, 3, 7, 255]], np.uint8)))
     assert table.names == ("sky", "road")
     assert decode(data, table).ids.tolist() == [[VOID, 0, 1, VOID]]

@@ -22,7 +22,8 @@ import numpy as np
 from PIL import Image
 
 from fcn_jax.data import images, masks, source, validate
-from fcn_jax.data.classes import parse_classes, voc_palette
+from fcn_jax.data.class_lists import parse_classes
+from fcn_jax.data.classes import voc_palette
 from fcn_jax.types import InputError
 from fcn_jax.weights.torch_files import read_state_dict
 from tests import fakes
