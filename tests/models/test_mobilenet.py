@@ -72,7 +72,7 @@ def test_training(name):
 
     module.aux_classifier = None
     module = only_out(reference.randomise(module, size=64))
-    dropout = {"dropout": 0.0} if name == DEEPLAB else {}
+    dropout: dict[str, Any] = {"dropout": 0.0} if name == DEEPLAB else {}
     result = reference.train_both(name, module, (40, 72), **dropout)
     # DeepLab normalises the means of three images by their own three values: 8e-6 of rounding.
     reference.check_training(result, logits=3e-5)
