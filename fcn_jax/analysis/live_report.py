@@ -1,4 +1,4 @@
-"""The page of a run while it goes on: a callback that refreshes it in the background."""
+"""The page of a run while it goes on: a callback that refreshes it."""
 
 import logging
 import threading
@@ -31,10 +31,11 @@ class LiveReport(Callback):
 
     A page is written at the start, and after an epoch if enough time has passed since the last one
     that refreshing takes at most `FRACTION` of it: every epoch of a short run, at most every minute
-    of a long one. It is made in a thread, from metrics.jsonl and the best checkpoint on the disk,
-    so that training never waits for it. Beside the page itself it costs reading a new best
-    checkpoint and predicting `PANELS` images. Files are replaced whole: a kill leaves the page
-    before.
+    of a long one. It is made in a thread, so that training does not wait for it. Only what runs
+    compiled programs is done by the thread that trains, between epochs: reading a new best
+    checkpoint and predicting `PANELS` images. On a CPU, a program of several devices and one that
+    is started beside it can wait for each other's threads for ever. Files are replaced whole: a
+    kill leaves the page before.
 
     A page that cannot be written is logged, and does not end the run. On a full disk even that is
     left to the next save, which fails with an error.
@@ -62,6 +63,7 @@ class LiveReport(Callback):
         self.cost = 0.0
         """Seconds that the last refresh took; without those that compiled a program."""
         self.refreshes = 0
+        self._predicting = 0.0  # seconds of the last refresh that went into predicting
 
     def on_start(self, run: RunInfo) -> None:
         """Write a first page, of the data and the settings."""
@@ -69,7 +71,8 @@ class LiveReport(Callback):
         self._environment = loop.environment()
         self._began = self._last = time.monotonic()
         self._page: dict[str, Any] = {}
-        self._thread = threading.Thread(target=self._guarded, args=(self._prepare,))
+        self._guarded(self._prepare)
+        self._thread = threading.Thread(target=self._guarded, args=(self._first_page,))
         self._thread.start()
 
     def on_validation(self, result: evaluate.Evaluation) -> None:
@@ -86,8 +89,10 @@ class LiveReport(Callback):
         busy = self._thread is not None and self._thread.is_alive()
         if busy or time.monotonic() - self._last < self.interval():
             return
-        self._last, new_best, self._new_best = time.monotonic(), self._new_best, False
-        self._thread = threading.Thread(target=self._guarded, args=(self._refresh, new_best))
+        self._last, self._predicting = time.monotonic(), 0.0
+        if self._new_best or not self._panels:
+            self._guarded(self._predict)
+        self._thread = threading.Thread(target=self._guarded, args=(self._refresh,))
         self._thread.start()
 
     def on_end(self, result: dict[str, Any] | None) -> None:
@@ -115,7 +120,7 @@ class LiveReport(Callback):
                 _logger.warning("the run's page could not be refreshed: %s", error)
 
     def _prepare(self) -> None:
-        """All that stays the same, and the first page."""
+        """All that stays the same."""
         run, config = self._run, self._run.config
         _, val = setup.examples(config, self._dataset)
         spaced = np.linspace(0, len(val) - 1, min(PANELS, len(val))).round().astype(int)
@@ -123,37 +128,38 @@ class LiveReport(Callback):
         self._page = run_report.page_data(
             config, self._dataset, run.parameters, self._command, self._base
         )
+
+    def _first_page(self) -> None:
         with self._writing:
             if not self._closed:
                 self._write("running")
 
-    def _refresh(self, new_best: bool) -> None:
-        """Predict with a new best checkpoint, and write everything again."""
-        began, compiling = time.monotonic(), 0.0
-        if new_best or not self._panels:
-            compiling = self._predict()
+    def _refresh(self) -> None:
+        """Write everything again."""
+        began = time.monotonic()
         with self._writing:
             if self._closed:
                 return
             folder = self._run.folder
             run_report.write_images(folder, self._bounds, self._panels, self._dataset, dpi=100)
-            self.cost = time.monotonic() - began - compiling
+            self.cost = time.monotonic() - began + self._predicting
             self._write("running")
-        self.cost = time.monotonic() - began - compiling
+        self.cost = time.monotonic() - began + self._predicting
         self.refreshes += 1
 
-    def _predict(self) -> float:
-        """Panels of the best checkpoint; returns the seconds that went into compiling."""
+    def _predict(self) -> None:
+        """Panels of the best checkpoint on the disk; the newest may still be being written."""
+        began, self._new_best = time.monotonic(), True
         try:
             restored = predict.load_checkpoint(self._run.folder)
         except InputError:  # the first one is still being written
-            self._new_best = True
-            return 0.0
-        began, known = time.monotonic(), predict.programs(restored)
+            return
+        self._new_best = restored.meta["progress"]["epoch"] < self._best[0]
+        start, known = time.monotonic(), predict.programs(restored)
         first = run_report.panels_of(restored, self._examples[:1])
-        compiling = time.monotonic() - began if predict.programs(restored) > known else 0.0
+        compiling = time.monotonic() - start if predict.programs(restored) > known else 0.0
         self._panels = first + run_report.panels_of(restored, self._examples[1:])
-        return compiling
+        self._predicting = time.monotonic() - began - compiling
 
     def _write(self, state: str) -> None:
         if not self._page:  # stopped before the first page

@@ -97,6 +97,31 @@ def test_the_page_shows_what_the_finished_one_will(tmp_path, monkeypatch):
     assert last["result"]["val"] == result["val"]
 
 
+def test_programs_are_run_by_the_thread_that_trains(tmp_path, monkeypatch):
+    """Beside a step on several devices of a CPU, another program can block both for ever."""
+    monkeypatch.setitem(MODELS, "tiny", fakes.TINY)
+    threads = []
+
+    def noting(function):
+        def noted(*args):
+            threads.append(threading.current_thread())
+            return function(*args)
+
+        return noted
+
+    for name in ("page_data", "panels_of"):
+        monkeypatch.setattr(run_report, name, noting(getattr(run_report, name)))
+    live = live_report.LiveReport(fakes.dataset())
+    monkeypatch.setattr(live, "interval", lambda: 0.0)
+    on_epoch = live.on_epoch
+    monkeypatch.setattr(live, "on_epoch", lambda *a: (live.wait(), on_epoch(*a)))
+    config, quiet = fakes.config(epochs=3), configs.Runtime(show=False)
+    loop.train(config, fakes.dataset(), tmp_path, quiet, [live])
+    live.wait()
+    assert len(threads) >= 3
+    assert {*threads} == {threading.main_thread()}
+
+
 def test_training_does_not_wait_for_the_page(live, monkeypatch):
     release = threading.Event()
     monkeypatch.setattr(run_report, "write_images", lambda *_, **__: release.wait(10))
