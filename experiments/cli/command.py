@@ -24,6 +24,9 @@ Main = Callable[[list[str] | None], int | None]
 CPU_DEVICES = 4
 """Devices that a CPU is counted as, at most: each holds the parameters, so more cost memory."""
 
+PATIENCE = 1200
+"""Seconds that one of them waits for another."""
+
 
 REFUSALS = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG),
@@ -195,6 +198,12 @@ def setup_jax(alone: bool = True) -> None:
       alone: False where several processes make one run; a CPU is one device of each then.
     """
     tune()
+    patience = "--xla_cpu_collective_call_terminate_timeout_seconds"
+    if patience not in os.environ.get("XLA_FLAGS", ""):
+        # XLA ends the process if a device of a CPU waits longer for another, which does not get a
+        # core where much else runs; by itself after 40 seconds.
+        flags = os.environ.get("XLA_FLAGS", ""), f"{patience}={PATIENCE}"
+        os.environ["XLA_FLAGS"] = " ".join(flags).strip()
 
     import jax
 

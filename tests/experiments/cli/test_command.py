@@ -36,6 +36,27 @@ def test_a_number_of_devices_that_was_asked_for_stays():
     assert devices(flags="--xla_force_host_platform_device_count=3") == 3
 
 
+@pytest.mark.slow
+def test_a_device_waits_for_another_that_has_no_core():
+    """Here 4 s, with a limit of 1 s and with ours: XLA ends the process in the first case only."""
+    code = (
+        "import time; from experiments.cli import command; command.setup_jax(); import jax; "
+        "jax.config.update('jax_num_cpu_devices', 2); "
+        "late = lambda i: (time.sleep(4 * int(i)), i)[1]; "
+        "like = jax.ShapeDtypeStruct((), 'int32'); "
+        "f = lambda i: jax.lax.psum(jax.pure_callback(late, like, i), 'd'); "
+        "print(*jax.pmap(f, 'd')(jax.numpy.arange(2)))"
+    )
+    warn = "--xla_cpu_collective_call_warn_stuck_timeout_seconds=1"
+    limited = f"{warn} --xla_cpu_collective_call_terminate_timeout_seconds=1"
+    for flags, ended, printed in ((limited, False, ""), (warn, True, "1 1\n")):
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+        )
+        assert (done.returncode == 0, done.stdout) == (ended, printed), done.stderr[-500:]
+
+
 def test_tasks_of_a_failed_save_are_not_reported_one_by_one(monkeypatch):
     reported = []
     monkeypatch.setattr(sys, "__unraisablehook__", lambda e: reported.append(str(e.exc_value)))
