@@ -16,4 +16,4 @@ def test_logits(size):
 @pytest.mark.slow
 def test_training():
     module = reference.randomise(reference.FCN(5, 8))
-    reference.check_training(reference.train_both("fcn", module, (48, 40), width=8))
+    reference.compare_training("fcn", module, (48, 40), width=8)

