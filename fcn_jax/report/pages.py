@@ -316,9 +316,11 @@ def _class_scores(runs: Sequence[Run], name: str) -> list[dict[str, Any]]:
 
 
 def _settings(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    """The settings in which the runs differ; the seeds stand in a table of their own."""
+    """The settings in which the runs differ; several seeds of one stand in a table of their own."""
     configs = [dict(flatten(run.get("config") or {})) for run in runs]
-    return [row for row in tables.differing_settings(configs) if row[0] != "seed"]
+    several = any(len(run["result"]) > 1 for run in runs)
+    rows = tables.differing_settings(configs)
+    return [row for row in rows if row[0] != "seed" or not several]
 
 
 def pair_texts(pair: Mapping[str, Any]) -> dict[str, str]:

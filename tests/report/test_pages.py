@@ -341,6 +341,8 @@ def test_comparison_shows_the_settings_that_differ(runs, tmp_path):
     assert "optim.name" not in text
     runs[1]["config"] = {**runs[0]["config"], "seed": 3}
     assert "Settings that differ" not in compared(runs, tmp_path / "c.html").text
+    runs[0]["result"].pop()  # one seed each: it is a setting like others
+    assert "setting cosine tuned seed 0 3 " in compared(runs, tmp_path / "c.html").text
 
 
 def test_comparison_without_the_paper_does_not_speak_of_it(runs, tmp_path):
