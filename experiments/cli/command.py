@@ -24,7 +24,7 @@ Main = Callable[[list[str] | None], int | None]
 CPU_DEVICES = 4
 """Devices that a CPU is counted as, at most: each holds the parameters, so more cost memory."""
 
-PATIENCE = 1200
+PATIENCE = 300
 """Seconds that one of them waits for another."""
 
 

@@ -98,7 +98,7 @@ def test_the_page_shows_what_the_finished_one_will(tmp_path, monkeypatch):
 
 
 def test_programs_are_run_by_the_thread_that_trains(tmp_path, monkeypatch):
-    """Beside a step on several devices of a CPU, another program can block both for ever."""
+    """None runs beside a step on several devices of a CPU, see `LiveReport`."""
     monkeypatch.setitem(MODELS, "tiny", fakes.TINY)
     threads = []
 
