@@ -3,12 +3,11 @@
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from experiments.cli import streams
-from fcn_jax.data.raw_files import is_tool_name
+from fcn_jax.data.raw_files import walk
 from fcn_jax.types import IMAGE_SUFFIXES, InputError
 
 UNREAD_SUFFIXES = (
@@ -41,7 +40,7 @@ def find_images(inputs: list[str], recursive: bool = False) -> list[tuple[Path, 
     for text in inputs:
         for path in _expand(text):
             if path.is_dir():
-                inside = list(_inside(path, recursive))
+                inside = [p for _, p in walk(path, recursive)]
                 pairs = [
                     (p, path)
                     for p in inside
@@ -53,33 +52,20 @@ def find_images(inputs: list[str], recursive: bool = False) -> list[tuple[Path, 
                 pairs = [(path, path.parent)]
             for file, root in pairs:
                 found.setdefault(file.resolve(), (file, root))
-    if unread:
-        more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
-        streams.say(f"left out, as of a type that is not read: {unread[0]}{more}", "note")
-    if unsearched:
-        more = f" and {len(unsearched) - 1} more" if len(unsearched) > 1 else ""
-        streams.say(f"not searched without --recursive: {unsearched[0]}{more}", "note")
+    for what, paths in (
+        ("left out, as of a type that is not read", unread),
+        ("not searched without --recursive", unsearched),
+    ):
+        if paths:
+            more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+            streams.say(f"{what}: {paths[0]}{more}", "note")
     if not found:
         raise InputError(f"{inputs[0]}: no image there: {', '.join(IMAGE_SUFFIXES)} are read")
     return list(found.values())
 
 
-def _inside(folder: Path, recursive: bool, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """What a folder holds, through links: files, and folders where they are not searched."""
-    real = os.path.realpath(folder)
-    if real in above:
-        return  # a link to a folder that it is in
-    for path in sorted(folder.iterdir()):
-        if is_tool_name(path.name):
-            continue
-        if recursive and path.is_dir():
-            yield from _inside(path, True, (*above, real))
-        else:
-            yield path
-
-
 def _holds_images(folder: Path) -> bool:
-    return any(p.suffix.lower() in IMAGE_SUFFIXES for p in _inside(folder, False))
+    return any(p.suffix.lower() in IMAGE_SUFFIXES for _, p in walk(folder, recursive=False))
 
 
 def _expand(text: str) -> list[Path]:

@@ -38,6 +38,27 @@ def is_tool_name(name: str) -> bool:
     return name.startswith(".") or name.lower() in TOOL_FOLDERS
 
 
+def walk(
+    folder: Path, recursive: bool = True, above: tuple[str, ...] = ()
+) -> Iterator[tuple[str, Path]]:
+    """(name below the folder, path) of what it holds, through links, without what is of tools.
+
+    These are files, links to nothing, and folders where they are not searched.
+    """
+    real = os.path.realpath(folder)
+    if real in above:
+        return  # a link to a folder that it is in
+    for name in sorted(os.listdir(folder)):
+        path = folder / name
+        if is_tool_name(name):
+            continue
+        if recursive and path.is_dir():
+            for inner, found in walk(path, True, (*above, real)):
+                yield f"{name}/{inner}", found
+        else:
+            yield name, path
+
+
 class FolderFiles:
     """The files below a directory, through links, without those of tools."""
 
@@ -51,18 +72,15 @@ class FolderFiles:
         self.title, self._root, self._sizes = str(root), root, {}
         self.stamps: list[tuple[str, int, int]] = []
         """(path, size, mtime in ns) of every file: what tells that something was edited."""
-        for name in sorted(os.listdir(root)):
-            if wanted(name) and not is_tool_name(name):
-                self._add(name, root / name, ())
+        for top, path in walk(root, recursive=False):
+            if wanted(top) and path.is_dir():
+                for name, inner in walk(path):
+                    self._add(f"{top}/{name}", inner)
+            elif wanted(top):
+                self._add(top, path)
 
-    def _add(self, name: str, path: Path, above: tuple[str, ...]) -> None:
-        if path.is_dir():
-            real = os.path.realpath(path)
-            if real not in above:  # else a link to a folder that it is in
-                for inner in sorted(os.listdir(path)):
-                    if not is_tool_name(inner):
-                        self._add(f"{name}/{inner}", path / inner, (*above, real))
-        elif path.is_file() or not path.exists():  # a link to nothing, which cannot be read
+    def _add(self, name: str, path: Path) -> None:
+        if path.is_file() or not path.exists():  # a link to nothing, which cannot be read
             stat = path.stat() if path.exists() else path.lstat()
             self._sizes[name] = stat.st_size
             self.stamps.append((name, stat.st_size, stat.st_mtime_ns))
