@@ -1,6 +1,7 @@
 """The classes of Cityscapes, CamVid, ADE20K and Mapillary Vistas, as these are distributed."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,7 @@ def camvid() -> Classes:
 def ade20k(text: str, where: str) -> Classes:
     """ADE20K's classes from its objectInfo150.txt; 0 in a mask is void, 1 the first class."""
     names = [line.split("\t")[-1].split(",")[0].strip() for line in text.splitlines()[1:]]
-    names = [n for n in names if n]
-    unique = [n if names.index(n) == i else f"{n} {i + 1}" for i, n in enumerate(names)]
+    unique = _unique([n for n in names if n])
     if not 2 <= len(unique) < VOID:
         raise InputError(f"{where} names {len(unique)} classes: it is damaged, copy it again")
     plain = plain_classes(unique)
@@ -69,7 +69,11 @@ def mapillary(text: str, where: str) -> Classes:
         palette = np.array([[int(v) for v in x["color"]] for _, x in counted], np.uint8)
     except (ValueError, TypeError, KeyError):
         raise InputError(f"{where} is no list of Mapillary's labels: copy it again") from None
-    unique = [n if names.index(n) == i else f"{n} {i + 1}" for i, n in enumerate(names)]
     values = dict.fromkeys((*range(len(labels)), VOID), VOID)
     values |= {value: i for i, (value, _) in enumerate(counted)}
-    return Classes(tuple(unique), palette, None, values)
+    return Classes(tuple(_unique(names)), palette, None, values)
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """The names, with a number behind those that stood before."""
+    return [n if names.index(n) == i else f"{n} {i + 1}" for i, n in enumerate(names)]

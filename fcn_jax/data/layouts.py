@@ -35,6 +35,8 @@ SPLIT_NAMES = {
 }
 """Names of splits in lists and folders, in lower case -> train, val, test."""
 
+_FOLDERS = {folder.lower() for folder in (*IMAGE_FOLDERS, *MASK_FOLDERS)}
+
 _TEXTS = (".txt", ".lst", ".csv", ".tsv", ".json", ".yaml", ".yml", ".pbtxt", ".names")
 """Files at the top that may be lists."""
 
@@ -77,9 +79,8 @@ class Pairs:
 def is_known_name(name: str) -> bool:
     """Whether a folder at the top of a data set, or a file there, can belong to it."""
     lower = name.lower()
-    folders = {f.lower() for f in (*IMAGE_FOLDERS, *MASK_FOLDERS)}
     lists = ("imagesets", "splits", "split", "lists", "list")
-    known = (*folders, *lists, *SPLIT_NAMES, *_ANNOTATED)
+    known = (*_FOLDERS, *lists, *SPLIT_NAMES, *_ANNOTATED)
     return lower in known or lower.endswith(_TEXTS)
 
 
@@ -119,7 +120,7 @@ def find_pairs(names: Iterable[str]) -> Pairs:
             if split in ids.values()
         }
     used = {p.parts[0] for p, _ in (*image_files, *mask_files)}
-    known = {f.lower() for f in (*IMAGE_FOLDERS, *MASK_FOLDERS, *SPLIT_NAMES)}
+    known = {*_FOLDERS, *SPLIT_NAMES}
     filled = {p.parts[0] for p in paths if p.suffix.lower() in IMAGE_SUFFIXES}
     pairs.other_folders = tuple(
         top for top in sorted(tops - used) if top.lower() in known and top in filled

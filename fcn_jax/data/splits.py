@@ -47,12 +47,18 @@ def read_lists(files: Files, known: Mapping[str, str]) -> dict[str, tuple[str, .
         known: ids of its images; a line may name one with its suffix, its folder, or more behind.
             Lines that begin with # are skipped.
     """
-    return {n: _read_list(files, path, n, known) for n, path in _find_lists(files).items()}
+    names = {i: i.rpartition("/")[2] for i in known}
+    counts = Counter(names.values())
+    by_name = {name: i for i, name in names.items() if counts[name] == 1}
+    return {
+        split: _read_list(decode_text(files, path.as_posix()), split, known, by_name)
+        for split, path in _find_lists(files).items()
+    }
 
 
 def _find_lists(files: Files) -> dict[str, PurePosixPath]:
-    paths = [PurePosixPath(name) for name in files.names()]
-    paths = [p for p in paths if p.suffix.lower() in _LIST_SUFFIXES]
+    """Where the lists are that `read_lists` reads, by the same names."""
+    paths = [PurePosixPath(n) for n in files.names() if n.lower().endswith(_LIST_SUFFIXES)]
     first = [folder.lower() or "." for folder in _LIST_FOLDERS]
     others = sorted({p.parent.as_posix().lower() for p in paths} - {*first})
     for folder in (*first, *others):
@@ -75,12 +81,11 @@ def _list_name(stem: str, stems: Container[str]) -> str:
 
 
 def _read_list(
-    files: Files, path: PurePosixPath, split: str, known: Mapping[str, str]
+    text: str, split: str, known: Mapping[str, str], by_name: Mapping[str, str]
 ) -> tuple[str, ...]:
-    counts = Counter(PurePosixPath(i).name for i in known)
-    by_name = {PurePosixPath(i).name: i for i in known if counts[PurePosixPath(i).name] == 1}
-    by_name |= {i.partition("/")[2]: i for i in known if i.startswith(f"{split}/")}
-    lines = (line.strip() for line in decode_text(files, path.as_posix()).splitlines())
+    """The ids in a list; a bare name means the image in the split's folder, or the only one."""
+    by_name = {**by_name, **{i.partition("/")[2]: i for i in known if i.startswith(f"{split}/")}}
+    lines = (line.strip() for line in text.splitlines())
     ids = (_resolve(line, known, by_name) for line in lines if line)
     return tuple(i for i in ids if i in known or not i.startswith("#"))
 
