@@ -32,10 +32,10 @@ class LiveReport(Callback):
     A page is written at the start, and after an epoch if enough time has passed since the last one
     that refreshing takes at most `FRACTION` of it: every epoch of a short run, at most every minute
     of a long one. It is made in a thread, so that training does not wait for it. Only what runs
-    compiled programs is done by the thread that trains, between epochs: reading a new best
-    checkpoint and predicting `PANELS` images. Beside a prediction, a training step on two devices
-    of a CPU was once seen to wait for its other half for ever. Files are replaced whole: a kill
-    leaves the page before.
+    compiled programs is done by the thread that trains: augmenting a few images at the start, and
+    predicting `PANELS` images with a new best checkpoint between epochs. Beside a prediction, a
+    training step on two devices of a CPU was once seen to wait for its other half for ever. Files
+    are replaced whole: a kill leaves the page before.
 
     A page that cannot be written is logged, and does not end the run. On a full disk even that is
     left to the next save, which fails with an error.

@@ -6,7 +6,6 @@ would fill with half-drawn bars.
 """
 
 import contextlib
-import json
 import logging
 import time
 from pathlib import Path
@@ -123,14 +122,14 @@ class FirstStep:
         """Keep it for the next time."""
         if self._path is not None:
             with contextlib.suppress(InputError):
-                files.write_text(self._path, json.dumps(self._all() | {self._key: seconds}))
+                files.write_json(self._path, self._all() | {self._key: seconds})
 
     def _all(self) -> dict[str, float]:
         try:
-            known = json.loads(self._path.read_text()) if self._path else {}
+            known = files.read_json(self._path) if self._path else {}
             return {key: float(seconds) for key, seconds in known.items()}
-        except (OSError, ValueError, TypeError, AttributeError):
-            return {}
+        except (InputError, ValueError, TypeError, AttributeError):
+            return {}  # there is none yet, or it is damaged
 
 
 def _cache() -> str | None:
