@@ -72,12 +72,16 @@ class FolderFiles:
         self.title, self._root, self._sizes = str(root), root, {}
         self.stamps: list[tuple[str, int, int]] = []
         """(path, size, mtime in ns) of every file: what tells that something was edited."""
+        self.elsewhere: list[str] = []
+        """What lies right in the folders that are not wanted."""
         for top, path in walk(root, recursive=False):
             if wanted(top) and path.is_dir():
                 for name, inner in walk(path):
                     self._add(f"{top}/{name}", inner)
             elif wanted(top):
                 self._add(top, path)
+            elif path.is_dir() and os.access(path, os.R_OK):
+                self.elsewhere += [f"{top}/{name}" for name, _ in walk(path, recursive=False)]
 
     def _add(self, name: str, path: Path) -> None:
         if path.is_file() or not path.exists():  # a link to nothing, which cannot be read

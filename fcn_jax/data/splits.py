@@ -90,12 +90,17 @@ def _read_list(
     return tuple(i for i in ids if i in known or not i.startswith("#"))
 
 
-def unread_lists(files: Files) -> list[str]:
-    """A note on files that seem to be lists of splits and are not read, if there are any."""
+def unread_lists(files: Files, elsewhere: Iterable[str] = ()) -> list[str]:
+    """A note on files that seem to be lists of splits and are not read, if there are any.
+
+    Args:
+        files: the data set.
+        elsewhere: files of the folder that are not among them.
+    """
     read = {path.as_posix() for path in _find_lists(files).values()}
     names = [
         name
-        for name in files.names()
+        for name in (*files.names(), *elsewhere)
         if name not in read
         and name.lower().endswith((*_LIST_SUFFIXES, ".csv", ".json"))
         and re.search(r"(^|[^a-z])(train|val|test|split)", PurePosixPath(name).stem.lower())

@@ -159,8 +159,10 @@ def test_of_two_lists_of_a_split_the_plain_name_counts_and_the_other_is_named(tm
     assert "lists that are not used: train_aug.txt, valid.txt" in source.notes
 
 
-@pytest.mark.parametrize("name", ["train.csv", "splits.json", "annotations/instances_train.json"])
-def test_lists_of_other_formats_are_named(name, tmp_path):
+@pytest.mark.parametrize(
+    "name", ["train.csv", "splits.json", "annotations/instances_train.json", "data/train.txt"]
+)
+def test_lists_of_other_formats_and_in_other_folders_are_named(name, tmp_path):
     write(voc(tmp_path), name, "im0")
     assert f"files that are not read as lists: {name}" in open_folder(tmp_path).notes
 
