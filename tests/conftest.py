@@ -8,14 +8,19 @@ import tempfile
 # Before jax starts. Many tests compile the same programs: one cache for the whole session, and for
 # the commands that the tests start, halves its time. A limit on its size makes jax lock it.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    _cache = tempfile.mkdtemp(prefix="fcn_jax-tests-")
-    atexit.register(shutil.rmtree, _cache, ignore_errors=True)
-    os.environ |= {
-        "JAX_COMPILATION_CACHE_DIR": _cache,
-        "JAX_COMPILATION_CACHE_MAX_SIZE": str(2**32),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05",
-    }
+if "FCN_JAX_TESTS" not in os.environ:
+    _folder = tempfile.mkdtemp(prefix="fcn_jax-tests-")
+    atexit.register(shutil.rmtree, _folder, ignore_errors=True)
+    os.environ["FCN_JAX_TESTS"] = _folder
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        os.environ |= {
+            "JAX_COMPILATION_CACHE_DIR": f"{_folder}/programs",
+            "JAX_COMPILATION_CACHE_MAX_SIZE": str(2**32),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05",
+        }
+# Compiling takes most of the time, and half of it goes into speed that small tests do not need.
+# With 0, as in CI, all is tested as users run it.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 from pathlib import Path
 
@@ -34,6 +39,14 @@ def cache():
     """Mend the cache after the tests that kill what is using it."""
     yield
     compilation_cache.mend(Path(os.environ["JAX_COMPILATION_CACHE_DIR"]))
+
+
+@pytest.fixture
+def data_dir() -> Path:
+    """Where `shapes` is drawn and prepared, once for the whole session."""
+    folder = Path(os.environ["FCN_JAX_TESTS"]) / "data"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture

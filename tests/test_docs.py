@@ -104,7 +104,8 @@ EXECUTED = [page for page in PAGES if any(b[1] for b in blocks(page, "python", "
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", EXECUTED, ids=page_id)
-def test_marked_blocks_run(page, tmp_path):
+def test_marked_blocks_run(page, tmp_path, data_dir):
+    (tmp_path / "data").symlink_to(data_dir)
     script = [
         "import os",
         "os.environ.setdefault('JAX_PLATFORMS', 'cpu')",
@@ -154,7 +155,8 @@ def test_every_public_function_has_an_example():
 @pytest.mark.parametrize(
     "notebook", sorted(ROOT.glob("experiments/docs/*.ipynb")), ids=lambda p: p.name
 )
-def test_notebooks_run(notebook, tmp_path):
+def test_notebooks_run(notebook, tmp_path, data_dir):
+    (tmp_path / "data").symlink_to(data_dir)
     made = nbformat.read(notebook, as_version=4)
     assert not any(cell.get("outputs") for cell in made.cells), "clear its outputs first"
     script = tmp_path / "notebook.py"

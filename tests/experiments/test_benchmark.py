@@ -12,6 +12,7 @@ import pytest
 from experiments import benchmark
 from experiments.benchmarks import contenders, layers, start, stock, tables, worker
 from experiments.benchmarks.networks import NETWORKS, TORCHVISION, network
+from fcn_jax.data import shapes
 from fcn_jax.models import create_model
 from fcn_jax.types import InputError
 
@@ -279,8 +280,9 @@ def test_layers_table():
 
 
 @pytest.mark.slow
-def test_starts_are_measured():
-    job = {"dataset": "shapes", "arch": "fcn", "batch_size": 8, "image_size": [32, 32]}
+def test_starts_are_measured(tmp_path):
+    shapes.draw(tmp_path, sizes={"train": 40, "val": 8})
+    job = {"dataset": str(tmp_path), "arch": "fcn", "batch_size": 4, "image_size": [32, 32]}
     found = start.measure(job, lambda text: None)
     for phases in (found["first"], found["second"]):
         seconds = [phases[phase]["seconds"] for phase in start.PHASES]

@@ -4,7 +4,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -51,7 +50,7 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("unet", "resnet5
 @pytest.mark.parametrize("name", ["fcn", "simplified_unet", "unet_resnet18", *SLOW])
 def test_logits_are_those_of_the_plain_network_but_for_rounding(name):
     model, images = create_model(name, num_classes=5), photo(96, 64)[None]
-    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    variables = random_variables(model)
     pixels = batches.normalize(images)
     logits = jax.jit(partial(convention.infer, model)).lower(variables, pixels).compile()
     plain = jax.jit(model.apply).lower(variables, pixels).compile()
