@@ -41,8 +41,7 @@ BATCH_SIZE = {
         ("fcn", "resnet50_fcn", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"), 16
     ),
 }
-"""Of training; evaluation and `predict_batch` have `BATCH_SIZE_FORWARD`, `predict` one image, as
-`experiments.predict` makes it."""
+"""Of training; evaluation and `predict_batch` have `BATCH_SIZE_FORWARD`, `predict` one image."""
 BATCH_SIZE_FORWARD = 16
 MODES = ("train", "eval", "predict", "predict_batch")
 ACCELERATORS = ("nvidia[0-9]*", "accel[0-9]*", "vfio/[0-9]*", "kfd")

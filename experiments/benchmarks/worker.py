@@ -11,7 +11,8 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 CLASSES = 21
@@ -109,17 +110,22 @@ def jax_contender(job: dict[str, Any]) -> Contender:
     jax.config.update("jax_default_matmul_precision", MATMUL_PRECISION[job["precision"]])
     state, function, place = (ours if job["framework"] == "ours" else stock)(job)
     state, image, mask = place(state, *random_images(job))
+    parts = [(image, mask)]
+    if job["framework"] == "ours" and job["mode"] == "predict":
+        parts = [(image[i : i + 1], mask[i : i + 1]) for i in range(len(image))]
     donate = (0,) if job["mode"] == "train" else ()
     options = xla_options.options() if job["framework"] == "ours" else None
 
     start = time.perf_counter()
     program = jax.jit(function, donate_argnums=donate, compiler_options=options)
-    step = program.lower(state, image, mask).compile()
+    step = program.lower(state, *parts[0]).compile()
     compile_seconds = time.perf_counter() - start
 
     def run():
         nonlocal state
-        state, result = step(state, image, mask)
+        if len(parts) > 1:
+            return _in_threads(lambda part: jax.block_until_ready(step(state, *part)[1]), parts)
+        state, result = step(state, *parts[0])
         return result
 
     device = jax.devices()[0]
@@ -135,6 +141,14 @@ def jax_contender(job: dict[str, Any]) -> Contender:
         return stats.get("peak_bytes_in_use")
 
     return Contender(run, jax.block_until_ready, facts, memory)
+
+
+def _in_threads(work: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
+    """Images one by one from several threads, as `experiments.predict` predicts a folder's."""
+    from experiments.cli import command, segment
+
+    with ThreadPoolExecutor(min(command.cores(), segment.WORKERS)) as pool:
+        return list(pool.map(work, parts))
 
 
 def _model(job: dict[str, Any]):

@@ -4,7 +4,8 @@ XLA's CPU backend runs a convolution forward at the speed of its matrix product,
 of the kernel, a convolution whose window is the whole image, at 1 to 30 % of it. Here the same sum
 is written as a matrix product of patches (fcn_jax/ops/im2col.py), a 3x3 convolution of many
 channels, with both its gradients, as Winograd's (fcn_jax/ops/winograd.py), and a dilated one as
-several undilated ones, or without the taps that see only padding (fcn_jax/ops/dilated.py). A
+several undilated ones, or without the taps that see only padding (fcn_jax/ops/dilated.py); the
+result alone of a transposed one is that of several plain ones (fcn_jax/ops/transposed.py). A
 depthwise convolution is slow there in every direction, and is written as shifted products
 (fcn_jax/ops/depthwise.py).
 Elsewhere nothing changes: a program lowered for a GPU or a TPU holds XLA's convolutions only, and
@@ -31,7 +32,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
-from fcn_jax.ops import depthwise, dilated, im2col, winograd
+from fcn_jax.ops import depthwise, dilated, im2col, transposed, winograd
 from fcn_jax.ops.im2col import Pair, Window
 
 Arrays = tuple[Array, Array]
@@ -58,9 +59,10 @@ XLA's processor time, 64 -> 64 at 56x56 0.67, 16 -> 16 at 224x224 1.5."""
 CACHED_BYTES = 64 * 2**20
 """Tiles of one image up to which that holds. (64 -> 64 at 224x224, 98 MiB: 1.1.)"""
 
-RESULT_BYTES = 8 * 2**20
-"""Result of a transposed convolution from which on patches are faster for `FEW` features: 64 -> 64
-at 56x56 takes 1.22 of XLA's processor time for one image, 3 MiB, and 0.69 for eight."""
+SMALL = 14 * 14
+"""Pixels of an image up to which a transposed convolution's phases, for a result alone, are sums of
+matrix products: XLA's convolution packs each kernel once more. (512 -> 512 at 7x7, two threads:
+1.8 ms against 2.9; 14x14: as fast either way; 256 -> 128 at 28x28: 3.1 against 2.7.)"""
 
 INSIDE = 0.6
 """Products with pixels inside the image, as a part of all, up to which taps are summed one by one
@@ -299,15 +301,12 @@ def _forward_formula(x: Array, kernel: Array, window: Window) -> Callable[..., A
 
 
 def _forward_formula_transpose(x: Array, kernel: Array, window: Window) -> Callable[..., Array]:
-    """As `_forward_formula`."""
-    n, height, width, _ = x.shape
-    formula = _formulas_transpose(x, kernel, window).forward
-    if min(height, width) < max(kernel.shape[:2]):
+    """As `_forward_formula`. (64 -> 21 at 112x112, two threads: 3.3 ms, XLA's 3.8.)"""
+    taps, (height, width) = kernel.shape[:2], x.shape[1:3]
+    if min(height, width) < max(taps) or min(taps) < max(window.stride):
         return im2col.conv_transpose
-    result_bytes = n * height * width * math.prod(window.stride) * kernel.shape[3]
-    if formula is im2col.conv_transpose and result_bytes * x.dtype.itemsize < RESULT_BYTES:
-        return _xla_conv_transpose
-    return formula
+    one = partial(dilated.by_taps, im2col.pointwise_product)
+    return partial(transposed.by_phases, one if height * width <= SMALL else _xla_conv)
 
 
 def _on_cpu(cpu: Callable, default: Callable, window: Window) -> Callable[..., Array]:

@@ -160,16 +160,16 @@ def test_speed_table(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["train", "predict"])
-def test_it_runs(tmp_path, capsys, mode):
+@pytest.mark.parametrize(("mode", "count"), [("train", 1), ("predict_batch", 2)])
+def test_it_runs(tmp_path, capsys, mode, count):
     out = tmp_path / "speed.json"
-    flags = ["--arch", "fcn", "--batch-size", "1", "--image-size", "32", "--pairs", "1", "--cpu"]
-    assert benchmark.main([*flags, "--mode", mode, "--out", str(out)]) == 0
+    flags = ["--arch", "fcn", "--image-size", "32", "--pairs", "1", "--cpu", "--out", str(out)]
+    assert benchmark.main([*flags, "--mode", mode, "--batch-size", str(count)]) == 0
     ours = json.loads(out.read_text())["results"][0]["contenders"]["ours"]
     assert len(ours["seconds"]) == 1
     assert ours["warm_seconds"] < ours["compile_seconds"]
     assert ours["peak_bytes"] > 2**27
-    assert f"| fcn | {mode} | 1 |" in capsys.readouterr().out
+    assert f"| fcn | {mode} | {count} |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("work", ["train", "eval", "predict"])
