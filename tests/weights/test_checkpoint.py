@@ -99,6 +99,9 @@ def _files(folder):
     return sorted(p for p in folder.rglob("*") if p.is_file() and p.stat().st_size)
 
 
+PARTS = ("meta", "train", "variables")
+
+
 def _harm(path, rng):
     """Flip a bit, cut the file short, or remove it."""
     data = bytearray(path.read_bytes())
@@ -117,11 +120,10 @@ def test_no_damaged_checkpoint_is_used_silently(tmp_path, caplog):
     rng = random.Random(0)
     _save(tmp_path / "whole", [0.1, 0.2])
     valid = {1: _state(1), 2: _state(2)}
-    fell_back = 0
-    for trial in range(30):
+    for trial, path in enumerate(_files(tmp_path / "whole/2")):
         folder = tmp_path / f"c{trial}"
         shutil.copytree(tmp_path / "whole", folder)
-        _harm(rng.choice(_files(folder / "2")), rng)
+        _harm(folder / path.relative_to(tmp_path / "whole"), rng)
         caplog.clear()
         checkpoints = checkpoint.Checkpoints(folder)
         restored, meta = checkpoints.restore(_state(0)) or (None, {})
@@ -129,8 +131,9 @@ def test_no_damaged_checkpoint_is_used_silently(tmp_path, caplog):
         # Either the damage did not matter, or the one before was used and the damage was named.
         chex.assert_trees_all_equal(restored, valid[meta["epoch"]])
         assert bool(caplog.messages) == (meta["epoch"] == 1)
-        fell_back += meta["epoch"] == 1
-    assert fell_back >= 3
+        # The others are notes of orbax's, and what each process had written before it was merged.
+        if path.parent.name == "d" and path.parents[1].name in PARTS:
+            assert meta["epoch"] == 1, path
 
 
 def test_the_best_is_never_silently_another(tmp_path):
