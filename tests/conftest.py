@@ -42,6 +42,15 @@ def cache():
 
 
 @pytest.fixture
+def optimized():
+    """Compile as users' programs are, where the last digit counts."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
 def data_dir() -> Path:
     """Where `shapes` is drawn and prepared, once for the whole session."""
     folder = Path(os.environ["FCN_JAX_TESTS"]) / "data"

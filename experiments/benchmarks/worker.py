@@ -11,8 +11,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 CLASSES = 21
@@ -111,7 +110,7 @@ def jax_contender(job: dict[str, Any]) -> Contender:
     state, function, place = (ours if job["framework"] == "ours" else stock)(job)
     state, image, mask = place(state, *random_images(job))
     parts = [(image, mask)]
-    if job["framework"] == "ours" and job["mode"] == "predict":
+    if job["framework"] == "ours" and job["mode"] == "predict":  # one by one, as `predict` does it
         parts = [(image[i : i + 1], mask[i : i + 1]) for i in range(len(image))]
     donate = (0,) if job["mode"] == "train" else ()
     options = xla_options.options() if job["framework"] == "ours" else None
@@ -123,10 +122,14 @@ def jax_contender(job: dict[str, Any]) -> Contender:
 
     def run():
         nonlocal state
-        if len(parts) > 1:
-            return _in_threads(lambda part: jax.block_until_ready(step(state, *part)[1]), parts)
         state, result = step(state, *parts[0])
         return result
+
+    def run_in_threads():
+        from experiments.cli import segment
+
+        with segment.threads() as pool:
+            return list(pool.map(lambda part: jax.block_until_ready(step(state, *part)), parts))
 
     device = jax.devices()[0]
     facts = {
@@ -140,15 +143,8 @@ def jax_contender(job: dict[str, Any]) -> Contender:
         stats = device.memory_stats() or {}
         return stats.get("peak_bytes_in_use")
 
-    return Contender(run, jax.block_until_ready, facts, memory)
-
-
-def _in_threads(work: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
-    """Images one by one from several threads, as `experiments.predict` predicts a folder's."""
-    from experiments.cli import command, segment
-
-    with ThreadPoolExecutor(min(command.cores(), segment.WORKERS)) as pool:
-        return list(pool.map(work, parts))
+    work = run_in_threads if len(parts) > 1 else run
+    return Contender(work, jax.block_until_ready, facts, memory)
 
 
 def _model(job: dict[str, Any]):

@@ -67,8 +67,13 @@ def segment_all(
             return error
 
     yield work(jobs[0])
-    with ThreadPoolExecutor(min(command.cores(), WORKERS)) as pool:
+    with threads() as pool:
         yield from pool.map(work, jobs[1:])
+
+
+def threads() -> ThreadPoolExecutor:
+    """The threads that predict the images of a folder, each one image at a time."""
+    return ThreadPoolExecutor(min(command.cores(), WORKERS))
 
 
 def segment(

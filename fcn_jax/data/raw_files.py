@@ -73,7 +73,7 @@ class FolderFiles:
         self.stamps: list[tuple[str, int, int]] = []
         """(path, size, mtime in ns) of every file: what tells that something was edited."""
         self.elsewhere: list[str] = []
-        """What lies right in the folders that are not wanted."""
+        """Paths of what lies right below a folder that is not wanted; their content is not read."""
         for top, path in walk(root, recursive=False):
             if wanted(top) and path.is_dir():
                 for name, inner in walk(path):

@@ -135,7 +135,7 @@ def open_folder(root: Path, name: str | None = None, seed: int = 0) -> Source:
     notes += more
     folders = f"folders that are not used: {', '.join(pairs.other_folders)}"
     notes += [folders] if pairs.other_folders else []
-    notes += splits.unread_lists(files, files.elsewhere)
+    notes += splits.unread_lists(files)
     tested = chosen.get("test", ())
     if any(i in pairs.images for i in tested) and not any(i in pairs.masks for i in tested):
         del chosen["test"]

@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from fcn_jax.data.layouts import SPLIT_NAMES
-from fcn_jax.data.raw_files import Files
+from fcn_jax.data.raw_files import Files, FolderFiles
 from fcn_jax.types import IMAGE_SUFFIXES, InputError
 
 SPLITS = ("train", "val", "test")
@@ -90,17 +90,12 @@ def _read_list(
     return tuple(i for i in ids if i in known or not i.startswith("#"))
 
 
-def unread_lists(files: Files, elsewhere: Iterable[str] = ()) -> list[str]:
-    """A note on files that seem to be lists of splits and are not read, if there are any.
-
-    Args:
-        files: the data set.
-        elsewhere: files of the folder that are not among them.
-    """
+def unread_lists(files: FolderFiles) -> list[str]:
+    """A note on files that seem to be lists of splits and are not read, if there are any."""
     read = {path.as_posix() for path in _find_lists(files).values()}
     names = [
         name
-        for name in (*files.names(), *elsewhere)
+        for name in (*files.names(), *files.elsewhere)
         if name not in read
         and name.lower().endswith((*_LIST_SUFFIXES, ".csv", ".json"))
         and re.search(r"(^|[^a-z])(train|val|test|split)", PurePosixPath(name).stem.lower())

@@ -9,7 +9,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from fcn_jax.ops.dilated import Formula
-from fcn_jax.ops.im2col import Window
+from fcn_jax.ops.im2col import Pair, Window
+
+Phase = tuple[int, Pair]
+"""The first tap that it sees, every stride-th of which follows, and the padding of its image."""
 
 
 def by_phases(formula: Formula, x: Array, kernel: Array, window: Window) -> Array:
@@ -21,28 +24,26 @@ def by_phases(formula: Formula, x: Array, kernel: Array, window: Window) -> Arra
         kernel: [kh, kw, I, O], with at least as many taps as the stride.
         window: undilated.
     """
-    (sh, sw), (n, *size, _), features = window.stride, x.shape, kernel.shape[3]
-    out = [
-        (size[i] - 1) * window.stride[i] + kernel.shape[i] - sum(window.padding[i]) for i in (0, 1)
-    ]
-    counts = [-(-out[i] // window.stride[i]) for i in (0, 1)]
-    rows = []
-    for vertical in range(sh):
-        a, above = _taps(x, kernel, window, 0, vertical, counts[0])
-        columns = []
-        for horizontal in range(sw):
-            b, beside = _taps(x, kernel, window, 1, horizontal, counts[1])
-            taps = kernel[a::sh, b::sw][::-1, ::-1]
-            columns.append(formula(x, taps, Window((1, 1), (above, beside), (1, 1))))
-        rows.append(jnp.stack(columns, 3))
-    y = jnp.stack(rows, 2)  # [N, rows, sh, columns, sw, O]
-    return y.reshape(n, counts[0] * sh, counts[1] * sw, features)[:, : out[0], : out[1]]
+    (sh, sw), (n, *size, _), (*taps, _, features) = window.stride, x.shape, kernel.shape
+    out = [(size[i] - 1) * window.stride[i] + taps[i] - sum(window.padding[i]) for i in (0, 1)]
+    above, beside = (_phases(size[i], taps[i], out[i], window, i) for i in (0, 1))
+
+    def phase(vertical: Phase, horizontal: Phase) -> Array:
+        (a, rows), (b, columns) = vertical, horizontal
+        turned = kernel[a::sh, b::sw][::-1, ::-1]
+        return formula(x, turned, Window((1, 1), (rows, columns), (1, 1)))
+
+    # [N, rows, sh, columns, sw, O]
+    y = jnp.stack([jnp.stack([phase(v, h) for h in beside], 3) for v in above], 2)
+    return y.reshape(n, y.shape[1] * sh, y.shape[3] * sw, features)[:, : out[0], : out[1]]
 
 
-def _taps(
-    x: Array, kernel: Array, window: Window, axis: int, phase: int, count: int
-) -> tuple[int, tuple[int, int]]:
-    """The first tap that a phase of an axis sees, and the padding that gives `count` results."""
-    shift, first = divmod(phase + window.padding[axis][0], window.stride[axis])
-    others = len(range(first, kernel.shape[axis], window.stride[axis])) - 1
-    return first, (others - shift, count + shift - x.shape[1 + axis])
+def _phases(size: int, taps: int, out: int, window: Window, axis: int) -> list[Phase]:
+    """Of each phase of an axis; all get as many results as the first needs."""
+    stride, found = window.stride[axis], []
+    count = -(-out // stride)
+    for phase in range(stride):
+        shift, first = divmod(phase + window.padding[axis][0], stride)
+        others = len(range(first, taps, stride)) - 1
+        found.append((first, (others - shift, count + shift - size)))
+    return found

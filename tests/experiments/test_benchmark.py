@@ -160,7 +160,7 @@ def test_speed_table(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("mode", "count"), [("train", 1), ("predict_batch", 2)])
+@pytest.mark.parametrize(("mode", "count"), [("train", 1), ("predict", 1), ("predict_batch", 2)])
 def test_it_runs(tmp_path, capsys, mode, count):
     out = tmp_path / "speed.json"
     flags = ["--arch", "fcn", "--image-size", "32", "--pairs", "1", "--cpu", "--out", str(out)]

@@ -127,7 +127,7 @@ STEP = """
 @pytest.mark.parametrize(
     ("name", "devices"),
     [
-        ("unet_resnet18", (1, 8)),
+        ("unet_resnet18", (1, 2, 8)),
         ("deeplabv3_resnet50", (1, 8)),
         ("lraspp_mobilenet_v3_large", (1, 8)),
     ],

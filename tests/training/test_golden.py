@@ -33,7 +33,7 @@ LOSSES = {
 RTOL = (1e-5, 1e-4, 1e-3)
 """Of each step. Adam divides by the gradient's size, so that rounding grows from step to step."""
 
-OTHER_RTOL = dict.fromkeys(("fcn_resnet50", "deeplabv3_resnet50"), (1e-5, 2e-3, 1e-2))
+OTHER_RTOL = dict.fromkeys(("fcn_resnet50", "deeplabv3_resnet50"), (1e-5, 1e-3, 5e-3))
 """Of networks whose batch norms enlarge rounding: with other processors, versions of XLA or levels
 of its optimization the second loss differs by 2e-4 and the third by 1.4e-3."""
 

@@ -99,9 +99,6 @@ def _files(folder):
     return sorted(p for p in folder.rglob("*") if p.is_file() and p.stat().st_size)
 
 
-PARTS = ("meta", "train", "variables")
-
-
 def _harm(path, rng):
     """Flip a bit, cut the file short, or remove it."""
     data = bytearray(path.read_bytes())
@@ -132,7 +129,7 @@ def test_no_damaged_checkpoint_is_used_silently(tmp_path, caplog):
         chex.assert_trees_all_equal(restored, valid[meta["epoch"]])
         assert bool(caplog.messages) == (meta["epoch"] == 1)
         # The others are notes of orbax's, and what each process had written before it was merged.
-        if path.parent.name == "d" and path.parents[1].name in PARTS:
+        if path.parent.name == "d" and path.parents[1].name in ("meta", "train", "variables"):
             assert meta["epoch"] == 1, path
 
 
