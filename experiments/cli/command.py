@@ -212,7 +212,8 @@ def setup_jax(alone: bool = True) -> None:
     # Tracing makes objects that stay: to look through them less often is a tenth of a start.
     gc.set_threshold(10_000, 20, 50)
     malloc.give_back_after_compiling()
-    if alone and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    chosen = "xla_force_host_platform_device_count" in os.environ["XLA_FLAGS"]
+    if alone and not chosen and "JAX_NUM_CPU_DEVICES" not in os.environ:
         jax.config.update("jax_num_cpu_devices", min(cores(), CPU_DEVICES))
     compilation_cache.set_up()
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

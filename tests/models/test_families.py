@@ -90,7 +90,7 @@ def test_every_parameter_gets_a_gradient_and_a_shape_is_traced_once(name):
 
 STEP = """
     import os
-    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+    os.environ["JAX_NUM_CPU_DEVICES"] = "8"
     import jax, numpy as np
     from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
     from fcn_jax import optim

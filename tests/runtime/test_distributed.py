@@ -179,11 +179,11 @@ def test_a_run_moves_between_one_device_and_eight(tmp_path, monkeypatch):
         with pytest.raises(loop.Interrupted, match="after step 1;"):
             train(to_eight)
     code = textwrap.dedent(EIGHT).replace("{CHANGES}", repr(changes))
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    devices = {"JAX_NUM_CPU_DEVICES": "8"}
     done = subprocess.run(
         [sys.executable, "-c", code, to_one, to_eight],
         cwd=ROOT,
-        env={**os.environ, **flags},
+        env={**os.environ, **devices},
         capture_output=True,
         text=True,
         check=False,

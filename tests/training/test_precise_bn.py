@@ -115,7 +115,7 @@ def test_four_devices_give_the_statistics_of_one():
     # In a process of its own: the number of virtual devices is fixed when jax starts.
     code = """
         import os
-        os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+        os.environ["JAX_NUM_CPU_DEVICES"] = "4"
         import chex, jax, numpy as np
         from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
         from fcn_jax.training import precise_bn

@@ -201,7 +201,7 @@ def _on_eight_devices(code: str) -> str:
     """What it prints, in a process of its own: the number of devices is fixed when jax starts."""
     start = """
         import os
-        os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+        os.environ["JAX_NUM_CPU_DEVICES"] = "8"
         import jax, numpy as np
         from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
         from fcn_jax import models, optim

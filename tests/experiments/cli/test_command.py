@@ -16,8 +16,8 @@ PROGRAM = (
 )
 
 
-def devices(arguments: str = "", flags: str = "") -> int:
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+def devices(arguments: str = "", **variables: str) -> int:
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", **variables}
     printed = subprocess.check_output(
         [sys.executable, "-c", PROGRAM.format(arguments)], env=environment, text=True
     )
@@ -33,7 +33,8 @@ def test_a_cpu_is_one_device_of_each_of_several_processes():
 
 
 def test_a_number_of_devices_that_was_asked_for_stays():
-    assert devices(flags="--xla_force_host_platform_device_count=3") == 3
+    assert devices(XLA_FLAGS="--xla_force_host_platform_device_count=3") == 3
+    assert devices(JAX_NUM_CPU_DEVICES="3") == 3
 
 
 @pytest.mark.slow
