@@ -21,10 +21,10 @@ if "FCN_JAX_TESTS" not in os.environ:
         }
 # Compiling takes most of the time, and half of it goes into speed that small tests do not need.
 # With 0, as in CI, all is tested as users run it.
-if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1":
-    if metadata.version("jaxlib").startswith("0.10."):  # later ones are quicker, without the flag
-        _flags = os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false"
-        os.environ["XLA_FLAGS"] = " ".join(_flags).strip()
+_quick = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1"
+if _quick and metadata.version("jaxlib").startswith("0.10."):  # later ones do not have the flag
+    _flags = os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] = " ".join(_flags).strip()
 
 from pathlib import Path
 

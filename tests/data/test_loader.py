@@ -95,7 +95,7 @@ def test_an_unknown_mode():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("tiny")
+@pytest.mark.usefixtures("tiny", "optimized")
 @pytest.mark.parametrize("flip", [0.0, 0.5])
 def test_training_ends_with_the_same_bits(flip, tmp_path):
     config = fakes.config(epochs=2, **{"augment.flip": flip})
