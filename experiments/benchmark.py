@@ -10,7 +10,7 @@ Each contender is a process of its own that stays alive. They are timed one afte
 rounds, so that a change of the machine's load affects all of them. A ratio is the median over the
 rounds of (the baseline's seconds / ours): above 1 we are faster. Against PyTorch it is taken for
 the mode with the best median. FLOPs are those of the convolutions (a training step: three times
-forward, a frozen part once), whatever a formula saves or wastes; the device's peak is that of a
+forward, a frozen part once), whatever an algorithm saves or wastes; the device's peak is that of a
 large matrix product in the same precision. Compilation is timed twice: from scratch, and in the
 next process, which has the compilation cache. Memory is the peak of the process on a CPU (the
 compiler's included), of the device's allocator on a GPU. The ResNet's backbone is frozen, as in the
@@ -73,11 +73,11 @@ def parser() -> arguments.Parser:
     p.add_argument("--against", **_some_of(("torch", "onnx", "stock"), AGAINST), default=[])
     p.add_argument("--torch-mode", **_some_of(TORCH_MODES), default=[])
     p.add_argument(
-        "--pairs",
+        "--rounds",
         type=arguments.whole(1, 10_000),
         metavar="N",
         default=5,
-        help="rounds, in each of which every contender is timed (default: 5)",
+        help="how often each contender is timed, taking turns (default: 5)",
     )
     p.add_argument(
         "--train-backbone", action="store_true", help="train the ResNet's backbone as well"
@@ -168,7 +168,7 @@ def _measure(args: argparse.Namespace, arch: str, mode: str) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as cache:
         work = jobs(args, arch, mode, cache)
-        timed = contenders.compare(work, args.pairs, report)
+        timed = contenders.compare(work, args.rounds, report)
     result = {"arch": arch, "mode": mode, "batch_size": work["ours"]["batch_size"]}
     if MODELS[arch].freezes_pretrained and mode == "train":
         result["backbone"] = ", trained backbone" if args.train_backbone else ", frozen backbone"
@@ -192,7 +192,7 @@ def _parts(args: argparse.Namespace, about: dict[str, Any]) -> int:
         print(text, file=sys.stderr)
 
     if args.layers:
-        found = layers.measure(args.pairs, report)
+        found = layers.measure(args.rounds, report)
     else:
         job = jobs(args, args.arch[0], "train", "")["ours"]
         found = start.measure({"dataset": args.start, **job}, report)

@@ -87,7 +87,7 @@ def resnet50() -> Config:
     `python -m experiments.run --experiment resnet50`
 
     The paper's text calls the backbone ResNet-34 once, in its discussion; Table 2 decides. In the
-    released script the frozen backbone's batch statistics still moved; here they do not.
+    released script the running statistics of the frozen backbone still moved; here they do not.
     """
     return replace(
         weighted(),

@@ -10,7 +10,7 @@ the scripts did differently:
 - annealing went from 1e-4 to 1e-4 with the FCN, and the last three networks were trained at 1e-2
   without weight decay, annealed to the text's eta_min of 1e-3;
 - the two convolutions of a U-Net stage shared one batch norm;
-- the statistics of the frozen backbone's batch norms moved.
+- the running statistics of the frozen backbone's batch norms moved.
 
 None of this is an option of the library: the networks and the lost labels live in this file. The
 scripts also drew the biases of convolutions from a normal distribution of variance 1; this is not
@@ -140,7 +140,7 @@ _FLAT_NOTE = "lr = eta_min = 1e-4, so that annealing does nothing"
 _LOST_NOTE = f"{_FLAT_NOTE}; training images not normalised; every training label background"
 _CAST_NOTE = f"{_LOST_NOTE}, except that void (255 / 255 = 1) is aeroplane"
 _FAST_NOTE = "lr 1e-2 to 1e-3, no weight decay"
-_RESNET_NOTE = f"{_FAST_NOTE}; the frozen backbone's batch statistics move"
+_RESNET_NOTE = f"{_FAST_NOTE}; the frozen backbone's running statistics move"
 _UNET_NOTE = f"{_FAST_NOTE}; one batch norm for both convolutions of a stage"
 
 EXPERIMENTS: Mapping[str, Released] = {

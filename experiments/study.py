@@ -44,7 +44,7 @@ SCRATCH: dict[str, dict[str, object]] = {
 TRANSFER: dict[str, dict[str, object]] = {
     "frozen backbone": {"optim.backbone_scale": 0.0},
     "backbone at the full rate": {"optim.backbone_scale": 1.0},
-    "batch statistics of each batch": {"model.freeze_bn": False},
+    "batch norm not frozen": {"model.freeze_bn": False},
     "head first": {"optim.backbone_delay": 150},
     "random backbone": {
         "model.pretrained": None,

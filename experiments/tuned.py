@@ -52,7 +52,7 @@ def base(arch: str) -> Config:
 
     Adam with one cosine cycle and warm-up, batches of 16, flips and scale jitter, class weights
     (the root of the inverse frequency, at most 10 times the smallest). A backbone starts from
-    ImageNet, learns at a tenth of the rate, and keeps its batch statistics.
+    ImageNet, learns at a tenth of the rate, and keeps the running statistics of its batch norms.
     """
     config = Config(
         experiment=f"base_{arch}",

@@ -84,7 +84,7 @@ __all__ = [
     "train",
 ]
 
-_HOMES = {
+_MODULE_OF = {
     "analysis.notebook": ("segment", "train"),
     "config": (
         *("AugmentConfig", "Config", "DataConfig", "LossConfig", "ModelConfig", "OptimConfig"),
@@ -104,9 +104,9 @@ _MODULES = ("losses", "metrics", "optim")
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"fcn_jax.{name}")
-    for home, names in _HOMES.items():
+    for module_name, names in _MODULE_OF.items():
         if name in names:
-            module = importlib.import_module(f"fcn_jax.{home}")
+            module = importlib.import_module(f"fcn_jax.{module_name}")
             return getattr(module, "load" if name == "load_dataset" else name)
     raise AttributeError(f"module 'fcn_jax' has no attribute {name!r}")
 

@@ -169,7 +169,7 @@ CONVOLUTIONS = {
 def test_the_derivatives_of_a_convolution_are_the_numerical_ones(name, monkeypatch):
     function, x_shape, kernel_shape, many = CONVOLUTIONS[name]
     monkeypatch.setattr(conv, "MANY", many)
-    jax.clear_caches()  # the formula is chosen while tracing
+    jax.clear_caches()  # the algorithm is chosen while tracing
     arguments = normal(*x_shape), normal(*kernel_shape, seed=1)
     chex.assert_numerical_grads(
         jax.jit(lambda x, k: jnp.sin(function(x, k))), arguments, order=1, atol=1e-6, rtol=1e-6

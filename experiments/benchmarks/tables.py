@@ -9,8 +9,9 @@ from typing import Any
 from fcn_jax.report import tables as report_tables
 
 HEADER = (
-    "network", "work", "batch", "step", "img/s", "compile, again", "memory", "FLOP/s",
-    "PyTorch's best", "speed to it", "memory to it", "speed to onnxruntime", "speed to plain Flax",
+    "network", "work", "batch", "step", "img/s", "compile: first, cached", "memory", "FLOP/s",
+    "PyTorch's best", "speed / PyTorch", "memory / PyTorch", "speed / onnxruntime",
+    "speed / plain Flax",
 )  # fmt: skip
 
 

@@ -183,7 +183,8 @@ class ModelConfig(Checked, group="model"):
     """`imagenet`, `imagenet-v2`, a .pth or .safetensors file, the folder of a run, or a folder of
     model.safetensors and config.json."""
     freeze_bn: bool = False
-    """Keep the backbone's batch statistics as they were loaded; use it with small batches."""
+    """Normalise the backbone by its batch norms' running statistics as they were loaded; use it with
+    small batches."""
     freeze_stages: Annotated[int, Within(0, 5)] = 0
     """Freeze the first N of the backbone's 5 parts, the stem of a ResNet being the first; 0 freezes
     none."""
@@ -321,7 +322,10 @@ class Config(Checked):
 
 @dataclass(frozen=True)
 class Runtime(Checked):
-    """Where and how a run is executed; nothing here changes its result."""
+    """Where and how a run is executed.
+
+    Its result does not depend on this, except that another number of devices rounds differently.
+    """
 
     devices: Annotated[int | None, Within(1, 65_536)] = None
     """How many devices of each process to use; None: as many as divide the batch. A CPU counts as

@@ -92,7 +92,7 @@ def load_published(name: str, weights: Path | str | None = None) -> Checkpoint:
       weights: its file; None downloads it.
 
     Raises:
-      InputError: if there are none, or the file's are of another network or other classes.
+      InputError: if the network has no published weights, or the file does not fit it.
     """
     distributed.require_backend()
     path = weights or initialize.published(name)
@@ -126,7 +126,8 @@ def predict(
       checkpoint: from `load_checkpoint`.
       image: uint8 [H, W, 3], RGB, of any size.
       scale: one of `SCALES`.
-      tta: views to average; None for the image alone. Their probabilities are held whole.
+      tta: views to average; None for the image alone. Averaging needs memory for the probabilities
+        of all classes.
 
     Returns:
       uint8 [H, W].
@@ -202,7 +203,7 @@ def probabilities(
 ) -> np.ndarray:
     """Softmax over the classes at the image's own size, averaged over the views: [H, W, K].
 
-    float32, held whole: 4 H W K bytes, and as much again while it is made.
+    float32: 4 H W K bytes, and as much again while it is computed.
     """
     tta, image = tta or TTA(), _checked(image)
     views = [(factor, flip) for factor in tta.factors for flip in (False, True)[: 1 + tta.flip]]
@@ -253,19 +254,19 @@ def predict_logits(checkpoint: Checkpoint, image: np.ndarray) -> np.ndarray:
 
 
 def _precision(checkpoint: Checkpoint):
-    """Products as precise as they were in training; float32 where nothing is known."""
+    """Matrix products as precise as in training; float32 if the checkpoint does not say."""
     spec = checkpoint.meta.get("model", {})
     return jax.default_matmul_precision(MATMUL_PRECISION[spec.get("precision", "f32")])
 
 
 def programs(checkpoint: Checkpoint) -> int:
-    """How many programs prediction has compiled for this network: one a shape."""
+    """How many programs prediction has compiled for this network: one per shape."""
     return len(_forward(checkpoint.model)[1])
 
 
 @lru_cache(maxsize=8)
 def _forward(model: nn.Module):
-    """One jitted program a network, shared by all calls, and the shapes it was traced for."""
+    """A network's jitted program, shared by all calls, and the shapes it was traced for."""
     shapes: set[tuple[int, ...]] = set()
 
     @partial(jax.jit, compiler_options=xla_options.options())

@@ -16,7 +16,7 @@ from fcn_jax.types import InputError
 def infer(
     model: nn.Module, variables: Mapping[str, Any], images: Array, forward_only: bool = True
 ) -> Array:
-    """Normalised images [N, H, W, 3] -> logits [N, H, W, K], by a CPU's fastest formulas on a CPU.
+    """Normalised images [N, H, W, 3] -> logits [N, H, W, K], by the fastest algorithms on a CPU.
 
     To be jitted. Results differ from those of `model.apply` by rounding.
 

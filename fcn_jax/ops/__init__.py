@@ -1,15 +1,15 @@
 """Convolutions and max-pooling with derivatives that are fast on a CPU. Needs jax only.
 
 XLA's CPU backend is fast in the forward pass of a convolution and slow in the gradient of its
-kernel. These functions compute the same sums with other formulas in a program for a CPU, and are
+kernel. These functions compute the same sums with other algorithms in a program for a CPU, and are
 XLA's own everywhere else. Any order and mode of differentiation, `vmap` and `jit` work. Arrays are
 [N, H, W, C], kernels [kh, kw, I, O].
 
 - `conv.conv`, `conv.conv_transpose`: PyTorch's `conv2d` and `conv_transpose2d`, without bias.
 - `conv.depthwise_conv`: `conv2d` with a group a channel.
-- `conv.fast_on_cpu`: within it, results without derivatives use the CPU's formulas too.
+- `conv.fast_on_cpu`: within it, results without derivatives use the CPU's algorithms too.
 - `max_pool.max_pool`, `upsample.double_nearest`.
-- `im2col`, `winograd`, `dilated`, `depthwise`: the formulas themselves.
+- `im2col`, `winograd`, `dilated`, `depthwise`: the algorithms themselves.
 
 Examples:
     >>> import jax, jax.numpy as jnp

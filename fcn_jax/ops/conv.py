@@ -1,4 +1,4 @@
-"""Convolutions that train fast on every device: XLA's own, with other formulas on a CPU.
+"""Convolutions that train fast on every device: XLA's own, with other algorithms on a CPU.
 
 XLA's CPU backend runs a convolution forward at the speed of its matrix product, but the gradient
 of the kernel, a convolution whose window is the whole image, at 1 to 30 % of it. Here the same sum
@@ -11,7 +11,7 @@ depthwise convolution is slow there in every direction, and is written as shifte
 Elsewhere nothing changes: a program lowered for a GPU or a TPU holds XLA's convolutions only, and
 so does a program without derivatives that does not ask for more.
 
-How: `jax.custom_jvp`, and a derivative *whose transpose is the fast formula*. The derivative of
+How: `jax.custom_jvp`, and a derivative *whose transpose is the fast algorithm*. The derivative of
 y = conv(x, k) is conv(dx, k) + conv(x, dk); the second term is written as patches(x) . dk, so that
 reverse mode, which transposes it, computes dk = patches(x)^T . dy. Nothing else is needed: forward
 mode, `vmap`, `jit` and any order of differentiation work, since the rule is ordinary JAX.
@@ -38,7 +38,7 @@ from fcn_jax.ops.im2col import Pair, Window
 Arrays = tuple[Array, Array]
 
 MANY = 64
-"""Channels from which on Winograd's formula is the faster one: inputs times features over their
+"""Channels from which on Winograd's algorithm is the faster one: inputs times features over their
 sum. (Processor time of a training step, 2 images, in ms, XLA's and patches against Winograd's:
 256 -> 256 at 56x56 230 against 132, 1024 -> 1024 at 14x14 296 against 173, 128 -> 128 at 112x112
 254 against 166; 64 -> 64 at 224x224 280 against 279, and more memory.)"""
@@ -74,14 +74,14 @@ _mode: ContextVar[str] = ContextVar("mode", default="plain")
 
 @contextmanager
 def fast_on_cpu(forward_only: bool = False) -> Iterator[None]:
-    """What is traced within this is computed by a CPU's formulas on a CPU.
+    """What is traced within this is computed by the CPU's own algorithms on a CPU.
 
     So are derivatives, always. The rest are XLA's own convolutions, unless asked for in this way:
     a network that is exported, or called op by op, should be the plain one.
 
     Args:
-        forward_only: choose the formula of each shape for its result alone. Otherwise it is the one
-            that a training step uses, so that an evaluation rounds as training does.
+        forward_only: choose the algorithm of each shape for its result alone. Otherwise it is that
+            of a training step, so that an evaluation rounds as training does.
     """
     token = _mode.set("forward" if forward_only else "step")
     try:
@@ -221,7 +221,7 @@ def _xla_depthwise(x: Array, kernel: Array, window: Window) -> Array:
 # ---- the choice ----------------------------------------------------------------------------------
 
 
-class _Formulas(NamedTuple):
+class _Algorithms(NamedTuple):
     """How a CPU computes one convolution; the transposes of the last two are its gradients."""
 
     forward: Callable[..., Array]
@@ -229,7 +229,7 @@ class _Formulas(NamedTuple):
     in_kernel: Callable[..., Array]
 
 
-def _formulas(x: Array, kernel: Array, window: Window) -> _Formulas:
+def _algorithms(x: Array, kernel: Array, window: Window) -> _Algorithms:
     """The fastest ones for an image [N, H, W, I] and a kernel [kh, kw, I, O].
 
     Where a side, before or after, is below the taps, XLA's CPU backend has nothing but nested
@@ -239,20 +239,20 @@ def _formulas(x: Array, kernel: Array, window: Window) -> _Formulas:
     kh, kw, channels, features = kernel.shape
     after = (window.out_size(x.shape[1 + i], kernel.shape[i], i) for i in (0, 1))
     if min(*x.shape[1:3], *after) < max(kh, kw):
-        return _Formulas(im2col.conv, im2col.conv, im2col.conv)
+        return _Algorithms(im2col.conv, im2col.conv, im2col.conv)
     if (kh, kw) == (1, 1) and window.padding == ((0, 0), (0, 0)):
-        return _Formulas(_xla_conv, _xla_conv, im2col.pointwise_conv)
+        return _Algorithms(_xla_conv, _xla_conv, im2col.pointwise_conv)
     if _mostly_padding(x, kernel, window):
         products = (im2col.pointwise_product, im2col.pointwise_product, im2col.pointwise_conv)
-        return _Formulas(*(partial(dilated.by_taps, product) for product in products))
+        return _Algorithms(*(partial(dilated.by_taps, product) for product in products))
     many = channels * features >= MANY * (channels + features)
     if many and (kh, kw) == (3, 3):
-        formulas = (winograd.conv, winograd.conv_scattered, winograd.conv)
+        algorithms = (winograd.conv, winograd.conv_scattered, winograd.conv)
         if window.stride == window.dilation == (1, 1):
-            return _Formulas(*formulas)
+            return _Algorithms(*algorithms)
         if dilated.has_phases(window):
-            return _Formulas(*(partial(dilated.by_phases, formula) for formula in formulas))
-    return _Formulas(_xla_conv, _xla_conv, im2col.conv)
+            return _Algorithms(*(partial(dilated.by_phases, algorithm) for algorithm in algorithms))
+    return _Algorithms(_xla_conv, _xla_conv, im2col.conv)
 
 
 def _mostly_padding(x: Array, kernel: Array, window: Window) -> bool:
@@ -262,24 +262,24 @@ def _mostly_padding(x: Array, kernel: Array, window: Window) -> bool:
     return dilated.overlap(x.shape[1:3], kernel.shape[:2], window) <= INSIDE
 
 
-def _formulas_transpose(x: Array, kernel: Array, window: Window) -> _Formulas:
-    """As `_formulas`; XLA's in the image, whose transpose, a convolution of dy, is a fast one."""
+def _algorithms_transpose(x: Array, kernel: Array, window: Window) -> _Algorithms:
+    """As `_algorithms`; XLA's in the image, whose transpose, a convolution of dy, is a fast one."""
     ours, xla = im2col.conv_transpose, _xla_conv_transpose
     if min(x.shape[1:3]) < max(kernel.shape[:2]):
-        return _Formulas(ours, ours, ours)
-    return _Formulas(ours if kernel.shape[3] <= FEW else xla, xla, ours)
+        return _Algorithms(ours, ours, ours)
+    return _Algorithms(ours if kernel.shape[3] <= FEW else xla, xla, ours)
 
 
-_DEPTHWISE = _Formulas(depthwise.conv, depthwise.conv_scattered, depthwise.conv_in_kernel)
+_DEPTHWISE = _Algorithms(depthwise.conv, depthwise.conv_scattered, depthwise.conv_in_kernel)
 
 
-def _forward_formula(x: Array, kernel: Array, window: Window) -> Callable[..., Array]:
+def _forward_algorithm(x: Array, kernel: Array, window: Window) -> Callable[..., Array]:
     """The fastest one for the result alone; see the constants above for what was measured."""
     kh, kw, channels, features = kernel.shape
     if (kh, kw) == (1, 1) and window.padding == ((0, 0), (0, 0)):
         return im2col.pointwise_product  # 512 -> 256 at 28x28: 0.85 of XLA's processor time
     if (kh, kw) != (3, 3):
-        return _formulas(x, kernel, window).forward
+        return _algorithms(x, kernel, window).forward
     height, width = (window.out_size(x.shape[1 + i], 3, i) for i in (0, 1))
     if min(*x.shape[1:3], height, width) < 3:
         return im2col.conv
@@ -300,8 +300,8 @@ def _forward_formula(x: Array, kernel: Array, window: Window) -> Callable[..., A
     return partial(dilated.by_phases, winograd.conv) if phases else winograd.conv
 
 
-def _forward_formula_transpose(x: Array, kernel: Array, window: Window) -> Callable[..., Array]:
-    """As `_forward_formula`. (64 -> 21 at 112x112, two threads: 3.3 ms, XLA's 3.8.)"""
+def _forward_algorithm_transpose(x: Array, kernel: Array, window: Window) -> Callable[..., Array]:
+    """As `_forward_algorithm`. (64 -> 21 at 112x112, two threads: 3.3 ms, XLA's 3.8.)"""
     taps, (height, width) = kernel.shape[:2], x.shape[1:3]
     if min(height, width) < max(taps) or min(taps) < max(window.stride):
         return im2col.conv_transpose
@@ -329,37 +329,37 @@ def _on_cpu(cpu: Callable, default: Callable, window: Window) -> Callable[..., A
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _conv(x: Array, kernel: Array, window: Window, mode: str) -> Array:
-    formula = _xla_conv
+    algorithm = _xla_conv
     if mode == "step":
-        formula = _formulas(x, kernel, window).forward
+        algorithm = _algorithms(x, kernel, window).forward
     elif mode == "forward":
-        formula = _forward_formula(x, kernel, window)
-    return _on_cpu(formula, _xla_conv, window)(x, kernel)
+        algorithm = _forward_algorithm(x, kernel, window)
+    return _on_cpu(algorithm, _xla_conv, window)(x, kernel)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _conv_transpose(x: Array, kernel: Array, window: Window, mode: str) -> Array:
-    formula = _xla_conv_transpose
+    algorithm = _xla_conv_transpose
     if mode == "step":
-        formula = _formulas_transpose(x, kernel, window).forward
+        algorithm = _algorithms_transpose(x, kernel, window).forward
     elif mode == "forward":
-        formula = _forward_formula_transpose(x, kernel, window)
-    return _on_cpu(formula, _xla_conv_transpose, window)(x, kernel)
+        algorithm = _forward_algorithm_transpose(x, kernel, window)
+    return _on_cpu(algorithm, _xla_conv_transpose, window)(x, kernel)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _depthwise(x: Array, kernel: Array, window: Window, mode: str) -> Array:
-    formula = _xla_depthwise if mode == "plain" else _DEPTHWISE.forward
-    return _on_cpu(formula, _xla_depthwise, window)(x, kernel)
+    algorithm = _xla_depthwise if mode == "plain" else _DEPTHWISE.forward
+    return _on_cpu(algorithm, _xla_depthwise, window)(x, kernel)
 
 
 def _conv_jvp(window: Window, _: str, primals: Arrays, tangents: tuple) -> Arrays:
-    return _jvp(_formulas(*primals, window), _xla_conv, window, primals, tangents)
+    return _jvp(_algorithms(*primals, window), _xla_conv, window, primals, tangents)
 
 
 def _conv_transpose_jvp(window: Window, _: str, primals: Arrays, tangents: tuple) -> Arrays:
-    formulas = _formulas_transpose(*primals, window)
-    return _jvp(formulas, _xla_conv_transpose, window, primals, tangents)
+    algorithms = _algorithms_transpose(*primals, window)
+    return _jvp(algorithms, _xla_conv_transpose, window, primals, tangents)
 
 
 def _depthwise_jvp(window: Window, _: str, primals: Arrays, tangents: tuple) -> Arrays:
@@ -367,11 +367,11 @@ def _depthwise_jvp(window: Window, _: str, primals: Arrays, tangents: tuple) -> 
 
 
 def _jvp(
-    formulas: _Formulas, default: Callable, window: Window, primals: Arrays, tangents: tuple
+    algorithms: _Algorithms, default: Callable, window: Window, primals: Arrays, tangents: tuple
 ) -> Arrays:
-    """The result and its derivative: by the formulas on a CPU, by `default` elsewhere."""
+    """The result and its derivative: by the algorithms on a CPU, by `default` elsewhere."""
     (x, kernel), (dx, dkernel) = primals, tangents
-    forward, in_image, in_kernel = (_on_cpu(f, default, window) for f in formulas)
+    forward, in_image, in_kernel = (_on_cpu(f, default, window) for f in algorithms)
     terms = []
     if not isinstance(dx, SymbolicZero):
         terms.append(in_image(dx, kernel))

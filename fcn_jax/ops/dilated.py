@@ -12,7 +12,7 @@ from jax import Array, lax
 
 from fcn_jax.ops.im2col import Pair, Window, wide
 
-Formula = Callable[[Array, Array, Window], Array]
+Algorithm = Callable[[Array, Array, Window], Array]
 
 ONE_TAP = Window((1, 1), ((0, 0), (0, 0)), (1, 1))
 UNDILATED = Window((1, 1), ((1, 1), (1, 1)), (1, 1))
@@ -28,7 +28,7 @@ def overlap(size: Sequence[int], taps: Sequence[int], window: Window) -> float:
     return math.prod(fractions)
 
 
-def by_taps(product: Formula, x: Array, kernel: Array, window: Window) -> Array:
+def by_taps(product: Algorithm, x: Array, kernel: Array, window: Window) -> Array:
     """The sum over the taps, each of the results whose pixel is inside the image.
 
     At a dilation of 24 a 3x3 kernel's outer taps see a seventh of the rows of a 28x28 image; at 28
@@ -84,13 +84,13 @@ def phase_size(size: Sequence[int], window: Window) -> Pair:
     return -(-size[0] // window.dilation[0]), -(-size[1] // window.dilation[1])
 
 
-def by_phases(formula: Formula, x: Array, kernel: Array, window: Window) -> Array:
+def by_phases(algorithm: Algorithm, x: Array, kernel: Array, window: Window) -> Array:
     """As d x d undilated convolutions: pixels whose distance is no multiple of d never meet.
 
     Every d-th row and column make an image of their own, a phase.
 
     Args:
-        formula: computes an undilated convolution.
+        algorithm: computes an undilated convolution.
         x: [N, H, W, I].
         kernel: [3, 3, I, O].
         window: one that `has_phases`.
@@ -100,6 +100,6 @@ def by_phases(formula: Formula, x: Array, kernel: Array, window: Window) -> Arra
     edges = ((0, 0, 0), (0, rows * dh - height, 0), (0, columns * dw - width, 0), (0, 0, 0))
     x = lax.pad(x, jnp.zeros((), x.dtype), edges)
     x = x.reshape(n, rows, dh, columns, dw, -1).transpose(0, 2, 4, 1, 3, 5)
-    y = formula(x.reshape(n * dh * dw, rows, columns, -1), kernel, UNDILATED)
+    y = algorithm(x.reshape(n * dh * dw, rows, columns, -1), kernel, UNDILATED)
     y = y.reshape(n, dh, dw, rows, columns, -1).transpose(0, 3, 1, 4, 2, 5)
     return y.reshape(n, rows * dh, columns * dw, -1)[:, :height, :width]

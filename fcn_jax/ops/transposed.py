@@ -8,18 +8,18 @@ stride 2: 1x1, 1x2, 2x1 and 2x2), and no zero between the pixels of the image is
 import jax.numpy as jnp
 from jax import Array
 
-from fcn_jax.ops.dilated import Formula
+from fcn_jax.ops.dilated import Algorithm
 from fcn_jax.ops.im2col import Pair, Window
 
 Phase = tuple[int, Pair]
-"""The first tap that it sees, every stride-th of which follows, and the padding of its image."""
+"""(index of its first tap, from which on it uses every stride-th one; padding of the image)."""
 
 
-def by_phases(formula: Formula, x: Array, kernel: Array, window: Window) -> Array:
+def by_phases(algorithm: Algorithm, x: Array, kernel: Array, window: Window) -> Array:
     """The transposed convolution; linear in the image and in the kernel.
 
     Args:
-        formula: computes a plain convolution.
+        algorithm: computes a plain convolution.
         x: [N, H, W, I].
         kernel: [kh, kw, I, O], with at least as many taps as the stride.
         window: undilated.
@@ -31,7 +31,7 @@ def by_phases(formula: Formula, x: Array, kernel: Array, window: Window) -> Arra
     def phase(vertical: Phase, horizontal: Phase) -> Array:
         (a, rows), (b, columns) = vertical, horizontal
         turned = kernel[a::sh, b::sw][::-1, ::-1]
-        return formula(x, turned, Window((1, 1), (rows, columns), (1, 1)))
+        return algorithm(x, turned, Window((1, 1), (rows, columns), (1, 1)))
 
     # [N, rows, sh, columns, sw, O]
     y = jnp.stack([jnp.stack([phase(v, h) for h in beside], 3) for v in above], 2)
@@ -39,7 +39,7 @@ def by_phases(formula: Formula, x: Array, kernel: Array, window: Window) -> Arra
 
 
 def _phases(size: int, taps: int, out: int, window: Window, axis: int) -> list[Phase]:
-    """Of each phase of an axis; all get as many results as the first needs."""
+    """The phases along one axis; all get as many results as the first needs."""
     stride, found = window.stride[axis], []
     count = -(-out // stride)
     for phase in range(stride):

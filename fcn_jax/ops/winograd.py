@@ -11,7 +11,7 @@ stay of the size of the direct sum's. Over all tiles it is 16 matrix products [M
 8 M I O FLOPs at M results instead of 18 M I O, and about 30 M (I + O) for the transforms.
 
 Both functions are linear in the image and in the kernel, and written so that reverse mode, which
-transposes them, meets fast formulas too: `conv` in the kernel, `conv_scattered` in the image.
+transposes them, meets fast algorithms too: `conv` in the kernel, `conv_scattered` in the image.
 """
 
 from collections.abc import Callable, Sequence

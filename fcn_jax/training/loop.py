@@ -48,10 +48,10 @@ def train(
     it with the same arguments, on a file system that they share; all return the same.
 
     Args:
-      config: the run.
+      config: the settings of the run.
       dataset: what `config.data.dataset` names, loaded.
-      folder: made if new; one that holds the same run is resumed.
-      runtime: where and how.
+      folder: the run folder, created if missing; one that holds the same run is resumed.
+      runtime: devices, caching, saving and progress output.
       callbacks: called at the start, after steps and epochs, and at the end.
 
     Raises:
@@ -135,7 +135,7 @@ def _info(made: setup.Setup, state: TrainState, done: Progress, folder: Path) ->
 
 
 def _log_start(made: setup.Setup, state: TrainState, done: Progress, folder: Path) -> None:
-    """A few lines on what is about to be trained, on what, and where."""
+    """A few lines on the device, the data, the network and the run."""
     config, count = made.config, text.count
     info, device = _info(made, state, done, folder), jax.devices()[0]
     sharding = made.placement.batch_sharding

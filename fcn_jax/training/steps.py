@@ -2,8 +2,8 @@
 
 A train step is `(state, batch, key) -> (state, metrics)`, an eval step
 `(variables, batch) -> EvalSums`; `jit_train_steps` and `jit_eval_step` run them on indices of
-padded batches, several training steps as one program. The model and the optimizer go to the
-factory.
+padded batches, several training steps as one program. `make_train_step` and `make_eval_step` build
+the steps from a model and an optimizer.
 """
 
 from collections.abc import Callable
@@ -58,9 +58,10 @@ def init_state(
 
 
 def _read_void(batch: Batch, void_class: int | None) -> Batch:
-    """The paper counts void as background; what lies outside the real image stays void.
+    """Relabel the void pixels inside each image as `void_class`; None: leave them.
 
-    So this comes before any augmentation, whose padding is void too.
+    The paper counts void as background. What lies outside of the image stays void, so this comes
+    before any augmentation, whose padding is void too.
     """
     if void_class is None:
         return batch
@@ -91,11 +92,11 @@ def make_train_step(
     the class that void pixels count as; None: the loss ignores them. `sharding` is that of
     the batch; losses, statistics and gradients are those of the whole of it.
 
-    With `accumulate` the gradient is computed in so many parts of the batch, one after another, in
-    the memory of one part. It is the gradient of the whole batch's loss, to rounding, whatever the
-    loss; each image passes the network forward twice for that. Two things depend on the parts:
-    batch norm in training mode normalises each by its own statistics, as if the batch were that
-    small, and moves its running ones once a part; and dropout draws other values.
+    The gradient is computed in `accumulate` parts of the batch, one after another, in the memory of
+    one part. It is the gradient of the whole batch's loss up to rounding, whatever the loss, at the
+    cost of a second forward pass. Two things depend on the number of parts: batch norm in training
+    mode normalises each part by its own mean and variance, as if the batch were that small, and
+    updates the running ones once a part; and dropout draws other values.
 
     Returns metrics as float32 scalars: `loss` (the value that was differentiated), `grad_norm`.
     """
@@ -157,7 +158,7 @@ def _gradients(
         mesh=sharding.mesh,
         in_specs=(replicated, replicated, split, split, replicated),
         out_specs=replicated,
-        check_vma=False,  # so that the transpose of a sum over devices is one, as losses need it
+        check_vma=False,  # so that psum is transposed to psum, which the gradient of the loss needs
     )
 
 
@@ -176,7 +177,7 @@ def _at_once(apply, loss):
 
 
 def _in_parts(apply, loss, accumulate: int):
-    """The same in so many parts of the batch, one after another."""
+    """As `_at_once`, in `accumulate` parts of the batch, one after another."""
 
     def gradients(params, stats, image, labels, key):
         # Every accumulate-th image, so that a part does not depend on the number of devices.
@@ -298,8 +299,8 @@ def jit_train_steps(train_step: TrainStep, sharding: NamedSharding | None = None
 
     The first `count` of the S steps are made; as count is an argument, chunks of any length share
     one compiled program. The state is donated: its buffers are reused, so the caller must not touch
-    the old one. `sharding` is that of the batch axis; statistics and gradients stay those of the
-    global batch, because the program is written for the whole of it.
+    the old one. `sharding` is that of the batch axis; losses and gradients are summed over the
+    devices, so that they are those of the global batch.
 
     Returns the state after `count` steps and the metrics of each step, [S], zero past `count`.
     """

@@ -163,7 +163,7 @@ def test_speed_table(tmp_path):
 @pytest.mark.parametrize(("mode", "count"), [("train", 1), ("predict", 1), ("predict_batch", 2)])
 def test_it_runs(tmp_path, capsys, mode, count):
     out = tmp_path / "speed.json"
-    flags = ["--arch", "fcn", "--image-size", "32", "--pairs", "1", "--cpu", "--out", str(out)]
+    flags = ["--arch", "fcn", "--image-size", "32", "--rounds", "1", "--cpu", "--out", str(out)]
     assert benchmark.main([*flags, "--mode", mode, "--batch-size", str(count)]) == 0
     ours = json.loads(out.read_text())["results"][0]["contenders"]["ours"]
     assert len(ours["seconds"]) == 1
@@ -294,5 +294,5 @@ def test_starts_are_measured(tmp_path):
 
 
 def test_bad_flags():
-    with pytest.raises(InputError, match="--pairs 0: must lie between"):
-        benchmark.main(["--pairs", "0"])
+    with pytest.raises(InputError, match="--rounds 0: must lie between"):
+        benchmark.main(["--rounds", "0"])

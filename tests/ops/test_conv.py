@@ -105,7 +105,7 @@ def transposed_windows(draw):
 
 @st.composite
 def tiled_windows(draw):
-    """What Winograd's formula is for, but for the number of channels."""
+    """What Winograd's algorithm is for, but for the number of channels."""
     side, pad, few = st.integers(3, 9), st.integers(0, 3), st.integers(1, 3)
     padding = ((draw(pad), draw(pad)), (draw(pad), draw(pad)))
     x_shape = (draw(few), draw(side), draw(side), draw(few))
@@ -114,7 +114,7 @@ def tiled_windows(draw):
 
 @pytest.fixture
 def limit(monkeypatch):
-    """Set a limit of the formulas. Shapes are traced once, with the limits of that time."""
+    """Set a limit of the algorithms. Shapes are traced once, with the limits of that time."""
 
     def set_to(module, name, value):
         monkeypatch.setattr(module, name, value)
@@ -205,7 +205,7 @@ def test_tiles_are_xlas(case):
 
 
 @pytest.mark.parametrize(
-    ("size", "dilation", "many", "formula"),
+    ("size", "dilation", "many", "algorithm"),
     [
         ((8, 8), 2, True, dilated.by_phases),
         ((9, 7), 2, True, dilated.by_phases),  # phases of several sizes
@@ -216,14 +216,14 @@ def test_tiles_are_xlas(case):
         ((6, 7), 12, False, dilated.by_taps),  # the outer taps see nothing
     ],
 )
-def test_dilated_ones_are_xlas(size, dilation, many, formula, limit):
+def test_dilated_ones_are_xlas(size, dilation, many, algorithm, limit):
     limit(conv, "MANY", 0 if many else 10**6)
     limit(conv, "ENOUGH", 0 if many else 10**6)
     options: dict = {"padding": ((dilation,) * 2,) * 2, "dilation": (dilation,) * 2}
     with jax.enable_x64(True):
         x, kernel = arrays((2, *size, 3), (3, 3, 3, 4))
-        chosen = conv._formulas(x, kernel, conv.Window((1, 1), **options)).in_kernel
-        assert getattr(chosen, "func", chosen) is formula
+        chosen = conv._algorithms(x, kernel, conv.Window((1, 1), **options)).in_kernel
+        assert getattr(chosen, "func", chosen) is algorithm
 
         def whole(function, x, kernel):
             with conv.fast_on_cpu(forward_only=True):
@@ -316,8 +316,8 @@ def test_the_phases_of_a_transposed_one_are_xlas(case):
     taps = partial(dilated.by_taps, patches.pointwise_product)
     with jax.enable_x64(True):
         want = xla_conv_transpose(x, kernel, **options)
-        for formula in (taps, conv._xla_conv):
-            close(transposed.by_phases(formula, x, kernel, window), want, 1e-13)
+        for algorithm in (taps, conv._xla_conv):
+            close(transposed.by_phases(algorithm, x, kernel, window), want, 1e-13)
 
 
 def test_by_hand():
@@ -552,7 +552,7 @@ def test_results_alone_are_xlas_unless_asked_for():
 
 
 @pytest.mark.parametrize(
-    ("shape", "kernel", "formula"),
+    ("shape", "kernel", "algorithm"),
     [
         ((1, 7, 7, 512), (3, 3, 512, 512), conv._xla_conv),  # 16 tiles: the kernel's are more work
         ((2, 7, 7, 512), (3, 3, 512, 512), conv.winograd.conv),  # 32
@@ -568,20 +568,20 @@ def test_results_alone_are_xlas_unless_asked_for():
         ((1, 56, 56, 64), (1, 1, 64, 64), conv.im2col.pointwise_product),
     ],
 )
-def test_the_formula_of_a_result_alone_is_chosen_by_its_shape(shape, kernel, formula):
+def test_the_algorithm_of_a_result_alone_is_chosen_by_its_shape(shape, kernel, algorithm):
     x, k = map(jnp.asarray, arrays(shape, kernel, np.float32))
     reach = kernel[0] // 2
     window = conv.Window((1, 1), ((reach, reach), (reach, reach)), (1, 1))
-    assert conv._forward_formula(x, k, window) is formula
+    assert conv._forward_algorithm(x, k, window) is algorithm
     if kernel[0] == 3 and shape[1] > 2 and shape[3] > 3:
-        assert conv._forward_formula(x, k, window._replace(stride=(2, 2))) is conv._xla_conv
+        assert conv._forward_algorithm(x, k, window._replace(stride=(2, 2))) is conv._xla_conv
 
 
 def test_so_is_that_of_a_transposed_one():
     window, kernel = conv.Window((2, 2), ((0, 0), (0, 0)), (1, 1)), jnp.ones((3, 3, 4, 4))
 
     def chosen(*shape, kernel=kernel) -> Any:
-        return conv._forward_formula_transpose(jnp.ones(shape), kernel, window)
+        return conv._forward_algorithm_transpose(jnp.ones(shape), kernel, window)
 
     small, large = chosen(1, 14, 14, 4), chosen(1, 14, 15, 4)
     assert small.func is large.func is transposed.by_phases
@@ -612,8 +612,8 @@ def test_results_alone_round_as_little(shape, kernel):
 
 
 def test_equal_layers_are_traced_once(limit):
-    calls, real = [], conv._formulas
-    limit(conv, "_formulas", lambda *arguments: calls.append(arguments) or real(*arguments))
+    calls, real = [], conv._algorithms
+    limit(conv, "_algorithms", lambda *arguments: calls.append(arguments) or real(*arguments))
 
     def network(x, kernel):
         return conv.conv(conv.conv(x, kernel), kernel).sum()

@@ -21,7 +21,7 @@ def xla_depthwise(x, kernel, stride=(1, 1), padding=((1, 1), (1, 1)), dilation=(
 
 
 def asked(x, kernel, **options):
-    """The result too by the CPU's formula."""
+    """The result too by the CPU's algorithm."""
     with conv.fast_on_cpu():
         return conv.depthwise_conv(x, kernel, **options)
 
@@ -127,7 +127,7 @@ def test_a_gradient_has_at_most_one_loop_a_tap():
     assert loops(5, 1) - loops(3, 1) == 5 * 5 - 3 * 3
 
 
-def test_only_a_cpu_has_its_formulas():
+def test_only_a_cpu_has_its_algorithms():
     x, kernel = arrays((2, 6, 6, 4), (3, 3, 1, 4), np.float32)
     whole = jax.jit(jax.value_and_grad(lambda x, k: (asked(x, k) ** 2).sum(), (0, 1)))
     traced = whole.trace(x, kernel)
