@@ -183,8 +183,8 @@ class ModelConfig(Checked, group="model"):
     """`imagenet`, `imagenet-v2`, a .pth or .safetensors file, the folder of a run, or a folder of
     model.safetensors and config.json."""
     freeze_bn: bool = False
-    """Normalise the backbone by its batch norms' running statistics as they were loaded; use it with
-    small batches."""
+    """Normalise the backbone by its batch norms' running statistics, as they were loaded; use it
+    with small batches."""
     freeze_stages: Annotated[int, Within(0, 5)] = 0
     """Freeze the first N of the backbone's 5 parts, the stem of a ResNet being the first; 0 freezes
     none."""
