@@ -43,7 +43,6 @@ BATCH_SIZE = {
 }
 """Of training; evaluation and `predict_batch` have `BATCH_SIZE_FORWARD`, `predict` one image."""
 BATCH_SIZE_FORWARD = 16
-MODES = ("train", "eval", "predict", "predict_batch")
 ACCELERATORS = ("nvidia[0-9]*", "accel[0-9]*", "vfio/[0-9]*", "kfd")
 """Files in /dev of NVIDIA's GPUs, TPUs (two generations of drivers) and AMD's GPUs."""
 TORCH_MODES = ("eager", "channels_last", "compile", "compile_graphs")
@@ -57,7 +56,7 @@ def parser() -> arguments.Parser:
     """The flags of this command."""
     p = arguments.Parser("benchmark", __doc__)
     p.add_argument("--arch", **_some_of(BATCH_SIZE), default=list(BATCH_SIZE))
-    p.add_argument("--mode", **_some_of(MODES), default=MODES)
+    p.add_argument("--mode", **_some_of(tables.MODES), default=tables.MODES)
     p.add_argument(
         "--batch-size",
         type=arguments.whole(1, 65_536),

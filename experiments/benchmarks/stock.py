@@ -107,7 +107,7 @@ def _cross_entropy(logits, mask):
 
 
 def make(arch: str, classes: int, mode: str, dtype, size: tuple[int, int], frozen: bool):
-    """(state, step): step(state, image uint8, mask uint8) -> (state, a small result)."""
+    """(state, step): step(state, image uint8, mask uint8) -> result; to train, (state, result)."""
     model = Network(tuple(network(arch, classes, frozen)), dtype)
     example = jnp.zeros((1, *size, 3), jnp.float32)
     variables = jax.jit(model.init, static_argnums=2)(jax.random.key(0), example, False)
@@ -125,11 +125,11 @@ def make(arch: str, classes: int, mode: str, dtype, size: tuple[int, int], froze
         counts = jnp.bincount(
             (cells + jnp.argmax(logits, -1)).ravel(), length=(classes + 1) * classes
         )
-        return state, (counts, _cross_entropy(logits, mask))
+        return counts, _cross_entropy(logits, mask)
 
     def predict(state, image, mask):
         logits: Any = model.apply(state, _normalise(image), False)
-        return state, jnp.argmax(logits, -1).astype(jnp.uint8)
+        return jnp.argmax(logits, -1).astype(jnp.uint8)
 
     return {"params": params, "batch_stats": stats}, {"eval": evaluate, "predict": predict}[mode]
 

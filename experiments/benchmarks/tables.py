@@ -8,6 +8,7 @@ from typing import Any
 
 from fcn_jax.report import tables as report_tables
 
+MODES = ("train", "eval", "predict", "predict_batch")
 HEADER = (
     "network", "work", "batch", "step", "img/s", "compile: first, cached", "memory", "FLOP/s",
     "PyTorch's best", "speed / PyTorch", "memory / PyTorch", "speed / onnxruntime",
@@ -71,9 +72,10 @@ def speed_table(files: Sequence[Path | str]) -> str:
         memory = ", huge pages" * about.get("huge_pages", False)
         title = f"{where}; {settings['precision']}, {size}{memory}"
         parts.setdefault(title, []).extend(data["results"])
+    order = lambda result: (result["arch"], MODES.index(result["mode"]))
     tables = (
-        f"{title}{_allowed(results)}\n\n{markdown(HEADER, list(rows(results)))}\n"
-        for title, results in parts.items()
+        f"{title}{_allowed(found)}\n\n{markdown(HEADER, list(rows(sorted(found, key=order))))}\n"
+        for title, found in parts.items()
     )
     return "\n".join(tables)
 

@@ -112,7 +112,8 @@ def jax_contender(job: dict[str, Any]) -> Contender:
     parts = [(image, mask)]
     if job["framework"] == "ours" and job["mode"] == "predict":  # one by one, as `predict` does it
         parts = [(image[i : i + 1], mask[i : i + 1]) for i in range(len(image))]
-    donate = (0,) if job["mode"] == "train" else ()
+    trains = job["mode"] == "train"
+    donate = (0,) if trains else ()  # what does not train must not return the state: it is a copy
     options = xla_options.options() if job["framework"] == "ours" else None
 
     start = time.perf_counter()
@@ -122,7 +123,9 @@ def jax_contender(job: dict[str, Any]) -> Contender:
 
     def run():
         nonlocal state
-        state, result = step(state, *parts[0])
+        result = step(state, *parts[0])
+        if trains:
+            state, result = result
         return result
 
     def run_in_threads():
@@ -195,11 +198,11 @@ def ours(job: dict[str, Any]):
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     if job["mode"] == "eval":
         evaluate = steps.make_eval_step(model, CLASSES, sharding=shared)
-        return variables, lambda v, image, mask: (v, evaluate(v, Batch(image, mask, sizes))), place
+        return variables, lambda v, image, mask: evaluate(v, Batch(image, mask, sizes)), place
 
     def predict(variables, image, mask):
         logits = convention.infer(model, variables, batches.normalize(image))
-        return variables, jnp.argmax(logits, -1).astype(jnp.uint8)
+        return jnp.argmax(logits, -1).astype(jnp.uint8)
 
     return variables, predict, lambda *arrays: jax.device_put(arrays)  # as `predict` does, on one
 

@@ -244,9 +244,21 @@ def test_onnxruntime_predicts_what_we_do():
            "frozen": True, "mode": "predict"}  # fmt: skip
     [classes] = worker.onnx_contender(job).step()
     state, predict, _ = worker.ours(job)
-    ours: Any = predict(state, *worker.random_images(job))[1]
+    ours: Any = predict(state, *worker.random_images(job))
     assert classes.dtype == ours.dtype
     assert (classes == ours).mean() > 0.999  # but for ties
+
+
+@pytest.mark.parametrize("mode", ["eval", "predict"])
+@pytest.mark.parametrize("make", [worker.ours, worker.stock])
+def test_only_training_returns_parameters(make, mode):
+    """They would be copied, which takes longer than predicting a small image."""
+    job = {"arch": "fcn", "batch_size": 2, "image_size": [32, 32], "precision": "f32",
+           "frozen": True, "mode": mode}  # fmt: skip
+    state, function, place = make(job)
+    with jax.numpy_rank_promotion("allow"):  # plain Flax is written so
+        result = jax.eval_shape(function, *place(state, *worker.random_images(job)))
+    assert sum(x.size for x in jax.tree.leaves(result)) < 3 * 32 * 32 * 21
 
 
 @pytest.mark.parametrize("layer", [layer for layer in layers.LAYERS if layer.side <= 14])
