@@ -210,7 +210,7 @@ def models_table() -> str:
 
 def measured_miou() -> dict[str, str]:
     """Network -> the best mIoU on VOC-2007's val split among the result files, and its recipe."""
-    runs = [_load("best-voc2007")]
+    runs = [{**_load("best-voc2007"), "experiment": "best"}]  # by its name of today
     runs += [run for results in _load("paper-voc2007")["results"].values() for run in results]
     best = {}
     for run in sorted(runs, key=lambda run: run["val"]["miou"]):
