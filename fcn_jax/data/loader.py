@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fcn_jax.data import batches, resize_cache
+from fcn_jax.data import resize_cache
 from fcn_jax.data.dataset import Facts, Records, Subset, facts_of
 from fcn_jax.runtime.terminal import progress
 from fcn_jax.types import VOID, Batch, Example, InputError
@@ -97,8 +97,9 @@ def open_split(
 ) -> Split:
     """Open a split, and keep what the mode and the memory allow.
 
-    What is kept is decoded by all cores, straight into the padded batch; resized images of prepared
-    data are kept on disk too, so that the next start decodes nothing, see `resize_cache`.
+    Images are decoded by all cores, straight into the padded batch: for the device all at once, for
+    the host when they are first needed. Resized images of prepared data are kept on disk too, so
+    that the next start decodes nothing, see `resize_cache`.
 
     Args:
       examples: decoded on access.
@@ -120,20 +121,18 @@ def open_split(
     if mode == "auto":
         limits, total = limits or budget(), len(examples) * height * width * 4
         mode = "none" if total > limits.host else "device" if total <= limits.device else "host"
-    if mode == "none":
-
-        def read(indices: np.ndarray) -> Batch:
-            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-                found = list(pool.map(lambda i: _sized(examples[int(i)], size), indices))
-            return batches.full_resolution(found, (height, width))
-
-        loader = streamed(read, len(examples), put, shard)
+    shape = height, width
+    decode = lambda indices: _decoded(examples, size, shape, indices)
+    mapped = None if mode == "none" else _mapped(examples, size)
+    if mode == "device":
+        loader = cached(put(_all_decoded(examples, size, shape) if mapped is None else mapped))
     else:
-        padded = _resident(examples, size, (height, width))
-        take = lambda indices: Batch(*(part[indices] for part in padded))
-        loader = streamed(take, len(examples), put, shard)
-        if mode == "device":
-            loader = cached(put(padded))
+        read = decode
+        if mapped is not None:
+            read = lambda indices: Batch(*(part[indices] for part in mapped))
+        elif mode == "host":
+            read = _kept(decode, len(examples), shape)
+        loader = streamed(read, len(examples), put, shard)
     pixels = facts.pixels.sum(0)
     return Split(facts.ids, np.append(pixels[:num_classes], pixels[VOID]), mode, loader)
 
@@ -148,54 +147,82 @@ def _check_labels(facts: Facts, num_classes: int) -> None:
         )
 
 
-def _resident(
-    examples: Sequence[Example], size: tuple[int, int] | None, shape: tuple[int, int]
-) -> Batch:
-    """All examples as one padded batch in memory, or mapped from the disk."""
+def _mapped(examples: Sequence[Example], size: tuple[int, int] | None) -> Batch | None:
+    """All examples, resized, as one padded batch mapped from the disk; None if they are not there.
+
+    The first time they are written there, but for a small part of a split.
+    """
     records, indices = examples, None
     if isinstance(examples, Subset):
         records, indices = examples.source
+    if size is None or not isinstance(records, Records) or 2 * len(examples) <= len(records):
+        return None
     with progress("decoding images", len(examples)) as tick:
-        # For a small part of a split it is not worth to write all of it.
-        if size is not None and isinstance(records, Records) and 2 * len(examples) > len(records):
-            mapped = resize_cache.open_resized(records, size, tick)
-            if mapped is not None:
-                if indices is None:
-                    return mapped
-                return Batch(*(part[np.asarray(indices)] for part in mapped))
-        return _decoded(examples, size, shape, tick)
+        mapped = resize_cache.open_resized(records, size, tick)
+    if mapped is None or indices is None:
+        return mapped
+    return Batch(*(part[np.asarray(indices)] for part in mapped))
+
+
+def _all_decoded(
+    examples: Sequence[Example], size: tuple[int, int] | None, shape: tuple[int, int]
+) -> Batch:
+    count = len(examples)
+    with progress("decoding images", count) as tick:
+        return _decoded(examples, size, shape, np.arange(count), tick)
 
 
 def _decoded(
     examples: Sequence[Example],
     size: tuple[int, int] | None,
     shape: tuple[int, int],
-    tick: Callable[[], object],
+    indices: np.ndarray,
+    tick: Callable[[], object] = lambda: None,
 ) -> Batch:
-    """All examples decoded by all cores, each at the top left, black and void around it."""
-    count = len(examples)
-    batch = Batch(
-        np.zeros((count, *shape, 3), np.uint8),
-        np.full((count, *shape), VOID, np.uint8),
-        np.zeros((count, 2), np.int32),
-    )
+    """Some examples decoded by all cores, each at the top left, black and void around it."""
+    batch = _uninitialized(len(indices), shape)
 
-    def fill(index: int) -> None:
-        example = _sized(examples[index], size)
+    def fill(row: int) -> None:
+        example = examples[int(indices[row])]
+        if size is not None:
+            example = resize_cache.resize(example, size)
         rows, columns = example.mask.shape
-        batch.image[index, :rows, :columns] = example.image
-        batch.mask[index, :rows, :columns] = example.mask
-        batch.size[index] = rows, columns
+        for whole, part, around in (
+            (batch.image, example.image, 0),
+            (batch.mask, example.mask, VOID),
+        ):
+            whole[row, :rows, :columns] = part
+            whole[row, rows:] = whole[row, :rows, columns:] = around
+        batch.size[row] = rows, columns
         tick()
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for _ in pool.map(fill, range(count)):
+    with ThreadPoolExecutor(min(len(indices), os.cpu_count() or 1)) as pool:
+        for _ in pool.map(fill, range(len(indices))):
             pass
     return batch
 
 
-def _sized(example: Example, size: tuple[int, int] | None) -> Example:
-    return example if size is None else resize_cache.resize(example, size)
+def _kept(
+    decode: Callable[[np.ndarray], Batch], count: int, shape: tuple[int, int]
+) -> Callable[[np.ndarray], Batch]:
+    """`decode` that keeps in memory what it has decoded, so that the first epoch starts at once."""
+    batch, missing = _uninitialized(count, shape), np.ones(count, bool)
+
+    def read(indices: np.ndarray) -> Batch:
+        new = indices[missing[indices]]
+        if len(new):
+            for whole, part in zip(batch, decode(new), strict=True):
+                whole[new] = part
+            missing[new] = False
+        return Batch(*(part[indices] for part in batch))
+
+    return read
+
+
+def _uninitialized(count: int, shape: tuple[int, int]) -> Batch:
+    """Arrays of a padded batch, whose memory the system gives when they are written."""
+    image, mask = np.empty((count, *shape, 3), np.uint8), np.empty((count, *shape), np.uint8)
+    return Batch(image, mask, np.empty((count, 2), np.int32))
 
 
 def cached(padded: Batch) -> Loader:
@@ -247,7 +274,9 @@ def _gather(
     # At least one, or there would be no image to make the filler of.
     known = np.where(mine < count, mine, 0)
     wanted, positions = np.unique(known, return_inverse=True)
-    found = read(wanted)
-    padded = Batch(*(np.asarray(part)[positions] for part in found))
+    if len(wanted) == len(known):
+        padded = read(known)
+    else:
+        padded = Batch(*(part[positions] for part in read(wanted)))
     numbers = np.where(indices < count, order, indices.size).astype(np.int32)
     return shard.assemble(padded), numbers

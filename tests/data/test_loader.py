@@ -51,6 +51,26 @@ def test_batches_are_those_of_the_whole(mode, size):
             np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize(("mode", "at_once", "later"), [("device", 6, 0), ("host", 0, 5)])
+def test_images_are_decoded_once_and_for_the_host_when_they_are_needed(mode, at_once, later):
+    """Row 4 is of no step here, rows 2 and 5 of two."""
+
+    class Counted(list):
+        read = 0
+
+        def __getitem__(self, index):
+            self.read += 1
+            return super().__getitem__(index)
+
+    examples = Counted(fakes.dataset(6, 0).splits["train"])
+    counting = len(examples)  # of classes
+    split = loader.open_split(examples, None, 3, jax.device_put, mode)
+    assert examples.read == counting + at_once
+    for _ in range(2):
+        taken(split, [np.array(rows, np.int32) for rows in ([[0, 3], [2, 5]], [[5, 1], [2, 0]])])
+    assert examples.read == counting + at_once + later
+
+
 def test_padded_batches_of_every_step_have_one_shape():
     for mode in ("host", "none"):
         assert len({c.image.shape for c, _ in opened(mode).loader(STEPS)}) == 1
