@@ -15,7 +15,7 @@ from fcn_jax.analysis.live_report import LiveReport
 from fcn_jax.config import Config, Runtime
 from fcn_jax.data import prepare
 from fcn_jax.inference import predict
-from fcn_jax.report import gallery, masks, tables
+from fcn_jax.report import gallery, masks, pages, tables
 from fcn_jax.runtime import distributed, files
 from fcn_jax.runtime.text import number
 from fcn_jax.training import loop, run_dir
@@ -144,10 +144,14 @@ def train(
 
 
 def _is_rendered(folder: Path) -> bool:
-    """Whether the pages of a finished run were written after its result."""
-    pages = [folder / name for name in ("report.html", "curves.png", "gallery.png")]
+    """Whether the pages of a finished run were written after its result.
+
+    The last page of the run while it went on may be newer than the result, too.
+    """
+    written = [folder / name for name in ("report.html", "curves.png", "gallery.png")]
     result = (folder / run_dir.RESULT).stat().st_mtime_ns
-    return all(page.exists() and page.stat().st_mtime_ns > result for page in pages)
+    newer = all(file.exists() and file.stat().st_mtime_ns > result for file in written)
+    return newer and not pages.is_live(written[0].read_text(encoding="utf-8"))
 
 
 def segment(

@@ -51,6 +51,11 @@ TEMPLATES = Path(__file__).parent / "templates"
 SCRIPT = (TEMPLATES / "page.js").read_text("utf-8")
 
 
+def is_live(page: str) -> bool:
+    """Whether a page of a run, as HTML, has a `Live`."""
+    return '<p id="live"' in page
+
+
 class Live(NamedTuple):
     """Says that a page is of a run that goes on, or that has stopped unfinished."""
 

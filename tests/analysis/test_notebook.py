@@ -30,6 +30,19 @@ def test_training_from_python_writes_the_page_of_the_command(result):
     assert 'href="./metrics.jsonl"' in page
 
 
+def test_a_page_of_the_run_while_it_went_on_is_replaced(result):
+    """Its thread may write one after the result, and the process be killed before the last."""
+    path = result.folder / "report.html"
+    page = path.read_text()
+    path.write_text('<p id="live" data-state="running">')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, "tiny", fakes.TINY)
+        quiet = configs.Runtime(show=False)
+        notebook.train(fakes.config(), fakes.dataset(), result.folder, quiet, command="again")
+    assert 'id="live"' not in path.read_text()
+    assert path.read_text().count("<section") == page.count("<section")
+
+
 def test_a_result_is_a_dict_that_shows_scores_and_curves(result):
     assert set(result) >= {"val", "trivial", "seconds"}
     html = result._repr_html_()

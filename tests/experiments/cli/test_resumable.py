@@ -144,7 +144,7 @@ while reached:
         os.close(reading)
         printed.seek(0)
         lines = [line for line in printed.read().decode().splitlines() if "warning" not in line]
-        print(code, (lines or [""])[-1].strip())
+        print(code, (lines or [""])[-1].strip(), flush=True)  # or children write it again
 """
 
 
