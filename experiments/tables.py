@@ -114,9 +114,8 @@ def short_paper_table() -> str:
     """The paper's experiments in a few columns, for the README."""
     scores = _scores(_load("paper-voc2007"), "paper_iou_batch16", "miou", "paper_pixel_accuracy")
     runs = {found[0]["name"]: found for found in zip(*scores, strict=True)}
-    header = ("experiment", "paper's IoU", "our IoU", "our mIoU", "paper's accuracy")
-    header = (*header, "our accuracy")
-    rows: list[Sequence[str]] = [header]
+    accuracies = "paper's accuracy", "our accuracy"
+    rows: list[Sequence[str]] = [("experiment", "paper's IoU", "our IoU", "our mIoU", *accuracies)]
     for name, (iou, accuracy) in paper.PAPER.items():
         ours = (
             [tables.mean_std_text(row) for row in runs[name]] if name in runs else ["not run"] * 3

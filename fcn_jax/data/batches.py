@@ -49,15 +49,26 @@ def full_resolution(examples: Sequence[Example], shape: tuple[int, int] | None =
 
     `shape`, (height, width), makes it larger than these examples need.
     """
-    shapes = np.asarray([e.mask.shape for e in examples], np.int32)
-    n, (h, w) = len(examples), shape or shapes.max(0)
-    images = np.zeros((n, h, w, 3), np.uint8)
-    masks = np.full((n, h, w), VOID, np.uint8)
+    shape = shape or tuple(np.max([e.mask.shape for e in examples], axis=0).tolist())
+    batch = uninitialized(len(examples), shape)
     for i, example in enumerate(examples):
-        rows, cols = example.mask.shape
-        images[i, :rows, :cols] = example.image
-        masks[i, :rows, :cols] = example.mask
-    return Batch(images, masks, shapes)
+        put(batch, i, example)
+    return batch
+
+
+def uninitialized(count: int, shape: tuple[int, int]) -> Batch:
+    """A padded batch to `put` examples into; the system gives memory when it is written."""
+    image, mask = np.empty((count, *shape, 3), np.uint8), np.empty((count, *shape), np.uint8)
+    return Batch(image, mask, np.empty((count, 2), np.int32))
+
+
+def put(batch: Batch, index: int, example: Example) -> None:
+    """Write an example at the top left of the padded image `index`, black and void around it."""
+    rows, columns = example.mask.shape
+    for whole, part, around in ((batch.image, example.image, 0), (batch.mask, example.mask, VOID)):
+        whole[index, :rows, :columns] = part
+        whole[index, rows:] = whole[index, :rows, columns:] = around
+    batch.size[index] = rows, columns
 
 
 def epoch_indices(key: jax.Array, epoch: int, count: int, batch_size: int) -> np.ndarray:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fcn_jax.data import resize_cache
+from fcn_jax.data import batches, resize_cache
 from fcn_jax.data.dataset import Facts, Records, Subset, facts_of
 from fcn_jax.runtime.terminal import progress
 from fcn_jax.types import VOID, Batch, Example, InputError
@@ -180,23 +180,16 @@ def _decoded(
     tick: Callable[[], object] = lambda: None,
 ) -> Batch:
     """Some examples decoded by all cores, each at the top left, black and void around it."""
-    batch = _uninitialized(len(indices), shape)
+    batch = batches.uninitialized(len(indices), shape)
 
     def fill(row: int) -> None:
         example = examples[int(indices[row])]
         if size is not None:
             example = resize_cache.resize(example, size)
-        rows, columns = example.mask.shape
-        for whole, part, around in (
-            (batch.image, example.image, 0),
-            (batch.mask, example.mask, VOID),
-        ):
-            whole[row, :rows, :columns] = part
-            whole[row, rows:] = whole[row, :rows, columns:] = around
-        batch.size[row] = rows, columns
+        batches.put(batch, row, example)
         tick()
 
-    with ThreadPoolExecutor(min(len(indices), os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for _ in pool.map(fill, range(len(indices))):
             pass
     return batch
@@ -206,7 +199,7 @@ def _kept(
     decode: Callable[[np.ndarray], Batch], count: int, shape: tuple[int, int]
 ) -> Callable[[np.ndarray], Batch]:
     """`decode` that keeps in memory what it has decoded, so that the first epoch starts at once."""
-    batch, missing = _uninitialized(count, shape), np.ones(count, bool)
+    batch, missing = batches.uninitialized(count, shape), np.ones(count, bool)
 
     def read(indices: np.ndarray) -> Batch:
         new = indices[missing[indices]]
@@ -217,12 +210,6 @@ def _kept(
         return Batch(*(part[indices] for part in batch))
 
     return read
-
-
-def _uninitialized(count: int, shape: tuple[int, int]) -> Batch:
-    """Arrays of a padded batch, whose memory the system gives when they are written."""
-    image, mask = np.empty((count, *shape, 3), np.uint8), np.empty((count, *shape), np.uint8)
-    return Batch(image, mask, np.empty((count, 2), np.int32))
 
 
 def cached(padded: Batch) -> Loader:

@@ -53,6 +53,7 @@ def refreshed(live, best=True):
 
 def test_the_first_page_shows_settings_and_training_images(trained, live):
     source = page(trained)
+    assert pages.is_live(source)
     assert 'data-state="running"' in source
     assert "1,234" in source
     assert "mask over it" in source
@@ -165,6 +166,7 @@ def test_a_finished_run_is_left_to_its_own_page(trained, live):
     run_report.render(trained, dataset, "")
     refreshed(live)
     assert 'id="live"' not in page(trained)
+    assert not pages.is_live(page(trained))
 
 
 def test_a_page_that_cannot_be_written_does_not_end_the_run(trained, live, monkeypatch, caplog):

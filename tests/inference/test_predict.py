@@ -55,7 +55,7 @@ def test_logits_are_those_of_the_plain_network_but_for_rounding(name):
     pixels = batches.normalize(images)
     logits = jax.jit(partial(convention.infer, model)).lower(variables, pixels).compile()
     plain = jax.jit(model.apply).lower(variables, pixels).compile()
-    # 3x3 convolutions and transposed ones, for which there are other formulas.
+    # 3x3 convolutions and transposed ones, for which there are other algorithms.
     kinds = re.compile(r" convolution\(.*(size=3x3|lhs_dilate)")
     ours, theirs = (len(kinds.findall(str(p.as_text()))) for p in (logits, plain))
     assert ours < theirs
