@@ -81,12 +81,12 @@ def _facts(job: dict[str, Any]) -> dict[str, Any]:
     return worker.facts
 
 
-def seconds_again(job: dict[str, Any]) -> float:
-    """What compiling takes in the next process, which finds the programs of the first."""
+def measure_again(job: dict[str, Any]) -> dict[str, float]:
+    """Compilation and memory of the next process, which finds the programs of the first."""
     facts = _facts({**job, "again": True})
     if "error" in facts:
         raise InputError(f"compiling again failed: {facts['error']}: try again")
-    return facts["compile_seconds"]
+    return {"warm_seconds": facts["compile_seconds"], "warm_peak_bytes": facts["peak_bytes"]}
 
 
 def compare(
@@ -101,7 +101,7 @@ def compare(
             stack.callback(worker.close)
             workers.append(worker)
             if job["framework"] in ("ours", "stock") and "error" not in worker.facts:
-                worker.facts["warm_seconds"] = seconds_again(job)
+                worker.facts.update(measure_again(job))
         working = [w for w in workers if "error" not in w.facts]
         steps = {w: max(1, math.ceil(ROUND_SECONDS / w.time_round(1))) for w in working}
         for number in range(rounds):

@@ -6,17 +6,15 @@ and makes one step. The first start prepares, decodes and compiles; the second f
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks import tables
+from experiments.benchmarks import tables, worker
 from experiments.cli import command
 from fcn_jax.report.tables import markdown
 
@@ -69,8 +67,7 @@ def _memory(phase: dict[str, Any]) -> str:
 
 def memory() -> dict[str, int]:
     """Bytes of this process: its own, and those of files that the system may drop at any time."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    found = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if "kB" in line}
+    found = worker.process_memory()
     return {"bytes": found["RssAnon"], "mapped_bytes": found["RssFile"]}
 
 
@@ -96,7 +93,7 @@ def start(job: dict[str, Any]) -> dict[str, Any]:
     done("compile")  # calling it returns when it is compiled
     jax.block_until_ready(values)
     done("first step")
-    result["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    result["peak_bytes"] = worker.peak_bytes()
     result["cache"] = made.train.mode
     return result
 

@@ -3,7 +3,7 @@
 It is started by `experiments.benchmark` with a job as JSON, answers with one line when it is ready
 (compile times, FLOPs), then runs as many steps as each line on stdin asks for, after one that does
 not count, and answers with the seconds they took; an empty line asks for the memory it needed and
-ends it.
+for what the device allows, and ends it.
 """
 
 import json
@@ -12,6 +12,8 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 CLASSES = 21
@@ -29,6 +31,8 @@ class Contender(NamedTuple):
     facts: dict[str, Any]
     memory: Callable[[], int | None]
     """Peak bytes on the device; None where that is the process's own memory."""
+    limits: Callable[[], dict[str, float]] = dict
+    """What the device allows, measured; it needs memory of its own."""
 
 
 def main() -> None:
@@ -44,7 +48,7 @@ def main() -> None:
 
 
 def serve(job: dict[str, Any], channel) -> None:
-    """Set up, say so, then time what is asked for; for a job "again" say so and no more."""
+    """Set up, say so, then time what is asked for; a job "again" says what it needed, no more."""
     if job["framework"] == "backend":  # whether there is one
         from fcn_jax.runtime import distributed
 
@@ -52,10 +56,10 @@ def serve(job: dict[str, Any], channel) -> None:
         return answer(channel, {})
     build = {"torch": torch_contender, "onnx": onnx_contender}.get(job["framework"], jax_contender)
     contender = build(job)
-    if job.get("again"):
-        return answer(channel, contender.facts)
     for _ in range(WARM_UP):
         contender.wait(contender.step())
+    if job.get("again"):
+        return answer(channel, {**contender.facts, **peak(contender)})
     answer(channel, contender.facts)
     for line in sys.stdin:
         if not line.strip():
@@ -66,10 +70,26 @@ def serve(job: dict[str, Any], channel) -> None:
             result = contender.step()
         contender.wait(result)
         answer(channel, {"seconds": time.perf_counter() - start})
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )
-    answer(channel, {"peak_bytes": contender.memory() or own})
+    answer(channel, {**peak(contender), **contender.limits()})
+
+
+def peak(contender: Contender) -> dict[str, int]:
+    """The most memory it has needed so far: of the device, or else of this process."""
+    return {"peak_bytes": contender.memory() or peak_bytes()}
+
+
+def peak_bytes() -> int:
+    """The most memory this process has had."""
+    if Path("/proc/self/status").exists():
+        return process_memory()["VmHWM"]  # getrusage's is also that of the process that started it
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def process_memory() -> dict[str, int]:
+    """Linux's numbers of this process that are sizes, in bytes; see proc(5)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if "kB" in line}
 
 
 def answer(channel, value: dict[str, Any]) -> None:
@@ -138,7 +158,6 @@ def jax_contender(job: dict[str, Any]) -> Contender:
     facts = {
         "compile_seconds": compile_seconds,
         "flops": step_flops(job) if job["mode"] == "train" else forward_flops(job),
-        **limits(job["precision"]),
         "device": device.device_kind,
     }
 
@@ -147,7 +166,7 @@ def jax_contender(job: dict[str, Any]) -> Contender:
         return stats.get("peak_bytes_in_use")
 
     work = run_in_threads if len(parts) > 1 else run
-    return Contender(work, jax.block_until_ready, facts, memory)
+    return Contender(work, jax.block_until_ready, facts, memory, partial(limits, job["precision"]))
 
 
 def _model(job: dict[str, Any]):

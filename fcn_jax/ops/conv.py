@@ -38,10 +38,10 @@ from fcn_jax.ops.im2col import Pair, Window
 Arrays = tuple[Array, Array]
 
 MANY = 64
-"""Channels from which on Winograd's algorithm is the faster one: inputs times features over their
-sum. (Processor time of a training step, 2 images, in ms, XLA's and patches against Winograd's:
-256 -> 256 at 56x56 230 against 132, 1024 -> 1024 at 14x14 296 against 173, 128 -> 128 at 112x112
-254 against 166; 64 -> 64 at 224x224 280 against 279, and more memory.)"""
+"""Channels from which on Winograd's algorithm is always the faster one: inputs times features over
+their sum. (Processor time of a training step, 2 images, in ms, XLA's and patches against
+Winograd's: 256 -> 256 at 56x56 230 against 132, 1024 -> 1024 at 14x14 296 against 173, 128 -> 128
+at 112x112 254 against 166; 64 -> 64 at 224x224 280 against 279, and more memory.)"""
 
 FEW = 64
 """Features up to which a transposed convolution's own sum of patches is the faster one forward too
@@ -53,11 +53,17 @@ kernel takes longer than the products save. (Processor time against XLA's: 512 -
 tiles, 1.35; two such images 1.00, eight 0.77; 12x12, 36 tiles, 0.79.)"""
 
 ENOUGH = 16
-"""As `MANY`, for a result alone whose tiles stay in the cache: 32 -> 32 at 112x112 takes 0.72 of
-XLA's processor time, 64 -> 64 at 56x56 0.67, 16 -> 16 at 224x224 1.5."""
+"""As `MANY`, where the tiles of an image stay in the cache. (A training step, 4 images: 64 -> 64 at
+56x56 takes 0.67 of the processor time, 128 -> 64 at 28x28 0.59, 384 -> 64 at 56x56 0.69. A result
+alone: 32 -> 32 at 112x112 0.72, 64 -> 64 at 56x56 0.67, 16 -> 16 at 224x224 1.5.)"""
 
 CACHED_BYTES = 64 * 2**20
-"""Tiles of one image up to which that holds. (64 -> 64 at 224x224, 98 MiB: 1.1.)"""
+"""Tiles of one image up to which that holds for a result alone. (64 -> 64 at 224x224, 98 MiB: 1.1.)
+"""
+
+CACHED_BYTES_STEP = 24 * 2**20
+"""The same for a training step. (384 -> 64 at 56x56, 21 MiB: 0.69; 64 -> 64 at 112x112, 25 MiB:
+1.09; 128 -> 32 at 112x112, 31 MiB: 1.31.)"""
 
 SMALL = 14 * 14
 """Pixels of an image up to which a transposed convolution's phases, for a result alone, are sums of
@@ -236,7 +242,7 @@ def _algorithms(x: Array, kernel: Array, window: Window) -> _Algorithms:
     loops: 16x2x2x512, 3x3 taps, 512 features take 272 ms of processor time instead of 4 with
     patches, and the gradient of x as much.
     """
-    kh, kw, channels, features = kernel.shape
+    kh, kw = kernel.shape[:2]
     after = (window.out_size(x.shape[1 + i], kernel.shape[i], i) for i in (0, 1))
     if min(*x.shape[1:3], *after) < max(kh, kw):
         return _Algorithms(im2col.conv, im2col.conv, im2col.conv)
@@ -245,14 +251,29 @@ def _algorithms(x: Array, kernel: Array, window: Window) -> _Algorithms:
     if _mostly_padding(x, kernel, window):
         products = (im2col.pointwise_product, im2col.pointwise_product, im2col.pointwise_conv)
         return _Algorithms(*(partial(dilated.by_taps, product) for product in products))
-    many = channels * features >= MANY * (channels + features)
-    if many and (kh, kw) == (3, 3):
+    if (kh, kw) == (3, 3) and _many(x, kernel, window, CACHED_BYTES_STEP):
         algorithms = (winograd.conv, winograd.conv_scattered, winograd.conv)
         if window.stride == window.dilation == (1, 1):
             return _Algorithms(*algorithms)
         if dilated.has_phases(window):
             return _Algorithms(*(partial(dilated.by_phases, algorithm) for algorithm in algorithms))
     return _Algorithms(_xla_conv, _xla_conv, im2col.conv)
+
+
+def _many(x: Array, kernel: Array, window: Window, cached_bytes: int) -> bool:
+    """Whether a 3x3 kernel has enough channels for Winograd's algorithm."""
+    channels, features = kernel.shape[2:]
+    tile_bytes = 16 * _tiles(x, window) * (channels + features) * x.dtype.itemsize
+    least = ENOUGH if tile_bytes <= cached_bytes else MANY
+    return channels * features >= least * (channels + features)
+
+
+def _tiles(x: Array, window: Window) -> int:
+    """Winograd's tiles, of 2x2 results of a 3x3 kernel, in an image, or in a phase of it."""
+    size = window.out_size(x.shape[1], 3, 0), window.out_size(x.shape[2], 3, 1)
+    if dilated.has_phases(window):
+        size = dilated.phase_size(size, window)
+    return math.prod(-(-n // 2) for n in size)
 
 
 def _mostly_padding(x: Array, kernel: Array, window: Window) -> bool:
@@ -275,7 +296,7 @@ _DEPTHWISE = _Algorithms(depthwise.conv, depthwise.conv_scattered, depthwise.con
 
 def _forward_algorithm(x: Array, kernel: Array, window: Window) -> Callable[..., Array]:
     """The fastest one for the result alone; see the constants above for what was measured."""
-    kh, kw, channels, features = kernel.shape
+    kh, kw = kernel.shape[:2]
     if (kh, kw) == (1, 1) and window.padding == ((0, 0), (0, 0)):
         return im2col.pointwise_product  # 512 -> 256 at 28x28: 0.85 of XLA's processor time
     if (kh, kw) != (3, 3):
@@ -288,14 +309,8 @@ def _forward_algorithm(x: Array, kernel: Array, window: Window) -> Callable[...,
     phases = dilated.has_phases(window)
     if not phases and not window.stride == window.dilation == (1, 1):
         return _xla_conv
-    if phases:
-        height, width = dilated.phase_size((height, width), window)
-    count = len(x) * math.prod(window.dilation)
-    tiles = -(-height // 2) * -(-width // 2)
-    tile_bytes = 16 * tiles * (channels + features) * x.dtype.itemsize
-    least = ENOUGH if tile_bytes <= CACHED_BYTES else MANY
-    many = channels * features >= least * (channels + features)
-    if not many or count * tiles < TILES:
+    tiles = len(x) * math.prod(window.dilation) * _tiles(x, window)
+    if tiles < TILES or not _many(x, kernel, window, CACHED_BYTES):
         return _xla_conv
     return partial(dilated.by_phases, winograd.conv) if phases else winograd.conv
 

@@ -135,7 +135,8 @@ def test_ratios_are_taken_pair_by_pair_to_the_best_mode():
 def test_speed_table(tmp_path):
     ours = {
         **contender(0.4, 0.5, 0.6, peak_bytes=3 * 2**30), "compile_seconds": 9.0,
-        "warm_seconds": 1.0, "flops": 50e9, "peak_flops": 200e9, "device": "cpu",
+        "warm_seconds": 1.0, "warm_peak_bytes": 2**31, "flops": 50e9, "peak_flops": 200e9,
+        "device": "cpu",
     }  # fmt: skip
     timed = {"ours": ours, "torch-compile": contender(1.0, 1.0, 1.0, peak_bytes=2 * 2**30)}
     result = {
@@ -153,8 +154,8 @@ def test_speed_table(tmp_path):
     lines = tables.speed_table([file]).splitlines()
     assert lines[0] == "Some CPU, 2 cores; jax 1; f32, 224x224, huge pages"
     assert lines[4] == (
-        "| fcn | train | 8 | 500 ms | 16 | 9.0 s, 1.0 s | 3.00 GiB | 100 G (50% of peak) "
-        "| compile, 1.00 s | 2.00 | 1.50 |"  # no stock, so no column for it
+        "| fcn | train | 8 | 500 ms | 16 | 9.0 s, 1.0 s | 3.00, 2.00 GiB | 100 G (50% of peak) "
+        "| compile, 1.00 s | 2.00 | 1.50, 1.00 |"  # no stock, so no column for it
     )
     assert "out of memory" in lines[5]
 
@@ -168,7 +169,10 @@ def test_it_runs(tmp_path, capsys, mode, count):
     ours = json.loads(out.read_text())["results"][0]["contenders"]["ours"]
     assert len(ours["seconds"]) == 1
     assert ours["warm_seconds"] < ours["compile_seconds"]
-    assert ours["peak_bytes"] > 2**27
+    # What the machine allows is measured with arrays of 2**28 bytes, after this.
+    assert 2**27 < ours["warm_peak_bytes"] < 2**29
+    assert 2**27 < ours["peak_bytes"] < 2**30
+    assert ours["peak_flops"] > 1e9
     assert f"| fcn | {mode} | {count} |" in capsys.readouterr().out
 
 

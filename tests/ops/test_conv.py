@@ -537,9 +537,14 @@ def test_a_cpu_is_given_no_convolution_of_sides_below_the_taps(function, side):
     assert " convolution(" in str(large.as_text())
 
 
-@pytest.mark.parametrize(("channels", "tiled"), [(127, False), (128, True)])
-def test_many_channels_are_convolved_in_tiles(channels, tiled):
-    x, kernel = arrays((1, 4, 4, channels), (3, 3, channels, 128), np.float32)
+@pytest.mark.parametrize(
+    ("side", "channels", "tiled"),
+    [(4, 31, False), (4, 32, True), (112, 64, False), (112, 127, False), (112, 128, True)],
+)
+def test_enough_channels_are_convolved_in_tiles(side, channels, tiled):
+    """Fewer are enough where the tiles of an image stay in the cache."""
+    x = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((3, 3, channels, channels), jnp.float32)
     whole = jax.value_and_grad(lambda x, k: (conv.conv(x, k) ** 2).sum(), (0, 1))
     assert (" convolution(" in str(jax.jit(whole).lower(x, kernel).compile().as_text())) != tiled
 
