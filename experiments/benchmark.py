@@ -12,8 +12,8 @@ rounds of (the baseline's seconds / ours): above 1 we are faster. Against PyTorc
 the mode with the best median. FLOPs are those of the convolutions (a training step: three times
 forward, a frozen part once), whatever an algorithm saves or wastes; the device's peak is that of a
 large matrix product in the same precision. Compilation is timed twice: from scratch, and in the
-next process, which has the compilation cache. Memory is the peak of the process on a CPU (the
-compiler's included), of the device's allocator on a GPU. The ResNet's backbone is frozen, as in the
+next process, which has the compilation cache. Memory is the peak of these two processes on a CPU
+(the compiler's included), of the device's allocator on a GPU. The ResNet's backbone is frozen, as in the
 paper, unless --train-backbone is given. Expect an hour on 2 cores for everything, 5 to 10 minutes
 for one network's training step.
 """
