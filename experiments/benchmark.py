@@ -13,9 +13,9 @@ the mode with the best median. FLOPs are those of the convolutions (a training s
 forward, a frozen part once), whatever an algorithm saves or wastes; the device's peak is that of a
 large matrix product in the same precision. Compilation is timed twice: from scratch, and in the
 next process, which has the compilation cache. Memory is the peak of these two processes on a CPU
-(the compiler's included), of the device's allocator on a GPU. The ResNet's backbone is frozen, as in the
-paper, unless --train-backbone is given. Expect an hour on 2 cores for everything, 5 to 10 minutes
-for one network's training step.
+(the compiler's included), of the device's allocator on a GPU. The ResNet's backbone is frozen, as
+in the paper, unless --train-backbone is given. Expect an hour on 2 cores for everything, 5 to 10
+minutes for one network's training step.
 """
 
 import argparse
@@ -73,10 +73,11 @@ def parser() -> arguments.Parser:
     p.add_argument("--torch-mode", **_some_of(TORCH_MODES), default=[])
     p.add_argument(
         "--rounds",
-        type=arguments.whole(1, 10_000),
+        type=arguments.whole(0, 10_000),
         metavar="N",
         default=5,
-        help="how often each contender is timed, taking turns (default: 5)",
+        help="how often each contender is timed, taking turns (default: 5); with 0 only "
+        "compilation and memory are measured",
     )
     p.add_argument(
         "--train-backbone", action="store_true", help="train the ResNet's backbone as well"
@@ -151,7 +152,13 @@ def main(argv: list[str] | None = None) -> int:
         for mode in args.mode:
             results.append(_measure(args, arch, mode))
             _written(args, about, {"results": results})  # an interrupted run keeps what it has
-    print(tables.markdown(tables.HEADER, list(tables.rows(results))))
+    for header, rows in (
+        (tables.HEADER, tables.rows(results)),
+        (tables.MEMORY_HEADER, tables.memory_rows(results)),
+    ):
+        body = list(rows)
+        if body:
+            print(tables.markdown(header, body), end="\n\n")
     for result in results:
         for name, contender in result["contenders"].items():
             if "error" in contender:
@@ -191,7 +198,7 @@ def _parts(args: argparse.Namespace, about: dict[str, Any]) -> int:
         print(text, file=sys.stderr)
 
     if args.layers:
-        found = layers.measure(args.rounds, report)
+        found = layers.measure(max(1, args.rounds), report)
     else:
         job = jobs(args, args.arch[0], "train", "")["ours"]
         found = start.measure({"dataset": args.start, **job}, report)

@@ -236,6 +236,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "best-voc2007": best_table,
     "paper-short": short_paper_table,
     "speed": speed_table,
+    "memory": lambda: measured_table("memory-cpu", speed_tables.memory_table),
     "layers": lambda: measured_table("layers-cpu", layers.table),
     "start": lambda: measured_table("start-cpu", start.table),
 }

@@ -10,46 +10,67 @@ from fcn_jax.report import tables as report_tables
 
 MODES = ("train", "eval", "predict", "predict_batch")
 HEADER = (
-    "network", "work", "batch", "step", "img/s", "compile: first, cached", "memory: first, cached",
-    "FLOP/s",
-    "PyTorch's best", "speed / PyTorch", "memory / PyTorch", "speed / onnxruntime",
-    "speed / plain Flax",
+    "network", "work", "batch", "step", "img/s", "compile: first, cached", "FLOP/s",
+    "PyTorch's best", "speed / PyTorch", "speed / onnxruntime", "speed / plain Flax",
+)  # fmt: skip
+MEMORY_HEADER = (
+    "network", "work", "batch", "first start", "later ones", "PyTorch", "first / PyTorch",
+    "later / PyTorch",
 )  # fmt: skip
 
 
 def rows(results: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
-    """One row of the table for each result."""
+    """One row of the table for each result that was timed, or could not be."""
     for result in results:
         ours = result["contenders"]["ours"]
+        start = [_name(result), result["mode"], str(result["batch_size"])]
         if "error" in ours:
-            yield [result["arch"], result["mode"], str(result["batch_size"]), ours["error"]] + [
-                ""
-            ] * (len(HEADER) - 4)
+            yield [*start, ours["error"]] + [""] * (len(HEADER) - 4)
+            continue
+        if not ours["seconds"]:
             continue
         step = statistics.median(ours["seconds"])
-        name = f"{result['arch']}{result.get('backbone', '')}"
         best = result["contenders"].get(result["ratios"].get("torch_best"))
         speed, onnx, plain = (result["ratios"].get(kind) for kind in ("torch", "onnx", "stock"))
         flops = ours["flops"] / step
-        # What an older file says of memory is that of measuring the machine's limits, too.
-        peaks = [ours[n] for n in ("peak_bytes", "warm_peak_bytes") if "warm_peak_bytes" in ours]
         yield [
-            name,
-            result["mode"],
-            str(result["batch_size"]),
+            *start,
             _duration(step),
             f"{result['batch_size'] / step:.3g}",
             f"{ours['compile_seconds']:.1f} s, {ours['warm_seconds']:.1f} s",
-            ", ".join(f"{peak / 2**30:.2f}" for peak in peaks) + " GiB" * bool(peaks),
             f"{flops / 1e9:.4g} G ({flops / ours['peak_flops']:.0%} of peak)",
             f"{result['ratios']['torch_best'][6:]}, {_duration(statistics.median(best['seconds']))}"
             if best
             else "",
             f"{speed:.2f}" if speed else "",
-            ", ".join(f"{peak / best['peak_bytes']:.2f}" for peak in peaks) if best else "",
             f"{onnx:.2f}" if onnx else "",
             f"{plain:.1f}" if plain else "",
         ]
+
+
+def memory_rows(results: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
+    """The peak of our first process and of the next, beside the least of PyTorch's modes."""
+    for result in results:
+        ours = result["contenders"]["ours"]
+        if "warm_peak_bytes" not in ours:  # an error, or an older file
+            continue
+        peaks = [ours["peak_bytes"], ours["warm_peak_bytes"]]
+        torch = {
+            contender["peak_bytes"]: name.removeprefix("torch-")
+            for name, contender in result["contenders"].items()
+            if name.startswith("torch") and "peak_bytes" in contender
+        }
+        least = min(torch, default=None)
+        yield [
+            *(_name(result), result["mode"], str(result["batch_size"])),
+            *(f"{peak / 2**30:.2f} GiB" for peak in peaks),
+            f"{torch[least]}, {least / 2**30:.2f} GiB" if least else "",
+            *(f"{peak / least:.2f}" if least else "" for peak in peaks),
+        ]
+
+
+def _name(result: dict[str, Any]) -> str:
+    return f"{result['arch']}{result.get('backbone', '')}"
 
 
 def _duration(seconds: float) -> str:
@@ -75,12 +96,21 @@ def speed_table(files: Sequence[Path | str]) -> str:
         memory = ", huge pages" * about.get("huge_pages", False)
         title = f"{where}; {settings['precision']}, {size}{memory}"
         parts.setdefault(title, []).extend(data["results"])
-    order = lambda result: (result["arch"], MODES.index(result["mode"]))
     tables = (
-        f"{title}{_allowed(found)}\n\n{markdown(HEADER, list(rows(sorted(found, key=order))))}\n"
+        f"{title}{_allowed(found)}\n\n{markdown(HEADER, list(rows(_sorted(found))))}\n"
         for title, found in parts.items()
     )
     return "\n".join(tables)
+
+
+def memory_table(data: dict[str, Any]) -> str:
+    """Markdown of the memory of a file written with `--out`."""
+    body = list(memory_rows(_sorted(data["results"])))
+    return f"{machine(data['machine'])}\n\n{markdown(MEMORY_HEADER, body)}"
+
+
+def _sorted(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(results, key=lambda result: (result["arch"], MODES.index(result["mode"])))
 
 
 def machine(about: dict[str, Any], device: str | None = None) -> str:

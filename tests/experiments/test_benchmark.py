@@ -154,20 +154,30 @@ def test_speed_table(tmp_path):
     lines = tables.speed_table([file]).splitlines()
     assert lines[0] == "Some CPU, 2 cores; jax 1; f32, 224x224, huge pages"
     assert lines[4] == (
-        "| fcn | train | 8 | 500 ms | 16 | 9.0 s, 1.0 s | 3.00, 2.00 GiB | 100 G (50% of peak) "
-        "| compile, 1.00 s | 2.00 | 1.50, 1.00 |"  # no stock, so no column for it
+        "| fcn | train | 8 | 500 ms | 16 | 9.0 s, 1.0 s | 100 G (50% of peak) "
+        "| compile, 1.00 s | 2.00 |"  # no stock, so no column for it
     )
     assert "out of memory" in lines[5]
+    timed["torch-eager"] = contender(peak_bytes=4 * 2**30)
+    first, _, *_, last = tables.memory_table(data).splitlines()
+    assert first == "Some CPU, 2 cores; jax 1"
+    row = "| fcn | train | 8 | 3.00 GiB | 2.00 GiB | compile, 2.00 GiB | 1.50 | 1.00 |"
+    assert last == row  # the failed one has none
+    del ours["seconds"][:]  # as `--rounds 0` leaves it
+    assert [row[3] for row in tables.rows([result, failed])] == ["out of memory"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("mode", "count"), [("train", 1), ("predict", 1), ("predict_batch", 2)])
-def test_it_runs(tmp_path, capsys, mode, count):
+@pytest.mark.parametrize(
+    ("mode", "count", "rounds"), [("train", 1, 1), ("predict", 1, 0), ("predict_batch", 2, 1)]
+)
+def test_it_runs(tmp_path, capsys, mode, count, rounds):
     out = tmp_path / "speed.json"
-    flags = ["--arch", "fcn", "--image-size", "32", "--rounds", "1", "--cpu", "--out", str(out)]
+    flags = ["--arch", "fcn", "--image-size", "32", "--cpu", "--out", str(out)]
+    flags += ["--rounds", str(rounds)]
     assert benchmark.main([*flags, "--mode", mode, "--batch-size", str(count)]) == 0
     ours = json.loads(out.read_text())["results"][0]["contenders"]["ours"]
-    assert len(ours["seconds"]) == 1
+    assert len(ours["seconds"]) == rounds
     assert ours["warm_seconds"] < ours["compile_seconds"]
     # What the machine allows is measured with arrays of 2**28 bytes, after this.
     assert 2**27 < ours["warm_peak_bytes"] < 2**29
