@@ -71,7 +71,7 @@ def paper_table(name: str) -> str:
     header = ["", "paper's IoU", "our IoU, per 16", BEST_IOU, "our IoU, per image", "our mIoU"]
     header += ["paper's accuracy", "our accuracy", BEST_ACCURACY, "seeds", "epochs"]
     rows = [header, *_measured(data)] if data else [header]
-    known = {} if data and name.startswith("released") else paper.PAPER  # it has other rows
+    known = _released() if name.startswith("released") else paper.PAPER
     for row, (iou, accuracy) in known.items():
         if data is None or row not in data["results"]:
             marked = f"{row} (not run)" if data else row
@@ -83,6 +83,13 @@ def paper_table(name: str) -> str:
     kept = [i for i, title in enumerate(header) if title not in best]
     table = markdown([[cells[i] for i in kept] for cells in rows])
     return f"{table}\n\n{_made(data) if data else 'Not run yet.'}"
+
+
+def _released() -> dict[str, paper.PaperNumbers]:
+    """The released scripts, each with the paper's numbers."""
+    from experiments import released
+
+    return {name: paper.PAPER[script.text] for name, script in released.EXPERIMENTS.items()}
 
 
 def _measured(data: dict[str, Any]) -> Iterator[list[str]]:
@@ -160,7 +167,7 @@ def _made(data: dict[str, Any]) -> str:
     first = runs[0]
     seeds = ", ".join(sorted({str(result["seed"]) for result in runs}))
     return (
-        f"{first['dataset']} (val), seed {seeds}; {len(runs)} runs in "
+        f"{first['dataset']} (val), seed {seeds}; {text.count(len(runs), 'run')} in "
         f"{text.duration(sum(result['seconds'] for result in runs))} on {_machine(first)}:\n\n"
         f"```bash\n{data['command']}\n```"
     )
