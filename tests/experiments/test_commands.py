@@ -326,7 +326,7 @@ def test_no_archive_where_it_was_said_to_be(tmp_path, capsys):
         (compare.main, ["a"], "the following arguments are required: --out"),
         (export.main, ["a", "--format", "pb", "--out", "b"], "--format pb: choose one of onnx"),
         (export.main, ["a", "--format", "onnx", "--out", "b", "--size", "x"], "--size x: give one"),
-        (benchmark.main, ["--rounds", "0"], "--rounds 0: must lie between"),
+        (benchmark.main, ["--rounds", "10001"], "--rounds 10001: must lie between"),
         (benchmark.main, ["--arch", "vgg"], "--arch vgg: choose one of fcn"),
         (benchmark.main, ["--image-size", "1"], "--image-size 1x1: must be height"),
         (runs.main, ["--remove", "nowhere"], "nowhere: no run there"),
