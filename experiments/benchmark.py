@@ -198,7 +198,9 @@ def _parts(args: argparse.Namespace, about: dict[str, Any]) -> int:
         print(text, file=sys.stderr)
 
     if args.layers:
-        found = layers.measure(max(1, args.rounds), report)
+        if not args.rounds:
+            raise InputError("--rounds 0: single layers are only timed: use 1 or more")
+        found = layers.measure(args.rounds, report)
     else:
         job = jobs(args, args.arch[0], "train", "")["ours"]
         found = start.measure({"dataset": args.start, **job}, report)

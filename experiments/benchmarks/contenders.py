@@ -103,8 +103,7 @@ def compare(
             if job["framework"] in ("ours", "stock") and "error" not in worker.facts:
                 worker.facts.update(measure_again(job))
         working = [w for w in workers if "error" not in w.facts]
-        known = working if rounds else ()
-        steps = {w: max(1, math.ceil(ROUND_SECONDS / w.time_round(1))) for w in known}
+        steps = {w: max(1, math.ceil(ROUND_SECONDS / w.time_round(1))) for w in working}
         for number in range(rounds):
             report(f"round {number + 1} of {rounds}")
             for worker in working:

@@ -1,6 +1,7 @@
 """The benchmark: its baselines are the same networks; its ratios and tables are right."""
 
 import importlib.util
+import io
 import json
 from functools import partial
 from typing import Any
@@ -186,6 +187,31 @@ def test_it_runs(tmp_path, capsys, mode, count, rounds):
     assert f"| fcn | {mode} | {count} |" in capsys.readouterr().out
 
 
+def test_memory_is_read_before_the_limits_need_some(monkeypatch):
+    """Measuring what the machine allows takes arrays of 2**28 bytes."""
+    asked = []
+
+    def limits():
+        asked.append("limits")
+        return {"peak_flops": 2e11}
+
+    def memory():
+        asked.append("memory")
+        return 5
+
+    fake = worker.Contender(lambda: None, lambda x: x, {}, memory, limits)
+    monkeypatch.setattr(worker, "jax_contender", lambda job: fake)
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    channel = io.StringIO()
+    worker.serve({"framework": "ours"}, channel)
+    assert asked == ["memory", "limits"]
+    ready, last = map(json.loads, channel.getvalue().splitlines())
+    assert ready == {}
+    assert last == {"peak_bytes": 5, "peak_flops": 2e11}
+    worker.serve({"framework": "ours", "again": True}, channel)
+    assert asked == ["memory", "limits", "memory"]  # the next process measures no limits
+
+
 @pytest.mark.parametrize("work", ["train", "eval", "predict"])
 def test_the_baselines_step(work):
     torch = pytest.importorskip("torch")
@@ -322,3 +348,5 @@ def test_starts_are_measured(tmp_path):
 def test_bad_flags():
     with pytest.raises(InputError, match="--rounds 10001: must lie between"):
         benchmark.main(["--rounds", "10001"])
+    with pytest.raises(InputError, match="--rounds 0: single layers are only timed"):
+        benchmark.main(["--layers", "--rounds", "0", "--cpu"])
