@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
-from experiments import tables
-from fcn_jax.runtime.text import DASH
+import numpy as np
+
+from experiments import accuracy_tables, archived, paper, tables
 
 
 def text():
@@ -40,54 +41,110 @@ def test_a_changed_number_is_noticed():
     assert tables.rendered(changed) == page
 
 
-def _several(tmp_path, monkeypatch):
-    """A table.json of two runs, in the place of the result files."""
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    about = {"device": "cpu", "cores": 2, "jax": "1", "flax": "2"}
-    row = {"sd": None, "paper": None, "trivial": 0.03, "perfect": 1.0, "collapsed": 0}
-    metrics = {
-        name: [{**row, "name": "a", "mean": 0.25}, {**row, "name": "b", "mean": 0.5, "sd": 0.01}]
-        for name in ("miou", "pixel_accuracy", "paper_iou", "paper_iou_batch16")
+def _run(experiment, seed, miou, accuracy, best, device="cpu", collapsed=False):
+    """A run with the scores that the tables show; the IoU of 16 images is half the mIoU."""
+
+    def scores(miou, accuracy):
+        return {
+            "miou": miou,
+            "paper_iou": miou / 4,
+            "paper_iou_batch16": miou / 2,
+            "pixel_accuracy": accuracy,
+            "paper_pixel_accuracy": accuracy,
+        }
+
+    result = {
+        "experiment": experiment,
+        "arch": "fcn",
+        "dataset": "towns",
+        "seed": seed,
+        "epochs_run": 10 + seed,
+        "seconds": 60.0 + seed,
+        "val": scores(miou, accuracy),
+        "trivial": scores(0.04, 0.7),
+        "perfect": scores(1.0, 1.0),
+        "collapsed": collapsed,
+        "environment": {"device": device, "cores": 2, "jax": "1", "flax": "2"},
     }
-    metrics["paper_pixel_accuracy"] = [{**r, "paper": 0.7} for r in metrics["miou"]]
-    metrics["paper_iou"][0] |= {"collapsed": 1, "paper": 0.05}
-    data = {
-        "command": "python -m it --epochs 3",
-        "best_of_epochs": {"a": {"paper_iou_batch16": [0.3, 0.5], "paper_pixel_accuracy": [0.8]}},
-        "metrics": metrics,
-        "pairs": [{"a": "b", "b": "a", "difference": 0.25, "low": -0.001, "high": 0.41, "p": 0.1}],
-        "runs": [{"seeds": "4", "epochs": "3", "time": "1 min", "rate": "9.0"}] * 2,
-        "results": {
-            "a": [{"dataset": "towns", "seed": 4, "environment": about, "seconds": 60.0}],
-            "b": [{"dataset": "towns", "seed": 5, "environment": about, "seconds": 65.0}],
-        },
-    }
-    (tmp_path / "x.json").write_text(json.dumps(data))
+    names = ("paper_iou", "paper_iou_batch16", "paper_pixel_accuracy")
+    return archived.Run(result, dict.fromkeys(names, best), None)
 
 
-def test_the_papers_table_by_hand(tmp_path, monkeypatch):
-    _several(tmp_path, monkeypatch)
-    lines = tables.paper_table("x").splitlines()
+KNOWN = {"a": paper.PaperNumbers(0.05, 0.7), "released_b": paper.PaperNumbers(0.06, 0.8)}
+
+
+def test_the_papers_table_by_hand():
+    first = _run("a", 0, 0.25, 0.5, 0.6, collapsed=True)
+    found = {"a": [first, _run("a", 1, 0.35, 0.5, 0.6, device="gpu")]}
+    lines = accuracy_tables.paper_table(KNOWN, found).splitlines()
+    std = "0.0707"  # of 0.25 and 0.35
     assert lines[2] == (
-        "| a (collapsed) | 0.0500 | 0.2500 | 0.4000 | 0.2500 | 0.2500 "
-        "| 0.7000 | 0.2500 | 0.8000 | 4 | 3 |"
+        f"| a (collapsed) | 0.0500 | 0.1500 ± 0.0354 | 0.6000 ± 0.0000 | 0.0750 ± 0.0177 "
+        f"| 0.3000 ± {std} | 0.7000 | 0.5000 ± 0.0000 | 0.6000 ± 0.0000 | 0, 1 | 10, 11 |"
     )
-    assert lines[3].startswith(f"| b | {DASH} | 0.5000 ± 0.0100 |  |")
-    assert "| 0.7000 |" in lines[3]
-    assert lines[4] == "| baseline (not run) | 0.0550 |  |  |  |  | 0.7040 |  |  |  |  |"
-    assert lines[11] == "| all-background |  | 0.0300 |  | 0.0300 | 0.0300 |  | 0.0300 |  |  |  |"
-    assert lines[12] == "| perfect |  | 1.0000 |  | 1.0000 | 1.0000 |  | 1.0000 |  |  |  |"
-    assert lines[14] == (
-        "towns (val), seed 4, 5; 2 runs in 2 min 5 s on cpu, 2 cores; jax 1, flax 2:"
-    )
-    assert lines[17] == "python -m it --epochs 3"
+    assert lines[3] == "| b (not run) | 0.0600 |  |  |  |  | 0.8000 |  |  |  |  |"
+    assert lines[4] == "| all-background |  | 0.0200 |  | 0.0100 | 0.0400 |  | 0.7000 |  |  |  |"
+    assert lines[5] == "| perfect |  | 0.5000 |  | 0.2500 | 1.0000 |  | 1.0000 |  |  |  |"
+    assert lines[7:] == [
+        "towns (val):",
+        "",
+        "- 1 run in 1 min 0 s on cpu, 2 cores; jax 1, flax 2",
+        "- 1 run in 1 min 1 s on gpu, 2 cores; jax 1, flax 2",
+    ]
 
 
-def test_before_there_are_runs_the_papers_table_has_its_numbers_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    lines = tables.paper_table("x").splitlines()
-    assert lines[2] == "| baseline | 0.0550 |  |  |  | 0.7040 |  |  |  |"
-    assert (len(lines), lines[-1]) == (11, "Not run yet.")
+def test_before_there_are_runs_the_papers_table_has_its_numbers_alone():
+    lines = accuracy_tables.paper_table(KNOWN, {}).splitlines()
+    assert lines[2] == "| a (not run) | 0.0500 |  |  |  |  | 0.7000 |  |  |  |  |"
+    assert (len(lines), lines[-1]) == (6, "Not run yet.")
+
+
+def _keep(folder, experiment, seed, right):
+    """A kept run of four images of two classes; `right` of each one's four pixels are."""
+    folder.mkdir(parents=True)
+    run = _run(experiment, seed, right / 4, right / 4, 0.0)
+    (folder / "result.json").write_text(json.dumps(run.result))
+    (folder / "config.json").write_text('{"data": {"image_size": [96, 64]}}')
+    epochs = [{"val": dict.fromkeys(run.best_of_epochs, v)} for v in (0.1, 0.3, 0.2)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in epochs))
+    counts = np.zeros((4, 3, 2), np.int64)  # [image, label (void last), prediction]
+    counts[:, 0, 0], counts[:, 1, 1], counts[:, 1, 0] = 4, right, 4 - right
+    (folder / "eval-val.json").write_text("{}")
+    np.savez(folder / "eval-val.npz", counts=counts, ids=np.array(list("wxyz")))
+
+
+def test_kept_runs_are_found_by_experiment_and_seed(tmp_path):
+    _keep(tmp_path / "voc2007/second", "weighted", 2, 3)
+    _keep(tmp_path / "voc2007/first", "weighted", 1, 1)
+    (tmp_path / "best-voc2007.json").write_text(json.dumps(_run("base_x", 0, 0.5, 0.5, 0).result))
+    found = archived.runs(tmp_path)
+    assert {name: [run.result["seed"] for run in runs] for name, runs in found.items()} == {
+        "weighted": [1, 2],
+        "best": [0],
+    }
+    assert found["weighted"][0].best_of_epochs["paper_iou"] == 0.3
+    assert found["weighted"][0].folder == tmp_path / "voc2007/first"
+
+
+def test_the_recipes_table_by_hand(tmp_path):
+    _keep(tmp_path / "voc2007/theirs", "weighted", 1, 1)
+    _keep(tmp_path / "voc2007/ours", "tuned_fcn", 1, 3)
+    lines = accuracy_tables.tuned_table(archived.runs(tmp_path)).splitlines()
+    # all images are alike, so every resample has the same IoUs: ours 4/5 and 3/4, theirs 4/7, 1/4
+    difference = (4 / 5 + 3 / 4) / 2 - (4 / 7 + 1 / 4) / 2
+    assert lines[2] == (
+        "| fcn | 0.2500 | 1 | 11 | 0.7500 | 96x64 | 1 | 11 "
+        f"| {difference:+.4f} | {difference:+.4f} to {difference:+.4f} |"
+    )
+    assert lines[3] == "| simplified_unet (not run) |  |  |  |  |  |  |  |  |  |"
+    assert lines[8] == "| background everywhere |  |  |  | 0.0400 |  |  |  |  |  |"
+    assert lines[-1] == "- 2 runs in 2 min 2 s on cpu, 2 cores; jax 1, flax 2"
+
+
+def test_a_network_without_a_recipe_of_the_papers_has_no_difference():
+    found = {"best": [_run("best", 0, 0.5, 0.8, 0)]}
+    table = accuracy_tables.tuned_table(found)
+    assert "| deeplabv3_resnet50 |  |  |  | 0.5000 | 320x320 | 0 | 10 |  |  |" in table
 
 
 def test_result_files_name_no_folder_of_a_machine():
