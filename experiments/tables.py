@@ -136,6 +136,9 @@ def parser() -> arguments.Parser:
     parser.add_argument(
         "--models", action="store_true", help="first count parameters and FLOPs of every network"
     )
+    parser.add_argument(
+        "--figures", action="store_true", help="first draw the figures of the kept runs again"
+    )
     return parser
 
 
@@ -144,6 +147,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.models:
         files.write_json(RESULTS / "models.json", counted_models())
+    if args.figures:
+        from experiments import accuracy_figures
+
+        kept = [run for runs in archived.runs().values() for run in runs if run.folder]
+        accuracy_figures.draw(kept, ROOT / "experiments/docs")
     stale = 0
     for path in PAGES:
         old = path.read_text()

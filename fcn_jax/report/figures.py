@@ -29,7 +29,8 @@ INK, FAINT = "#1d2330", "#c9ced8"
 COLOURS = ("#0067a5", "#d55e00", "#00845f")
 
 
-def _figure(width: float, height: float, dpi: int) -> Figure:
+def blank(width: float, height: float, dpi: int = 160) -> Figure:
+    """An empty figure of a size in inches."""
     figure = Figure(figsize=(width, height), dpi=dpi, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -75,7 +76,7 @@ def curves(history: History, result: Mapping[str, Any] | None = None, dpi: int =
       result: as result.json; the trivial predictor's score is taken from it, a dashed line.
       dpi: pixels per inch; the figure is 13 inches wide.
     """
-    figure = _figure(13, 3.8, dpi)
+    figure = blank(13, 3.8, dpi)
     loss, miou, rate = figure.subplots(1, 3)
     blue, orange, green = COLOURS
     loss_names = _plot(
@@ -106,7 +107,7 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
     fractions = row_normalised(matrix)
     count = len(fractions)
     side = min(2.4 + 0.26 * count, 16)
-    figure = _figure(side, side, 160)
+    figure = blank(side, side)
     axes = figure.subplots()
     axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     names = [plain(name, 18) for name in class_names]

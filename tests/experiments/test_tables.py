@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import chex
 import numpy as np
+from PIL import Image
 
-from experiments import accuracy_tables, archived, paper, tables
+from experiments import accuracy_figures, accuracy_tables, archived, paper, tables
 
 
 def text():
@@ -103,13 +105,16 @@ def _keep(folder, experiment, seed, right):
     """A kept run of four images of two classes; `right` of each one's four pixels are."""
     folder.mkdir(parents=True)
     run = _run(experiment, seed, right / 4, right / 4, 0.0)
+    run.result["val"]["iou"] = {"sky": 1.0, "ground": right / 4}
     (folder / "result.json").write_text(json.dumps(run.result))
     (folder / "config.json").write_text('{"data": {"image_size": [96, 64]}}')
-    epochs = [{"val": dict.fromkeys(run.best_of_epochs, v)} for v in (0.1, 0.3, 0.2)]
+    scores = {1: 0.1, 2: 0.3, 3: 0.2}
+    names = [*run.best_of_epochs, "miou"]
+    epochs = [{"epoch": e, "val": dict.fromkeys(names, v)} for e, v in scores.items()]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in epochs))
     counts = np.zeros((4, 3, 2), np.int64)  # [image, label (void last), prediction]
     counts[:, 0, 0], counts[:, 1, 1], counts[:, 1, 0] = 4, right, 4 - right
-    (folder / "eval-val.json").write_text("{}")
+    (folder / "eval-val.json").write_text(json.dumps({"confusion": counts[:, :2].sum(0).tolist()}))
     np.savez(folder / "eval-val.npz", counts=counts, ids=np.array(list("wxyz")))
 
 
@@ -139,6 +144,22 @@ def test_the_recipes_table_by_hand(tmp_path):
     assert lines[3] == "| simplified_unet (not run) |  |  |  |  |  |  |  |  |  |"
     assert lines[8] == "| background everywhere |  |  |  | 0.0400 |  |  |  |  |  |"
     assert lines[-1] == "- 2 runs in 2 min 2 s on cpu, 2 cores; jax 1, flax 2"
+
+
+def test_the_figures_show_the_kept_runs(tmp_path):
+    _keep(tmp_path / "voc2007/theirs", "weighted", 1, 1)
+    _keep(tmp_path / "voc2007/ours", "tuned_fcn", 1, 3)
+    runs = [run for found in archived.runs(tmp_path).values() for run in found]
+    [axes] = accuracy_figures.curves(runs).axes
+    lines = {str(line.get_label()): np.asarray(line.get_ydata()) for line in axes.lines}
+    chex.assert_trees_all_close(lines["tuned_fcn, seed 1"], np.array([0.1, 0.3, 0.2]))
+    chex.assert_trees_all_close(lines["background everywhere"], np.array([0.04, 0.04]))
+    accuracy_figures.draw(runs, tmp_path)
+    for name in ("curves", "confusion"):
+        with Image.open(tmp_path / f"{name}-voc2007.png") as image:
+            assert image.format == "PNG"
+    [axes] = accuracy_figures.confusion(runs[1]).axes
+    assert [text.get_text() for text in axes.texts] == ["100", "25", "75"]  # in % of a row
 
 
 def test_a_network_without_a_recipe_of_the_papers_has_no_difference():
