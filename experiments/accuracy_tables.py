@@ -1,7 +1,9 @@
 """The tables of accuracy on VOC-2007, see `experiments.tables`."""
 
 import itertools
+import operator
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from experiments import archived, paper, study, tuned
@@ -191,7 +193,9 @@ def _size(run: archived.Run) -> str:
 
 
 def _difference(ours: Sequence[archived.Run], theirs: Sequence[archived.Run]) -> tuple[str, str]:
-    """The difference of the mIoU and its interval, or nothing without the counts of both."""
+    """The difference of the mIoU, and its interval where the counts of both are kept."""
+    if not theirs:
+        return "", ""
     from fcn_jax.analysis import compare
 
     entries = [
@@ -199,7 +203,8 @@ def _difference(ours: Sequence[archived.Run], theirs: Sequence[archived.Run]) ->
         for name, runs in (("ours", ours), ("theirs", theirs))
     ]
     if not all(entry.folders for entry in entries):
-        return "", ""
+        means = (fmean(run.result["val"]["miou"] for run in runs) for runs in (ours, theirs))
+        return f"{operator.sub(*means):+.4f}", ""
     [pair] = compare.pairs(entries)
     low, high = (f"{pair[end]:+.4f}" for end in ("low", "high"))
     return f"{pair['difference']:+.4f}", f"{low} to {high}"

@@ -162,6 +162,15 @@ def test_the_figures_show_the_kept_runs(tmp_path):
     assert [text.get_text() for text in axes.texts] == ["100", "25", "75"]  # in % of a row
 
 
+def test_without_the_counts_a_difference_has_no_interval():
+    found = {"tuned_fcn": [_run("tuned_fcn", 0, 0.5, 0.8, 0)]}
+    found["weighted"] = [_run("weighted", seed, 0.1 * seed, 0.8, 0) for seed in (1, 2)]
+    assert "| fcn | 0.1500 ± 0.0707 | 1, 2 | 11, 12 | 0.5000 |" in (
+        table := accuracy_tables.tuned_table(found)
+    )
+    assert "| +0.3500 |  |" in table
+
+
 def test_a_network_without_a_recipe_of_the_papers_has_no_difference():
     found = {"best": [_run("best", 0, 0.5, 0.8, 0)]}
     table = accuracy_tables.tuned_table(found)
@@ -169,7 +178,14 @@ def test_a_network_without_a_recipe_of_the_papers_has_no_difference():
 
 
 def test_result_files_name_no_folder_of_a_machine():
-    for path in tables.RESULTS.glob("*.json"):
-        data = json.loads(path.read_text())
-        made = data.get("command", "") if isinstance(data, dict) else ""
-        assert not [word for word in made.split() if Path(word).is_absolute()], path
+    def texts(data):
+        """All the text in a JSON tree."""
+        if isinstance(data, dict | list):
+            for child in data.values() if isinstance(data, dict) else data:
+                yield from texts(child)
+        elif isinstance(data, str):
+            yield data
+
+    for path in tables.RESULTS.rglob("*.json"):
+        words = " ".join(texts(json.loads(path.read_text()))).split()
+        assert not [word for word in words if Path(word).is_absolute()], path
