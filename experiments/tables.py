@@ -80,14 +80,16 @@ def counted_models() -> list[dict[str, Any]]:
 
 def models_table() -> str:
     """The models.json that `--models` wrote."""
-    measured = accuracy_tables.measured_miou(archived.runs())
+    kept = archived.runs()
+    measured = accuracy_tables.measured_miou(kept)
     rows = [("network", "parameters", "GFLOPs", "published weights", "mIoU on VOC-2007 val")]
     for row in _load("models"):
         size, flops = f"{row['parameters']:,}".replace(",", " "), f"{row['flops'] / 1e9:.1f}"
         rows.append((row["name"], size, flops, row["weights"], measured.get(row["name"], "")))
     note = (
         "Parameters for 21 classes; GFLOPs of the convolutions for one 224x224 image. mIoU: the "
-        "best run here, and its recipe."
+        "best run here, and its recipe; background everywhere has "
+        f"{kept['baseline'][0].result['trivial']['miou']:.3f}."
     )
     return f"{markdown(rows, left=(0, 3))}\n\n{note}"
 
