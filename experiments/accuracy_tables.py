@@ -210,6 +210,32 @@ def _difference(ours: Sequence[archived.Run], theirs: Sequence[archived.Run]) ->
     return f"{pair['difference']:+.4f}", f"{low} to {high}"
 
 
+VIEWS = {
+    "each image's own size": (False, [1.0]),
+    "and its mirror image": (True, [1.0]),
+    "and 0.75 and 1.25 of the size": (True, [0.75, 1.0, 1.25]),
+}
+"""Column -> the views that `experiments.evaluate --resolution native` averaged: flips and sizes."""
+
+
+def views_table(found: Runs) -> str:
+    """The mIoU of the kept runs at each image's own size, averaged over more and more views."""
+    rows: list[Sequence[str]] = [("", "as in training", *VIEWS)]
+    trivial = ""
+    for run in itertools.chain(*found.values()):
+        known = {}
+        for path in sorted(run.folder.glob("eval-val-native*.json")) if run.folder else ():
+            data = files.read_json(path)
+            method = data["method"]
+            known[method["flip"], *method["factors"]] = text.number(data["summary"]["miou"])
+            trivial = text.number(data["trivial"]["miou"])
+        if known:
+            name = f"{run.result['experiment']}, seed {run.result['seed']}"
+            cells = (known.get((flip, *sizes), "") for flip, sizes in VIEWS.values())
+            rows.append((name, text.number(run.result["val"]["miou"]), *cells))
+    return markdown([*rows, ("background everywhere", "", *[trivial] * len(VIEWS))])
+
+
 def best_table(found: Runs, native: Mapping[str, Any]) -> str:
     """The best recipe on VOC-2007 beside the paper's and beside background everywhere.
 

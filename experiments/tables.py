@@ -118,6 +118,7 @@ TABLES: dict[str, Callable[[], str]] = {
         archived.runs(), _load("best-voc2007-native")
     ),
     "tuned-voc2007": lambda: accuracy_tables.tuned_table(archived.runs()),
+    "views-voc2007": lambda: accuracy_tables.views_table(archived.runs()),
     "paper-short": lambda: accuracy_tables.short_paper_table(archived.runs()),
     "speed": speed_table,
     "memory": lambda: measured_table("memory-cpu", speed_tables.memory_table),

@@ -146,6 +146,24 @@ def test_the_recipes_table_by_hand(tmp_path):
     assert lines[-1] == "- 2 runs in 2 min 2 s on cpu, 2 cores; jax 1, flax 2"
 
 
+def test_the_table_of_views_by_hand(tmp_path):
+    folder = tmp_path / "voc2007/ours"
+    _keep(folder, "tuned_fcn", 1, 3)
+    _keep(tmp_path / "voc2007/not-evaluated", "weighted", 1, 3)
+    for name, flip, factors, miou in (
+        ("", False, [1.0], 0.5),
+        ("-2", True, [0.75, 1.0, 1.25], 0.7),
+    ):
+        scores = {"summary": {"miou": miou}, "trivial": {"miou": 0.04}}
+        data = {**scores, "method": {"flip": flip, "factors": factors}}
+        (folder / f"eval-val-native{name}.json").write_text(json.dumps(data))
+    lines = accuracy_tables.views_table(archived.runs(tmp_path)).splitlines()
+    assert lines[2:] == [
+        "| tuned_fcn, seed 1 | 0.7500 | 0.5000 |  | 0.7000 |",
+        "| background everywhere |  | 0.0400 | 0.0400 | 0.0400 |",
+    ]
+
+
 def test_the_figures_show_the_kept_runs(tmp_path):
     _keep(tmp_path / "voc2007/theirs", "weighted", 1, 1)
     _keep(tmp_path / "voc2007/ours", "tuned_fcn", 1, 3)
