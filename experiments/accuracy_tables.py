@@ -184,11 +184,12 @@ def _recipe_cells(runs: Sequence[archived.Run]) -> tuple[str, str, str]:
 
 
 def _size(run: archived.Run) -> str:
-    """What a run of a recipe of ours was trained and validated at."""
+    """What a run was trained and validated at; its recipe's, where its settings are not kept."""
     if run.folder:
         size = files.read_json(run.folder / run_dir.CONFIG)["data"]["image_size"]
     else:
-        size = tuned.best().data.image_size
+        experiment = run.result["experiment"].removeprefix("released_")
+        size = {**paper.EXPERIMENTS, **tuned.EXPERIMENTS}[experiment]().data.image_size
     return "x".join(map(str, size))
 
 
@@ -256,9 +257,10 @@ def best_table(found: Runs, native: Mapping[str, Any]) -> str:
 
 
 def measured_miou(found: Runs) -> dict[str, str]:
-    """Network -> the best mIoU on VOC-2007's val split among the kept runs, and its recipe."""
-    results = [run.result for runs in found.values() for run in runs]
+    """Network -> the best mIoU on VOC-2007's val split among the kept runs, and how it was made."""
     best = {}
-    for result in sorted(results, key=lambda result: result["val"]["miou"]):
-        best[result["arch"]] = f"{result['val']['miou']:.3f} (`{result['experiment']}`)"
+    for run in sorted(itertools.chain(*found.values()), key=lambda run: run.result["val"]["miou"]):
+        result = run.result
+        made = f"`{result['experiment']}`, {_size(run)}, {result['epochs_run']} epochs"
+        best[result["arch"]] = f"{result['val']['miou']:.3f} ({made})"
     return best

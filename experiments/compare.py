@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from experiments import evaluate
 from experiments.cli import arguments, command, flags, stopping
 
@@ -36,16 +39,26 @@ def main(argv: list[str] | None = None) -> int:
     flags.load_plugins(args)
 
     from fcn_jax.analysis import compare
-    from fcn_jax.inference import predict
     from fcn_jax.report import tables
 
-    dataset = evaluate.open_dataset(predict.load_checkpoint(args.workdirs[0]), args)
+    dataset = evaluate.open_dataset(_meta(args.workdirs[0]), args)
     entries = compare.group(args.workdirs)
     again = stopping.command("compare", argv)
     runs = compare.write(entries, dataset, args.out, "Comparison", again)
     print(tables.comparison_table(runs))
     print(f"\nall scores: {args.out}/table.md\npage: {args.out}/report.html")
     return 0
+
+
+def _meta(folder: Path) -> dict[str, Any]:
+    """What a run's checkpoint says of it; its settings alone, if only its results were kept."""
+    from fcn_jax.inference import predict
+    from fcn_jax.runtime import files
+    from fcn_jax.training import run_dir
+
+    if (folder / run_dir.RESULT).exists() and not (folder / run_dir.CHECKPOINTS).exists():
+        return {"config": files.read_json(folder / run_dir.CONFIG)}
+    return predict.load_checkpoint(folder).meta
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments.cli import arguments, command, flags, stopping
 from fcn_jax.types import InputError
@@ -90,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     from fcn_jax.training import evaluate
 
     restored = predict.load_checkpoint(args.workdir)
-    dataset = open_dataset(restored, args)
+    dataset = open_dataset(restored.meta, args)
     result = evaluate_split(restored, dataset, args, predict.TTA(*views))
     path = evaluate.save(result, args.workdir)
     data = files.read_json(path)
@@ -147,12 +148,12 @@ def parse_tta(text: str | None) -> tuple[bool, tuple[float, ...]]:
     return flip, tuple(sorted(factors))
 
 
-def open_dataset(restored: predict.Checkpoint, args: argparse.Namespace) -> prepare.Dataset:
-    """The data set a checkpoint was trained on, found where it was found then."""
+def open_dataset(meta: Mapping[str, Any], args: argparse.Namespace) -> prepare.Dataset:
+    """The data set of a checkpoint's `meta`, found where it was found in training."""
     from fcn_jax.data import prepare
 
-    origin = {k: Path(v) for k, v in restored.meta.get("origin", {}).items()}
-    name = args.dataset or restored.meta["config"]["data"]["dataset"]
+    origin = {k: Path(v) for k, v in meta.get("origin", {}).items()}
+    name = args.dataset or meta["config"]["data"]["dataset"]
     if os.path.isabs(name) and not os.path.exists(name):
         raise InputError(f"{name}: no such folder: name the data set's with --dataset DIR")
     archives = args.archives or (origin.get("archives") if name == "voc2007" else None)

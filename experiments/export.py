@@ -125,7 +125,7 @@ def photos(
         for path, _ in image_files.find_images(args.images):
             yield path.name, images.read_image(path)
         return
-    examples = evaluate.open_dataset(restored, args).splits["val"]
+    examples = evaluate.open_dataset(restored.meta, args).splits["val"]
     for i in range(min(8, len(examples))):
         yield examples[i].id, examples[i].image
 

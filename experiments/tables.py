@@ -88,7 +88,7 @@ def models_table() -> str:
         rows.append((row["name"], size, flops, row["weights"], measured.get(row["name"], "")))
     note = (
         "Parameters for 21 classes; GFLOPs of the convolutions for one 224x224 image. mIoU: the "
-        "best run here, and its recipe; background everywhere has "
+        "best run here, with recipe, size and length; background everywhere has "
         f"{kept['baseline'][0].result['trivial']['miou']:.3f}."
     )
     return f"{markdown(rows, left=(0, 3))}\n\n{note}"

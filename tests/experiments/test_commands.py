@@ -8,8 +8,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -135,6 +133,19 @@ def test_compare_groups_seeds_and_writes_its_page(trained, tmp_path, capsys):
     assert row["n"] == 2
     assert (tmp_path / "page/report.html").exists()
     assert "all-background" in capsys.readouterr().out
+
+
+def test_compare_takes_runs_of_which_only_the_results_are_kept(trained, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for kept in ("config.json", "metrics.jsonl", "result.json", "eval-val.json"):
+            shutil.copy(trained / kept, tmp_path / name)
+        shutil.copy(trained / "eval-val.npz", tmp_path / name)
+    folders = tmp_path / "a", tmp_path / "b"
+    assert _enter(compare.main, *folders, "--out", tmp_path / "page") == 0
+    table = json.loads((tmp_path / "page/table.json").read_text())
+    [pair] = table["pairs"]
+    assert (pair["difference"], pair["low"], pair["high"]) == (0, 0, 0)
 
 
 BAD_FLAGS = [
@@ -289,12 +300,11 @@ def test_a_file_that_the_system_refuses_is_one_line(capsys):
 
 
 def test_a_data_set_that_has_moved_is_asked_for(tmp_path):
-    config = {"data": {"dataset": str(tmp_path / "moved")}}
-    restored: Any = SimpleNamespace(meta={"config": config})
+    meta = {"config": {"data": {"dataset": str(tmp_path / "moved")}}}
     args = evaluate.parser().parse_args(["run"])
     words = f"{tmp_path}/moved: no such folder: name the data set's with --dataset DIR"
     with pytest.raises(InputError, match=words):
-        evaluate.open_dataset(restored, args)
+        evaluate.open_dataset(meta, args)
 
 
 def test_no_archive_where_it_was_said_to_be(tmp_path, capsys):

@@ -164,6 +164,18 @@ def test_the_table_of_views_by_hand(tmp_path):
     ]
 
 
+def test_a_networks_best_run_is_shown_with_its_size_and_length(tmp_path):
+    _keep(tmp_path / "voc2007/shorter", "tuned_fcn", 1, 3)
+    _keep(tmp_path / "voc2007/longer", "tuned_fcn", 2, 1)
+    (tmp_path / "best-voc2007.json").write_text(
+        json.dumps({**_run("base_x", 0, 0.5, 0.5, 0).result, "arch": "deeplabv3_resnet50"})
+    )
+    assert accuracy_tables.measured_miou(archived.runs(tmp_path)) == {
+        "fcn": "0.750 (`tuned_fcn`, 96x64, 11 epochs)",
+        "deeplabv3_resnet50": "0.500 (`best`, 320x320, 10 epochs)",
+    }
+
+
 def test_the_figures_show_the_kept_runs(tmp_path):
     _keep(tmp_path / "voc2007/theirs", "weighted", 1, 1)
     _keep(tmp_path / "voc2007/ours", "tuned_fcn", 1, 3)
