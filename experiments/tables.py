@@ -140,7 +140,7 @@ def parser() -> arguments.Parser:
         "--models", action="store_true", help="first count parameters and FLOPs of every network"
     )
     parser.add_argument(
-        "--figures", action="store_true", help="first draw the figures of the kept runs again"
+        "--figures", action="store_true", help="first draw the figures of the kept tuned runs"
     )
     return parser
 
@@ -153,7 +153,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.figures:
         from experiments import accuracy_figures
 
-        kept = [run for runs in archived.runs().values() for run in runs if run.folder]
+        ours = [runs for name, runs in archived.runs().items() if name.startswith("tuned_")]
+        kept = [run for runs in ours for run in runs if run.folder]
         accuracy_figures.draw(kept, ROOT / "experiments/docs")
     stale = 0
     for path in PAGES:
