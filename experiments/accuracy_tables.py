@@ -1,7 +1,6 @@
 """The tables of accuracy on VOC-2007, see `experiments.tables`."""
 
 import itertools
-import operator
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -62,11 +61,6 @@ HEADER = (
 )
 
 
-def text_experiments() -> dict[str, paper.PaperNumbers]:
-    """What the paper's text describes: experiment -> the paper's numbers."""
-    return paper.PAPER
-
-
 def released_experiments() -> dict[str, paper.PaperNumbers]:
     """What the released scripts did: experiment -> the paper's numbers."""
     from experiments import released
@@ -104,29 +98,27 @@ def _paper_row(
     if not runs:
         return (f"{name} (not run)", printed[0], *[""] * 4, printed[1], *[""] * 4)
     results = [run.result for run in runs]
+    scores = [result["val"] for result in results]
+    best = [run.best_of_epochs for run in runs]
     mark = " (collapsed)" if any(result["collapsed"] for result in results) else ""
     return (
         name + mark,
         printed[0],
-        mean_text(results, "paper_iou_batch16"),
-        _best_text(runs, "paper_iou_batch16"),
-        mean_text(results, "paper_iou"),
-        mean_text(results, "miou"),
+        mean_text(scores, "paper_iou_batch16"),
+        mean_text(best, "paper_iou_batch16"),
+        mean_text(scores, "paper_iou"),
+        mean_text(scores, "miou"),
         printed[1],
-        mean_text(results, "paper_pixel_accuracy"),
-        _best_text(runs, "paper_pixel_accuracy"),
+        mean_text(scores, "paper_pixel_accuracy"),
+        mean_text(best, "paper_pixel_accuracy"),
         _each(results, "seed"),
         _each(results, "epochs_run"),
     )
 
 
-def mean_text(results: Sequence[Mapping[str, Any]], score: str) -> str:
-    """Mean and standard deviation of a score of validation over some runs."""
-    return tables.mean_std_text(tables.mean_and_std([r["val"].get(score) for r in results]))
-
-
-def _best_text(runs: Sequence[archived.Run], score: str) -> str:
-    return tables.mean_std_text(tables.mean_and_std([r.best_of_epochs[score] for r in runs]))
+def mean_text(scores: Iterable[Mapping[str, Any]], name: str) -> str:
+    """Mean and standard deviation of one of these scores over some runs."""
+    return tables.mean_std_text(tables.mean_and_std([score.get(name) for score in scores]))
 
 
 def _each(results: Sequence[Mapping[str, Any]], name: str) -> str:
@@ -137,13 +129,13 @@ def short_paper_table(found: Runs) -> str:
     """The paper's experiments in a few columns, for the README."""
     accuracies = "paper's accuracy", "our accuracy"
     rows: list[Sequence[str]] = [("experiment", "paper's IoU", "our IoU", "our mIoU", *accuracies)]
-    scores = ("paper_iou_batch16", "miou", "paper_pixel_accuracy")
+    shown = ("paper_iou_batch16", "miou", "paper_pixel_accuracy")
     for name, (iou, accuracy) in paper.PAPER.items():
-        results = [run.result for run in found.get(name, ())]
-        ours = [mean_text(results, score) if results else "not run" for score in scores]
+        scores = [run.result["val"] for run in found.get(name, ())]
+        ours = [mean_text(scores, score) if scores else "not run" for score in shown]
         rows.append((name, text.number(iou), *ours[:2], text.number(accuracy), ours[2]))
     floor = found["baseline"][0].result["trivial"]
-    iou, miou, accuracy = (text.number(floor[score]) for score in scores)
+    iou, miou, accuracy = (text.number(floor[score]) for score in shown)
     return markdown([*rows, ("background everywhere", "", iou, miou, "", accuracy)])
 
 
@@ -180,7 +172,8 @@ def _recipe_cells(runs: Sequence[archived.Run]) -> tuple[str, str, str]:
     results = [run.result for run in runs]
     if not results:
         return "", "", ""
-    return mean_text(results, "miou"), _each(results, "seed"), _each(results, "epochs_run")
+    scores = [result["val"] for result in results]
+    return mean_text(scores, "miou"), _each(results, "seed"), _each(results, "epochs_run")
 
 
 def _size(run: archived.Run) -> str:
@@ -204,19 +197,19 @@ def _difference(ours: Sequence[archived.Run], theirs: Sequence[archived.Run]) ->
         for name, runs in (("ours", ours), ("theirs", theirs))
     ]
     if not all(entry.folders for entry in entries):
-        means = (fmean(run.result["val"]["miou"] for run in runs) for runs in (ours, theirs))
-        return f"{operator.sub(*means):+.4f}", ""
+        mean, other = (fmean(run.result["val"]["miou"] for run in runs) for runs in (ours, theirs))
+        return f"{mean - other:+.4f}", ""
     [pair] = compare.pairs(entries)
     low, high = (f"{pair[end]:+.4f}" for end in ("low", "high"))
     return f"{pair['difference']:+.4f}", f"{low} to {high}"
 
 
 VIEWS = {
-    "each image's own size": (False, [1.0]),
-    "and its mirror image": (True, [1.0]),
-    "and 0.75 and 1.25 of the size": (True, [0.75, 1.0, 1.25]),
+    "each image's own size": (False, 1.0),
+    "and its mirror image": (True, 1.0),
+    "and 0.75 and 1.25 of the size": (True, 0.75, 1.0, 1.25),
 }
-"""Column -> the views that `experiments.evaluate --resolution native` averaged: flips and sizes."""
+"""Column -> what `experiments.evaluate --resolution native` averaged: whether flips too, sizes."""
 
 
 def views_table(found: Runs) -> str:
@@ -232,7 +225,7 @@ def views_table(found: Runs) -> str:
             trivial = text.number(data["trivial"]["miou"])
         if known:
             name = f"{run.result['experiment']}, seed {run.result['seed']}"
-            cells = (known.get((flip, *sizes), "") for flip, sizes in VIEWS.values())
+            cells = (known.get(views, "") for views in VIEWS.values())
             rows.append((name, text.number(run.result["val"]["miou"]), *cells))
     return markdown([*rows, ("background everywhere", "", *[trivial] * len(VIEWS))])
 

@@ -37,7 +37,8 @@ def runs(results: Path = RESULTS) -> dict[str, list[Run]]:
     if (results / BEST).exists():
         result = json.loads((results / BEST).read_text())
         found.append(Run({**result, "experiment": "best"}, {}, None))
-    found += [_of_folder(p.parent) for p in (results / "voc2007").glob(f"*/{run_dir.RESULT}")]
+    kept = sorted((results / "voc2007").glob(f"*/{run_dir.RESULT}"))  # on every system alike
+    found += [_of_folder(path.parent) for path in kept]
     grouped: dict[str, list[Run]] = {}
     for run in sorted(found, key=lambda run: run.result["seed"]):
         grouped.setdefault(run.result["experiment"], []).append(run)

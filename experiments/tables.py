@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import accuracy_tables, archived
+from experiments import accuracy_tables, archived, paper
 from experiments.benchmarks import layers, start
 from experiments.benchmarks import tables as speed_tables
 from experiments.cli import arguments, command
@@ -107,9 +107,7 @@ def measured_table(name: str, table: Callable[[Any], str]) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "shapes": lambda: result_table("shapes"),
     "models": models_table,
-    "paper-voc2007": lambda: accuracy_tables.paper_table(
-        accuracy_tables.text_experiments(), archived.runs()
-    ),
+    "paper-voc2007": lambda: accuracy_tables.paper_table(paper.PAPER, archived.runs()),
     "released-voc2007": lambda: accuracy_tables.paper_table(
         accuracy_tables.released_experiments(), archived.runs()
     ),

@@ -131,6 +131,13 @@ def test_kept_runs_are_found_by_experiment_and_seed(tmp_path):
     assert found["weighted"][0].folder == tmp_path / "voc2007/first"
 
 
+def test_kept_runs_have_the_same_order_on_every_system(tmp_path):
+    names = [f"run{i}" for i in range(8)]
+    for name in names[::-1]:
+        _keep(tmp_path / "voc2007" / name, name, 1, 3)
+    assert list(archived.runs(tmp_path)) == names
+
+
 def test_the_recipes_table_by_hand(tmp_path):
     _keep(tmp_path / "voc2007/theirs", "weighted", 1, 1)
     _keep(tmp_path / "voc2007/ours", "tuned_fcn", 1, 3)
@@ -179,7 +186,8 @@ def test_a_networks_best_run_is_shown_with_its_size_and_length(tmp_path):
 def test_the_figures_show_the_kept_runs(tmp_path):
     _keep(tmp_path / "voc2007/theirs", "weighted", 1, 1)
     _keep(tmp_path / "voc2007/ours", "tuned_fcn", 1, 3)
-    runs = [run for found in archived.runs(tmp_path).values() for run in found]
+    found = archived.runs(tmp_path)
+    runs = [*found["weighted"], *found["tuned_fcn"]]
     [axes] = accuracy_figures.curves(runs).axes
     lines = {str(line.get_label()): np.asarray(line.get_ydata()) for line in axes.lines}
     chex.assert_trees_all_close(lines["tuned_fcn, seed 1"], np.array([0.1, 0.3, 0.2]))
