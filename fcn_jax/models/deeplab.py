@@ -85,7 +85,8 @@ class DeepLabV3(DilatedFCN):
     single value a channel is then all bias).
 
     Attributes:
-        rates: the dilations of the three 3x3 branches.
+        rates: the dilations of the three 3x3 branches; at an output stride of 16 or 32 a half or a
+            quarter of them, so that they reach as far in the image (Chen et al., section 4.1).
         dropout: fraction of the ASPP's values that are dropped in training.
     """
 
@@ -94,10 +95,11 @@ class DeepLabV3(DilatedFCN):
 
     def make_head(self) -> nn.Module:
         """ASPP and what follows it."""
+        a, b, c = (max(1, rate * 8 // self.output_stride) for rate in self.rates)
         return DeepLabHead(
             self.num_classes,
             4 * self.width,
-            self.rates,
+            (a, b, c),
             self.dropout,
             self.kernel_init,
             self.dtype,

@@ -8,6 +8,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from fcn_jax import config as configs
@@ -41,8 +42,6 @@ class Network:
     """Whether a pretrained backbone is frozen unless the configuration says otherwise."""
     published: str | None = None
     """torchvision's name of published weights of the whole network, see `weights.torchvision`."""
-    output_stride: int = 1
-    """Height of the input over that of the coarsest features."""
     has_aux: bool = False
     """Whether `aux=True` gives it an auxiliary head and a method `with_aux`."""
 
@@ -54,38 +53,34 @@ class Network:
         return getattr(importlib.import_module(module), name)
 
 
-def _on_backbone(factory: str, backbone: str, output_stride: int, **facts: Any) -> Network:
+def _on_backbone(factory: str, backbone: str, **facts: Any) -> Network:
     return Network(
         f"fcn_jax.models.{factory}",
-        {"backbone": backbone},
+        {"backbone": backbone, **facts.pop("options", {})},
         backbone=backbone,
         can_freeze=True,
-        output_stride=output_stride,
         **facts,
     )
 
 
+def _dilated(factory: str, name: str) -> Network:
+    backbone, options = name.rpartition("_")[-1], {"output_stride": 8}
+    return _on_backbone(factory, backbone, options=options, published=name, has_aux=True)
+
+
 MODELS: dict[str, Network] = {
-    "fcn": Network("fcn_jax.models.fcn:FCN", output_stride=32),
-    "simplified_unet": Network("fcn_jax.models.simplified_unet:SimplifiedUNet", output_stride=16),
-    "unet": Network("fcn_jax.models.unet:UNet", output_stride=16),
-    "resnet50_fcn": _on_backbone("resnet_fcn:ResNetFCN", "resnet50", 32, freezes_pretrained=True),
-    "fcn_resnet50": _on_backbone(
-        "resnet_fcn:DilatedFCN", "resnet50", 8, published="fcn_resnet50", has_aux=True
-    ),
-    "fcn_resnet101": _on_backbone(
-        "resnet_fcn:DilatedFCN", "resnet101", 8, published="fcn_resnet101", has_aux=True
-    ),
-    "deeplabv3_resnet50": _on_backbone(
-        "deeplab:DeepLabV3", "resnet50", 8, published="deeplabv3_resnet50", has_aux=True
-    ),
-    "deeplabv3_resnet101": _on_backbone(
-        "deeplab:DeepLabV3", "resnet101", 8, published="deeplabv3_resnet101", has_aux=True
-    ),
+    "fcn": Network("fcn_jax.models.fcn:FCN"),
+    "simplified_unet": Network("fcn_jax.models.simplified_unet:SimplifiedUNet"),
+    "unet": Network("fcn_jax.models.unet:UNet"),
+    "resnet50_fcn": _on_backbone("resnet_fcn:ResNetFCN", "resnet50", freezes_pretrained=True),
+    **{name: _dilated("resnet_fcn:DilatedFCN", name) for name in ("fcn_resnet50", "fcn_resnet101")},
+    **{
+        name: _dilated("deeplab:DeepLabV3", name)
+        for name in ("deeplabv3_resnet50", "deeplabv3_resnet101")
+    },
     "deeplabv3_mobilenet_v3_large": _on_backbone(
         "deeplab:DeepLabV3",
         "mobilenet_v3_large",
-        16,
         published="deeplabv3_mobilenet_v3_large",
         has_aux=True,
     ),
@@ -93,11 +88,10 @@ MODELS: dict[str, Network] = {
         "fcn_jax.models.mobilenet:LRASPP",
         backbone="mobilenet_v3_large",
         can_freeze=True,
-        output_stride=16,
         published="lraspp_mobilenet_v3_large",
     ),
     **{
-        f"unet_{depth}": _on_backbone("unet_resnet:ResNetUNet", depth, 32)
+        f"unet_{depth}": _on_backbone("unet_resnet:ResNetUNet", depth)
         for depth in ("resnet18", "resnet34", "resnet50", "resnet101")
     },
 }
@@ -233,12 +227,9 @@ def resolve(config: configs.Config) -> configs.Config:
     """
     network, scale = get(config.model.arch), config.optim.backbone_scale
     if config.model.remat and not _takes_remat(network):
-        fitting = ", ".join(name for name, entry in MODELS.items() if _takes_remat(entry))
-        raise InputError(
-            f"{config.model.arch} cannot recompute its activations: use {fitting}",
-            field="model.remat",
-            value=True,
-        )
+        raise _refused(config, "model.remat", "cannot recompute its activations", _takes_remat)
+    if config.model.output_stride is not None and not _dilates(network):
+        raise _refused(config, "model.output_stride", "has an output stride of its own", _dilates)
     if network.backbone is None:
         used = {
             "optim.backbone_scale": (scale, None),
@@ -248,10 +239,7 @@ def resolve(config: configs.Config) -> configs.Config:
         }
         for name, (value, default) in used.items():
             if value != default:
-                fitting = ", ".join(n for n, entry in MODELS.items() if entry.backbone)
-                raise InputError(
-                    f"{config.model.arch} has no backbone: use {fitting}", field=name, value=value
-                )
+                raise _refused(config, name, "has no backbone", lambda entry: entry.backbone)
         return config
     if scale is None:
         frozen = network.freezes_pretrained and config.model.pretrained is not None
@@ -267,6 +255,18 @@ def resolve(config: configs.Config) -> configs.Config:
                 f"the backbone of {config.model.arch} cannot be frozen", field=name, value=value
             )
     return configs.replace(config, **{"optim.backbone_scale": scale})
+
+
+def _refused(
+    config: configs.Config, field: str, why: str, fits: Callable[[Network], Any]
+) -> InputError:
+    fitting = ", ".join(name for name, entry in MODELS.items() if fits(entry))
+    value = attrgetter(field)(config)
+    return InputError(f"{config.model.arch} {why}: use {fitting}", field=field, value=value)
+
+
+def _dilates(network: Network) -> bool:
+    return "output_stride" in network.options
 
 
 def _takes_remat(network: Network) -> bool:

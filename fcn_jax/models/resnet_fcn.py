@@ -123,6 +123,7 @@ class DilatedFCN(nn.Module):
     Attributes:
         num_classes: channels of the logits.
         backbone: see `backbones`; `resnet101` makes it torchvision's `fcn_resnet101`.
+        output_stride: of a ResNet's features: 8 as in torchvision, 16 or 32 for less work.
         aux: whether there is an auxiliary head; `with_aux` returns its logits too.
         dropout: fraction of the head's values that are dropped in training.
         width: channels of the backbone's first stage, 64; tests take less.
@@ -134,6 +135,7 @@ class DilatedFCN(nn.Module):
 
     num_classes: int = 21
     backbone: str = "resnet50"
+    output_stride: int = 8
     aux: bool = False
     dropout: float = 0.1
     width: int = 64
@@ -146,7 +148,7 @@ class DilatedFCN(nn.Module):
     def setup(self) -> None:
         frozen = ALL if self.freeze_backbone else self.freeze_stages
         self.trunk = backbones.create(
-            self.backbone, 8, width=self.width, dtype=self.dtype, frozen=frozen,
+            self.backbone, self.output_stride, width=self.width, dtype=self.dtype, frozen=frozen,
             freeze_bn=self.freeze_bn, name="backbone",
         )  # fmt: skip
         self.head = self.make_head()

@@ -281,6 +281,8 @@ def _model_spec(config: Config, num_classes: int) -> dict[str, Any]:
             spec["freeze_stages"] = stages
     if network.has_aux and config.loss.aux_weight:
         spec["aux"] = True
+    if config.model.output_stride is not None:
+        spec["output_stride"] = config.model.output_stride
     if config.model.remat:
         spec["remat"] = True
     return spec

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,6 +55,28 @@ def test_aspp_puts_the_mean_of_the_image_everywhere():
     pooled = state["intermediates"]["pooling_conv"]["__call__"][0]
     kernel = variables["params"]["pooling_conv"]["kernel"][0, 0]
     np.testing.assert_allclose(pooled[:, 0, 0], x.mean((1, 2)) @ kernel, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("stride", "features", "rates"),
+    [(8, (8, 12), (12, 24, 36)), (16, (4, 6), (6, 12, 18)), (32, (2, 3), (3, 6, 9))],
+)
+def test_the_output_stride_sets_the_features_size_and_the_rates(stride, features, rates):
+    options: Any = {"backbone": "tiny", "width": 2}
+    usual = create_model("deeplabv3_resnet50", 5, **options)
+    model: Any = create_model("deeplabv3_resnet50", 5, **options, output_stride=stride)
+    images = jnp.zeros((1, 64, 96, 3))
+    variables = abstract(model)
+    chex.assert_trees_all_equal_shapes(variables, abstract(usual))
+
+    def parts(model, images):
+        *_, last = model.trunk(images, False)
+        return last, model.head(last, False), model(images)
+
+    last, head, logits = jax.eval_shape(lambda v: nn.apply(parts, model)(v, images), variables)
+    assert last.shape[1:3] == head.shape[1:3] == features
+    assert logits.shape == (1, 64, 96, 5)
+    assert nn.apply(lambda model: model.head.rates, model)({}) == rates
 
 
 @pytest.mark.parametrize("name", ["fcn_resnet50", "deeplabv3_resnet50"])

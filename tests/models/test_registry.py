@@ -81,6 +81,11 @@ def test_names_that_are_taken_or_unusable_are_refused(name, registered):
         ({"optim.backbone_scale": 1.0}, "optim.backbone_scale=1.0: fcn has no backbone"),
         ({"optim.backbone_delay": 5}, "optim.backbone_delay=5: fcn has no backbone"),
         ({"model.remat": True}, "model.remat=True: fcn cannot recompute its activations: use unet"),
+        (
+            {"model.arch": "deeplabv3_mobilenet_v3_large", "model.output_stride": 8},
+            "model.output_stride=8: deeplabv3_mobilenet_v3_large has an output stride of its own: "
+            "use fcn_resnet50, fcn_resnet101, deeplabv3_resnet50, deeplabv3_resnet101",
+        ),
     ],
 )
 def test_settings_that_a_network_has_no_use_for_are_refused(changes, message):
