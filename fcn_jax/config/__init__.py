@@ -188,11 +188,19 @@ class ModelConfig(Checked, group="model"):
     freeze_stages: Annotated[int, Within(0, 5)] = 0
     """Freeze the first N of the backbone's 5 parts, the stem of a ResNet being the first; 0 freezes
     none."""
-    output_stride: Annotated[int | None, Within(8, 32)] = None
+    output_stride: int | None = None
     """Size of the input over that of a dilated ResNet's features: 8, 16 or 32. The larger, the
     faster and coarser. None: 8, as torchvision's."""
     remat: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
+
+    def __post_init__(self):
+        """Check every value."""
+        super().__post_init__()
+        if self.output_stride not in (None, 8, 16, 32):
+            raise InputError(
+                "choose 8, 16 or 32", field="model.output_stride", value=self.output_stride
+            )
 
 
 @dataclass(frozen=True)
