@@ -1,4 +1,4 @@
-"""The tables of accuracy on VOC-2007, see `experiments.tables`."""
+"""The tables of accuracy, see `experiments.tables`."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -237,16 +237,41 @@ def best_table(found: Runs, native: Mapping[str, Any]) -> str:
       found: the kept runs.
       native: what `experiments.evaluate --resolution native` wrote of the run of `best`.
     """
-    best = found["best"][0].result
+    best = found["best"][0]
     shown = {
-        f"`best`: {best['arch']}, validated at 320x320": best["val"],
+        f"`best`: {best.result['arch']}, validated at {_size(best)}": best.result["val"],
         "the same at each image's own size": native["summary"],
+        **{
+            f"`best_cpu`: validated at {_size(run)}": run.result["val"]
+            for run in found.get("best_cpu", ())[:1]
+        },
         "the paper's `resnet50` recipe, at 224x224": found["resnet50"][0].result["val"],
         "background everywhere, at each image's own size": native["trivial"],
     }
     rows = [("", *(tables.METRICS[score] for score in SCORES[:3]))]
     rows += [(name, *(text.number(row[s]) for s in SCORES[:3])) for name, row in shown.items()]
-    return f"{markdown(rows)}\n\n{how(best)}"
+    made = "\n\n".join(how(run.result) for run in (best, *found.get("best_cpu", ())[:1]))
+    return f"{markdown(rows)}\n\n{made}"
+
+
+def recipes_table(found: Runs) -> str:
+    """The runs on a data set that the paper does not have: a row an experiment, the worst first."""
+    if not found:
+        return "Not run yet."
+    columns = ("recipe", "network", "size", "epochs", "seeds")
+    rows: list[Sequence[str]] = [(*columns, *(tables.METRICS[score] for score in SCORES[:3]))]
+    every = [run for runs in found.values() for run in runs]
+    for runs in sorted(found.values(), key=lambda runs: runs[0].result["val"]["miou"]):
+        results = [run.result for run in runs]
+        scores = [mean_text([result["val"] for result in results], name) for name in SCORES[:3]]
+        facts = _each(results, "epochs_run"), _each(results, "seed")
+        first = results[0]
+        rows.append((first["experiment"], first["arch"], _size(runs[0]), *facts, *scores))
+    result = every[0].result
+    trivial = (text.number(result["trivial"][name]) for name in SCORES[:3])
+    rows.append((tables.trivial_name(result), "", "", "", "", *trivial))
+    made_by = f"{result['dataset']} (val):\n\n{made(every)}"
+    return f"{markdown(rows, left=(0, 1))}\n\n{made_by}"
 
 
 def measured_miou(found: Runs) -> dict[str, str]:

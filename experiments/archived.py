@@ -1,8 +1,8 @@
-"""The runs on VOC-2007 whose results are kept, in experiments/results/voc2007.
+"""The runs whose results are kept, in experiments/results/DATASET.
 
 A folder there is that of a finished run without checkpoints, pictures and page; as long as it has
-`eval-val.npz`, `experiments.compare` takes it. Of older runs only the tables are left that
-`experiments.reproduce` wrote.
+`eval-val.npz`, `experiments.compare` takes it. Of older runs on VOC-2007 only the tables are left
+that `experiments.reproduce` wrote.
 """
 
 import json
@@ -31,18 +31,23 @@ class Run(NamedTuple):
     """Where the counts of its images are; None: they are not kept."""
 
 
-def runs(results: Path = RESULTS) -> dict[str, list[Run]]:
-    """Experiment -> its runs by seed."""
-    found = [run for name in OLDER for run in _of_table(results / name)]
-    if (results / BEST).exists():
-        result = json.loads((results / BEST).read_text())
-        found.append(Run({**result, "experiment": "best"}, {}, None))
-    kept = sorted((results / "voc2007").glob(f"*/{run_dir.RESULT}"))  # on every system alike
+def runs(results: Path = RESULTS, dataset: str = "voc2007") -> dict[str, list[Run]]:
+    """Experiment -> its runs on a data set, by seed."""
+    found = _older(results) if dataset == "voc2007" else []
+    kept = sorted((results / dataset).glob(f"*/{run_dir.RESULT}"))  # on every system alike
     found += [_of_folder(path.parent) for path in kept]
     grouped: dict[str, list[Run]] = {}
     for run in sorted(found, key=lambda run: run.result["seed"]):
         grouped.setdefault(run.result["experiment"], []).append(run)
     return grouped
+
+
+def _older(results: Path) -> list[Run]:
+    found = [run for name in OLDER for run in _of_table(results / name)]
+    if (results / BEST).exists():
+        result = json.loads((results / BEST).read_text())
+        found.append(Run({**result, "experiment": "best"}, {}, None))
+    return found
 
 
 def _of_table(path: Path) -> list[Run]:

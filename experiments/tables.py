@@ -117,6 +117,7 @@ TABLES: dict[str, Callable[[], str]] = {
     ),
     "tuned-voc2007": lambda: accuracy_tables.tuned_table(archived.runs()),
     "views-voc2007": lambda: accuracy_tables.views_table(archived.runs()),
+    "camvid": lambda: accuracy_tables.recipes_table(archived.runs(dataset="camvid")),
     "paper-short": lambda: accuracy_tables.short_paper_table(archived.runs()),
     "speed": speed_table,
     "memory": lambda: measured_table("memory-cpu", speed_tables.memory_table),
@@ -138,7 +139,9 @@ def parser() -> arguments.Parser:
         "--models", action="store_true", help="first count parameters and FLOPs of every network"
     )
     parser.add_argument(
-        "--figures", action="store_true", help="first draw the figures of the kept tuned runs"
+        "--figures",
+        action="store_true",
+        help="first draw the figures of the kept runs of our recipes",
     )
     return parser
 
@@ -151,7 +154,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.figures:
         from experiments import accuracy_figures
 
-        ours = [runs for name, runs in archived.runs().items() if name.startswith("tuned_")]
+        recipes = ("tuned_", "best")
+        ours = [runs for name, runs in archived.runs().items() if name.startswith(recipes)]
         kept = [run for runs in ours for run in runs if run.folder]
         accuracy_figures.draw(kept, ROOT / "experiments/docs")
     stale = 0

@@ -104,7 +104,7 @@ def best() -> Config:
 
 
 def best_cpu() -> Config:
-    """`best` made about eight times cheaper, for a machine without an accelerator.
+    """`best` at a tenth of the arithmetic, for a machine without an accelerator.
 
     An output stride of 16 and fewer pixels; half the batch, because the epochs are half as many.
 

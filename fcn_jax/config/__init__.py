@@ -188,7 +188,7 @@ class ModelConfig(Checked, group="model"):
     freeze_stages: Annotated[int, Within(0, 5)] = 0
     """Freeze the first N of the backbone's 5 parts, the stem of a ResNet being the first; 0 freezes
     none."""
-    output_stride: int | None = None
+    output_stride: Annotated[int | None, Within(8, 32)] = None
     """Size of the input over that of a dilated ResNet's features: 8, 16 or 32. The larger, the
     faster and coarser. None: 8, as torchvision's."""
     remat: bool = False

@@ -52,6 +52,7 @@ def _run(experiment, seed, miou, accuracy, best, device="cpu", collapsed=False):
             "paper_iou": miou / 4,
             "paper_iou_batch16": miou / 2,
             "pixel_accuracy": accuracy,
+            "mean_class_accuracy": accuracy / 2,
             "paper_pixel_accuracy": accuracy,
         }
 
@@ -61,6 +62,7 @@ def _run(experiment, seed, miou, accuracy, best, device="cpu", collapsed=False):
         "dataset": "towns",
         "seed": seed,
         "epochs_run": 10 + seed,
+        "images_per_second": 5.0,
         "seconds": 60.0 + seed,
         "val": scores(miou, accuracy),
         "trivial": scores(0.04, 0.7),
@@ -169,6 +171,33 @@ def test_the_table_of_views_by_hand(tmp_path):
         "| tuned_fcn, seed 1 | 0.7500 | 0.5000 |  | 0.7000 |",
         "| background everywhere |  | 0.0400 | 0.0400 | 0.0400 |",
     ]
+
+
+def test_the_table_of_another_data_set_by_hand(tmp_path):
+    _keep(tmp_path / "camvid/better", "tuned_fcn", 1, 3)
+    _keep(tmp_path / "camvid/again", "tuned_fcn", 2, 1)
+    _keep(tmp_path / "camvid/worse", "weighted", 1, 1)
+    _keep(tmp_path / "voc2007/other", "weighted", 5, 1)
+    lines = accuracy_tables.recipes_table(archived.runs(tmp_path, "camvid")).splitlines()
+    std = "0.5000 ± 0.3536"  # of 0.75 and 0.25
+    assert lines[2:5] == [
+        "| weighted | fcn | 96x64 | 11 | 1 | 0.2500 | 0.2500 | 0.1250 |",
+        f"| tuned_fcn | fcn | 96x64 | 11, 12 | 1, 2 | {std} | {std} | 0.2500 ± 0.1768 |",
+        "| all-background |  |  |  |  | 0.0400 | 0.7000 | 0.3500 |",
+    ]
+    assert lines[-1] == "- 3 runs in 3 min 4 s on cpu, 2 cores; jax 1, flax 2"
+    assert accuracy_tables.recipes_table({}) == "Not run yet."
+
+
+def test_the_best_recipe_stands_beside_the_one_for_two_cores(tmp_path):
+    _keep(tmp_path / "voc2007/laptop", "best_cpu", 1, 3)
+    best, theirs = _run("best", 0, 0.5, 0.9, 0), _run("resnet50", 0, 0.25, 0.8, 0)
+    found = {**archived.runs(tmp_path), "best": [best], "resnet50": [theirs]}
+    native = {"summary": best.result["val"], "trivial": best.result["trivial"]}
+    lines = accuracy_tables.best_table(found, native).splitlines()
+    assert "| `best_cpu`: validated at 96x64 | 0.7500 | 0.7500 | 0.3750 |" in lines
+    without = accuracy_tables.best_table({**found, "best_cpu": []}, native)
+    assert "best_cpu" not in without
 
 
 def test_a_networks_best_run_is_shown_with_its_size_and_length(tmp_path):
