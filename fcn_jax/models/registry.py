@@ -7,7 +7,7 @@ command line can list the networks at once. Nothing else in the code base compar
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,10 @@ class Network:
     It is called with keywords: num_classes, and those of dtype, kernel_init that it takes.
     """
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Keywords that make it this network; a caller may override them."""
+    """Keywords that make it this network; a caller may override them.
+
+    Where `output_stride` is among them, `model.output_stride` may set it.
+    """
     backbone: str | None = None
     """A name of `models.backbones` whose weights can be loaded; None: there is no backbone."""
     backbone_path: str = "backbone"
@@ -56,7 +59,7 @@ class Network:
 def _on_backbone(factory: str, backbone: str, **facts: Any) -> Network:
     return Network(
         f"fcn_jax.models.{factory}",
-        {"backbone": backbone, **facts.pop("options", {})},
+        {"backbone": backbone},
         backbone=backbone,
         can_freeze=True,
         **facts,
@@ -64,8 +67,8 @@ def _on_backbone(factory: str, backbone: str, **facts: Any) -> Network:
 
 
 def _dilated(factory: str, name: str) -> Network:
-    backbone, options = name.rpartition("_")[-1], {"output_stride": 8}
-    return _on_backbone(factory, backbone, options=options, published=name, has_aux=True)
+    network = _on_backbone(factory, name.rpartition("_")[-1], published=name, has_aux=True)
+    return replace(network, options={**network.options, "output_stride": 8})
 
 
 MODELS: dict[str, Network] = {
@@ -73,11 +76,10 @@ MODELS: dict[str, Network] = {
     "simplified_unet": Network("fcn_jax.models.simplified_unet:SimplifiedUNet"),
     "unet": Network("fcn_jax.models.unet:UNet"),
     "resnet50_fcn": _on_backbone("resnet_fcn:ResNetFCN", "resnet50", freezes_pretrained=True),
-    **{name: _dilated("resnet_fcn:DilatedFCN", name) for name in ("fcn_resnet50", "fcn_resnet101")},
-    **{
-        name: _dilated("deeplab:DeepLabV3", name)
-        for name in ("deeplabv3_resnet50", "deeplabv3_resnet101")
-    },
+    "fcn_resnet50": _dilated("resnet_fcn:DilatedFCN", "fcn_resnet50"),
+    "fcn_resnet101": _dilated("resnet_fcn:DilatedFCN", "fcn_resnet101"),
+    "deeplabv3_resnet50": _dilated("deeplab:DeepLabV3", "deeplabv3_resnet50"),
+    "deeplabv3_resnet101": _dilated("deeplab:DeepLabV3", "deeplabv3_resnet101"),
     "deeplabv3_mobilenet_v3_large": _on_backbone(
         "deeplab:DeepLabV3",
         "mobilenet_v3_large",
@@ -258,11 +260,12 @@ def resolve(config: configs.Config) -> configs.Config:
 
 
 def _refused(
-    config: configs.Config, field: str, why: str, fits: Callable[[Network], Any]
+    config: configs.Config, setting: str, why: str, fits: Callable[[Network], Any]
 ) -> InputError:
+    """The error for a setting such as `model.remat`, naming the networks that it fits."""
     fitting = ", ".join(name for name, entry in MODELS.items() if fits(entry))
-    value = attrgetter(field)(config)
-    return InputError(f"{config.model.arch} {why}: use {fitting}", field=field, value=value)
+    value = attrgetter(setting)(config)
+    return InputError(f"{config.model.arch} {why}: use {fitting}", field=setting, value=value)
 
 
 def _dilates(network: Network) -> bool:
