@@ -23,8 +23,8 @@ def how(result: Mapping[str, Any]) -> str:
     return (
         f"{result['arch']} on {result['dataset']} ({tables.evaluated_on(result, 'val')}), "
         f"seed {result['seed']}, "
-        f"{result['epochs_run']} epochs in {result['seconds']:.0f} s "
-        f"({result['images_per_second']:.0f} training images/s) on {machine(result)}."
+        f"{result['epochs_run']} epochs in {text.duration(result['seconds'])} "
+        f"({result['images_per_second']:.3g} training images/s) on {machine(result)}."
     )
 
 
@@ -176,6 +176,10 @@ def _recipe_cells(runs: Sequence[archived.Run]) -> tuple[str, str, str]:
     return mean_text(scores, "miou"), _each(results, "seed"), _each(results, "epochs_run")
 
 
+def _name(run: archived.Run) -> str:
+    return run.result["experiment"]
+
+
 def _size(run: archived.Run) -> str:
     """What a run was trained and validated at; its recipe's, where its settings are not kept."""
     if run.folder:
@@ -237,20 +241,16 @@ def best_table(found: Runs, native: Mapping[str, Any]) -> str:
       found: the kept runs.
       native: what `experiments.evaluate --resolution native` wrote of the run of `best`.
     """
-    best = found["best"][0]
+    ours = [run for name in ("best", "best_cpu") for run in found.get(name, ())[:1]]
     shown = {
-        f"`best`: {best.result['arch']}, validated at {_size(best)}": best.result["val"],
-        "the same at each image's own size": native["summary"],
-        **{
-            f"`best_cpu`: validated at {_size(run)}": run.result["val"]
-            for run in found.get("best_cpu", ())[:1]
-        },
+        **{f"`{_name(run)}`, validated at {_size(run)}": run.result["val"] for run in ours},
+        "`best` at each image's own size": native["summary"],
         "the paper's `resnet50` recipe, at 224x224": found["resnet50"][0].result["val"],
         "background everywhere, at each image's own size": native["trivial"],
     }
     rows = [("", *(tables.METRICS[score] for score in SCORES[:3]))]
     rows += [(name, *(text.number(row[s]) for s in SCORES[:3])) for name, row in shown.items()]
-    made = "\n\n".join(how(run.result) for run in (best, *found.get("best_cpu", ())[:1]))
+    made = "\n".join(f"- `{_name(run)}`: {how(run.result)}" for run in ours)
     return f"{markdown(rows)}\n\n{made}"
 
 

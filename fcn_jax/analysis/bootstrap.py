@@ -40,14 +40,24 @@ def _check(a: np.ndarray, b: np.ndarray, samples: int) -> None:
             f"counts of shapes {a.shape} and {b.shape}: give two of one shape [N, K+1, K], N > 0, "
             "from evaluations of the same split"
         )
-    differ = np.flatnonzero((a.sum(axis=2) != b.sum(axis=2)).any(axis=1))
+    differ = np.flatnonzero(_other_truth(a.sum(axis=2), b.sum(axis=2)))
     if differ.size:
         raise InputError(
             f"the true masks behind the two counts differ, first in row {differ[0]}: evaluate both "
-            "networks on the same split at the same size"
+            "networks on the same split"
         )
     if samples < 1:
         raise InputError(f"samples is {samples}: resample at least once, 10000 is usual")
+
+
+def _other_truth(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Pixels of each class [N, K+1], twice -> bool [N]: whether they are of different masks."""
+    pixels_a, pixels_b = a.sum(axis=1, keepdims=True), b.sum(axis=1, keepdims=True)
+    if np.array_equal(pixels_a, pixels_b):
+        return (a != b).any(axis=1)
+    # Resized to different sizes, a mask has nearly the same fractions of the classes.
+    fractions = a / np.maximum(pixels_a, 1), b / np.maximum(pixels_b, 1)
+    return (np.abs(fractions[0] - fractions[1]) > 0.1).any(axis=1)
 
 
 def paired_bootstrap(
@@ -59,6 +69,7 @@ def paired_bootstrap(
     is not counted) and prediction, rows in the same order. Each sample draws N images with
     replacement, the SAME ones for both networks, sums their counts and takes both mIoUs. So what is
     hard about an image cancels out (Efron and Tibshirani, An Introduction to the Bootstrap, 1993).
+    The two may have been evaluated at different sizes; each mIoU is then that at its own size.
 
     p = min(1, 2 * (1 + min(#{d <= 0}, #{d >= 0})) / (1 + samples)). It speaks of the choice of the
     images only, not of the training seed. Raises InputError if the counts do not belong together.

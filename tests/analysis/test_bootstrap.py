@@ -93,6 +93,16 @@ def test_counts_of_other_pictures_are_refused_and_named():
         paired_bootstrap(counts(RIGHT, RIGHT), other)
 
 
+def test_networks_evaluated_at_different_sizes_can_be_compared():
+    a, b = counts(RIGHT, BLIND, RIGHT), counts(BLIND, RIGHT, BLIND)
+    assert paired_bootstrap(4 * a, b, 100) == paired_bootstrap(a, b, 100)
+    resized = 4 * b + counts([[1, 0], [0, 0], [0, 0]])  # at the edges a pixel more or less
+    paired_bootstrap(a, resized, 10)
+    other = counts(*resized[:2], [[12, 0], [4, 0], [0, 0]])
+    with pytest.raises(InputError, match="row 2"):
+        paired_bootstrap(a, other, 10)
+
+
 @pytest.mark.parametrize(
     ("a", "b", "samples", "message"),
     [

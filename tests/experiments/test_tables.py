@@ -195,7 +195,7 @@ def test_the_best_recipe_stands_beside_the_one_for_two_cores(tmp_path):
     found = {**archived.runs(tmp_path), "best": [best], "resnet50": [theirs]}
     native = {"summary": best.result["val"], "trivial": best.result["trivial"]}
     lines = accuracy_tables.best_table(found, native).splitlines()
-    assert "| `best_cpu`: validated at 96x64 | 0.7500 | 0.7500 | 0.3750 |" in lines
+    assert "| `best_cpu`, validated at 96x64 | 0.7500 | 0.7500 | 0.3750 |" in lines
     without = accuracy_tables.best_table({**found, "best_cpu": []}, native)
     assert "best_cpu" not in without
 
