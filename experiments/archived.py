@@ -63,5 +63,6 @@ def _of_table(path: Path) -> list[Run]:
 
 def _of_folder(folder: Path) -> Run:
     epochs = [row["val"] for row in run_dir.read_metrics(folder)]
-    best = {name: max(epoch[name] for epoch in epochs) for name in reproduce.BEST_OF_EPOCHS}
+    known = [name for name in reproduce.BEST_OF_EPOCHS if name in epochs[0]]  # all on VOC-2007
+    best = {name: max(epoch[name] for epoch in epochs) for name in known}
     return Run(json.loads((folder / run_dir.RESULT).read_text()), best, folder)
