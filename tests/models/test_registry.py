@@ -1,5 +1,6 @@
 """The registry: what is known of each network, plug-ins, and what a configuration may ask of it."""
 
+import json
 import subprocess
 import sys
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from fcn_jax import models
 from fcn_jax.config import Config, replace
 from fcn_jax.models import MODELS, create_model, register_model, registry
+from fcn_jax.training import setup
 from fcn_jax.types import InputError
 from tests import fakes
 from tests.models.variables import abstract
@@ -92,6 +94,19 @@ def test_settings_that_a_network_has_no_use_for_are_refused(changes, message):
     with pytest.raises(InputError) as error:
         registry.resolve(replace(Config(), **changes))
     assert str(error.value).startswith(message)
+
+
+def test_a_run_builds_its_network_with_the_output_stride_that_was_asked_for():
+    changes = {"model.arch": "fcn_resnet50", "model.output_stride": 16}
+    for config, stride in ((replace(Config(), **changes), 16), (Config(), None)):
+        spec = json.loads(json.dumps(setup._model_spec(registry.resolve(config), 3)))
+        assert getattr(setup.model_of(spec), "output_stride", None) == stride
+
+
+@pytest.mark.parametrize("stride", [0, 4, 12, 64, 16.0, True])
+def test_an_output_stride_that_there_is_not_is_refused(stride):
+    with pytest.raises(InputError, match=r"^model\.output_stride="):
+        replace(Config(), **{"model.arch": "fcn_resnet50", "model.output_stride": stride})
 
 
 @pytest.mark.parametrize(
