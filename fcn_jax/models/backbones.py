@@ -10,11 +10,17 @@ from fcn_jax.types import InputError
 MOBILENET = "mobilenet_v3_large"
 
 
-def create(backbone: str, output_stride: int = 32, **kwargs: Any) -> nn.Module:
-    """A ResNet, or MobileNetV3-Large, which always has the output stride 16."""
+def create(backbone: str, output_stride: int | None = None, **kwargs: Any) -> nn.Module:
+    """A dilated ResNet, of output stride 8 for None, or MobileNetV3-Large, which always has 16.
+
+    Raises:
+        InputError: another output stride was asked of MobileNetV3-Large than its own, as None.
+    """
     if backbone == MOBILENET:
+        if output_stride is not None:
+            raise InputError(f"output stride {output_stride}: {backbone} has its own, leave it out")
         return mobilenet.MobileNetV3(**kwargs)
-    return resnet.ResNet(backbone, output_stride, **kwargs)
+    return resnet.ResNet(backbone, 8 if output_stride is None else output_stride, **kwargs)
 
 
 def parts(backbone: str | None) -> tuple[tuple[str, ...], ...]:

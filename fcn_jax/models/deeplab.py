@@ -95,7 +95,7 @@ class DeepLabV3(DilatedFCN):
 
     def make_head(self) -> nn.Module:
         """ASPP and what follows it."""
-        a, b, c = (max(1, rate * 8 // self.output_stride) for rate in self.rates)
+        a, b, c = (max(1, rate * 8 // (self.output_stride or 8)) for rate in self.rates)
         return DeepLabHead(
             self.num_classes,
             4 * self.width,

@@ -7,7 +7,7 @@ command line can list the networks at once. Nothing else in the code base compar
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +31,7 @@ class Network:
     It is called with keywords: num_classes, and those of dtype, kernel_init that it takes.
     """
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Keywords that make it this network; a caller may override them.
-
-    Where `output_stride` is among them, `model.output_stride` may set it.
-    """
+    """Keywords that make it this network; a caller may override them."""
     backbone: str | None = None
     """A name of `models.backbones` whose weights can be loaded; None: there is no backbone."""
     backbone_path: str = "backbone"
@@ -45,6 +42,8 @@ class Network:
     """Whether a pretrained backbone is frozen unless the configuration says otherwise."""
     published: str | None = None
     """torchvision's name of published weights of the whole network, see `weights.torchvision`."""
+    takes_output_stride: bool = False
+    """Whether it takes output_stride: 8, 16 or 32."""
     has_aux: bool = False
     """Whether `aux=True` gives it an auxiliary head and a method `with_aux`."""
 
@@ -67,8 +66,8 @@ def _on_backbone(factory: str, backbone: str, **facts: Any) -> Network:
 
 
 def _dilated(factory: str, name: str) -> Network:
-    network = _on_backbone(factory, name.rpartition("_")[-1], published=name, has_aux=True)
-    return replace(network, options={**network.options, "output_stride": 8})
+    backbone = name.rpartition("_")[-1]
+    return _on_backbone(factory, backbone, published=name, has_aux=True, takes_output_stride=True)
 
 
 MODELS: dict[str, Network] = {
@@ -230,8 +229,9 @@ def resolve(config: configs.Config) -> configs.Config:
     network, scale = get(config.model.arch), config.optim.backbone_scale
     if config.model.remat and not _takes_remat(network):
         raise _refused(config, "model.remat", "cannot recompute its activations", _takes_remat)
-    if config.model.output_stride is not None and not _dilates(network):
-        raise _refused(config, "model.output_stride", "has an output stride of its own", _dilates)
+    if config.model.output_stride is not None and not network.takes_output_stride:
+        fits = attrgetter("takes_output_stride")
+        raise _refused(config, "model.output_stride", "has an output stride of its own", fits)
     if network.backbone is None:
         used = {
             "optim.backbone_scale": (scale, None),
@@ -241,7 +241,7 @@ def resolve(config: configs.Config) -> configs.Config:
         }
         for name, (value, default) in used.items():
             if value != default:
-                raise _refused(config, name, "has no backbone", lambda entry: entry.backbone)
+                raise _refused(config, name, "has no backbone", attrgetter("backbone"))
         return config
     if scale is None:
         frozen = network.freezes_pretrained and config.model.pretrained is not None
@@ -266,10 +266,6 @@ def _refused(
     fitting = ", ".join(name for name, entry in MODELS.items() if fits(entry))
     value = attrgetter(setting)(config)
     return InputError(f"{config.model.arch} {why}: use {fitting}", field=setting, value=value)
-
-
-def _dilates(network: Network) -> bool:
-    return "output_stride" in network.options
 
 
 def _takes_remat(network: Network) -> bool:

@@ -123,7 +123,8 @@ class DilatedFCN(nn.Module):
     Attributes:
         num_classes: channels of the logits.
         backbone: see `backbones`; `resnet101` makes it torchvision's `fcn_resnet101`.
-        output_stride: of a ResNet's features: 8 as in torchvision, 16 or 32 for less work.
+        output_stride: of a ResNet's features: 8 (or None) as in torchvision, 16 or 32 for less
+            work. MobileNetV3 has its own, and takes None alone.
         aux: whether there is an auxiliary head; `with_aux` returns its logits too.
         dropout: fraction of the head's values that are dropped in training.
         width: channels of the backbone's first stage, 64; tests take less.
@@ -135,7 +136,7 @@ class DilatedFCN(nn.Module):
 
     num_classes: int = 21
     backbone: str = "resnet50"
-    output_stride: int = 8
+    output_stride: int | None = None
     aux: bool = False
     dropout: float = 0.1
     width: int = 64

@@ -11,6 +11,7 @@ import pytest
 
 from fcn_jax.models import create_model, resnet
 from fcn_jax.models.deeplab import ASPP
+from fcn_jax.types import InputError
 from fcn_jax.weights.torch_weights import load_torch_weights, to_torch
 from tests.models.variables import abstract, random_variables
 
@@ -77,6 +78,13 @@ def test_the_output_stride_sets_the_features_size_and_the_rates(stride, features
     assert last.shape[1:3] == head.shape[1:3] == features
     assert logits.shape == (1, 64, 96, 5)
     assert nn.apply(lambda model: model.head.rates, model)({}) == rates
+
+
+def test_mobilenet_keeps_its_output_stride_and_the_rates():
+    model: Any = create_model("deeplabv3_mobilenet_v3_large", 5)
+    assert nn.apply(lambda model: model.head.rates, model)({}) == (12, 24, 36)
+    with pytest.raises(InputError, match="output stride 16: mobilenet_v3_large has its own"):
+        abstract(create_model("deeplabv3_mobilenet_v3_large", 5, output_stride=16))
 
 
 @pytest.mark.parametrize("name", ["fcn_resnet50", "deeplabv3_resnet50"])
