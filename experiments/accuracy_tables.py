@@ -176,10 +176,6 @@ def _recipe_cells(runs: Sequence[archived.Run]) -> tuple[str, str, str]:
     return mean_text(scores, "miou"), _each(results, "seed"), _each(results, "epochs_run")
 
 
-def _name(run: archived.Run) -> str:
-    return run.result["experiment"]
-
-
 def _size(run: archived.Run) -> str:
     """What a run was trained and validated at; its recipe's, where its settings are not kept."""
     if run.folder:
@@ -241,16 +237,16 @@ def best_table(found: Runs, native: Mapping[str, Any]) -> str:
       found: the kept runs.
       native: what `experiments.evaluate --resolution native` wrote of the run of `best`.
     """
-    ours = [run for name in ("best", "best_cpu") for run in found.get(name, ())[:1]]
+    ours = {name: found[name][0] for name in ("best", "best_cpu") if found.get(name)}
     shown = {
-        **{f"`{_name(run)}`, validated at {_size(run)}": run.result["val"] for run in ours},
+        **{f"`{name}`, validated at {_size(run)}": run.result["val"] for name, run in ours.items()},
         "`best` at each image's own size": native["summary"],
         "the paper's `resnet50` recipe, at 224x224": found["resnet50"][0].result["val"],
         "background everywhere, at each image's own size": native["trivial"],
     }
     rows = [("", *(tables.METRICS[score] for score in SCORES[:3]))]
     rows += [(name, *(text.number(row[s]) for s in SCORES[:3])) for name, row in shown.items()]
-    made = "\n".join(f"- `{_name(run)}`: {how(run.result)}" for run in ours)
+    made = "\n".join(f"- `{name}`: {how(run.result)}" for name, run in ours.items())
     return f"{markdown(rows)}\n\n{made}"
 
 
@@ -260,18 +256,16 @@ def recipes_table(found: Runs) -> str:
         return "Not run yet."
     columns = ("recipe", "network", "size", "epochs", "seeds")
     rows: list[Sequence[str]] = [(*columns, *(tables.METRICS[score] for score in SCORES[:3]))]
-    every = [run for runs in found.values() for run in runs]
-    for runs in sorted(found.values(), key=lambda runs: runs[0].result["val"]["miou"]):
+    for recipe, runs in sorted(found.items(), key=lambda entry: entry[1][0].result["val"]["miou"]):
         results = [run.result for run in runs]
-        scores = [mean_text([result["val"] for result in results], name) for name in SCORES[:3]]
-        facts = _each(results, "epochs_run"), _each(results, "seed")
-        first = results[0]
-        rows.append((first["experiment"], first["arch"], _size(runs[0]), *facts, *scores))
+        facts = _size(runs[0]), _each(results, "epochs_run"), _each(results, "seed")
+        scores = (mean_text([result["val"] for result in results], name) for name in SCORES[:3])
+        rows.append((recipe, results[0]["arch"], *facts, *scores))
+    every = list(itertools.chain(*found.values()))
     result = every[0].result
     trivial = (text.number(result["trivial"][name]) for name in SCORES[:3])
     rows.append((tables.trivial_name(result), "", "", "", "", *trivial))
-    made_by = f"{result['dataset']} (val):\n\n{made(every)}"
-    return f"{markdown(rows, left=(0, 1))}\n\n{made_by}"
+    return f"{markdown(rows, left=(0, 1))}\n\n{result['dataset']} (val):\n\n{made(every)}"
 
 
 def measured_miou(found: Runs) -> dict[str, str]:

@@ -106,7 +106,7 @@ def best() -> Config:
 def best_cpu() -> Config:
     """`best` at a tenth of the arithmetic, for a machine without an accelerator.
 
-    An output stride of 16 and fewer pixels; half the batch, because the epochs are half as many.
+    An output stride of 16, fewer pixels, and half the epochs; half the batch, for as many steps.
 
     `python -m experiments.run --experiment best_cpu`
     """
