@@ -111,6 +111,25 @@ class Conv(nn.Module):
         return _add_bias(self, y) if self.use_bias else y
 
 
+class DoubledConv(nn.Module):
+    """`Conv`, 3x3 without bias, of x doubled by the nearest neighbour with a skip beside it.
+
+    Parameter `kernel` [3, 3, I + S, features], as of a `Conv` of the two side by side.
+    """
+
+    features: int
+    kernel_init: str = "xavier"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, skip: Array | None, size: Pair) -> Array:
+        """[N, h, w, I], [N, *size, S] or None -> [N, *size, features]; size at most (2 h, 2 w)."""
+        inputs = x.shape[-1] + (0 if skip is None else skip.shape[-1])
+        kernel = self.param("kernel", initializer(self.kernel_init), (3, 3, inputs, self.features))
+        x, skip, kernel = jax.tree.map(lambda array: array.astype(self.dtype), (x, skip, kernel))
+        return conv.conv_of_doubled(x, skip, kernel, size)
+
+
 class DepthwiseConv(nn.Module):
     """`torch.nn.Conv2d` with a group a channel, without bias; padded as `Conv`; `kernel`."""
 

@@ -6,9 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from fcn_jax.models.layers import BatchNorm, Conv, crop
+from fcn_jax.models.layers import BatchNorm, Conv, DoubledConv, Pair
 from fcn_jax.models.resnet import ALL, ResNet
-from fcn_jax.ops.upsample import double_nearest
 
 
 class DecoderBlock(nn.Module):
@@ -19,18 +18,13 @@ class DecoderBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Array, skip: Array | None, size: tuple[int, ...], train: bool) -> Array:
+    def __call__(self, x: Array, skip: Array | None, size: Pair, train: bool) -> Array:
         """[N, h, w, C], [N, *size, S] or None -> [N, *size, features]."""
-        x = crop(double_nearest(x), size)
-        if skip is not None:
-            x = jnp.concatenate([x, skip], -1)
-        for i in (1, 2):
-            conv = Conv(
-                self.features, use_bias=False, kernel_init=self.kernel_init, dtype=self.dtype,
-                name=f"conv{i}",
-            )  # fmt: skip
-            x = nn.relu(BatchNorm(name=f"bn{i}")(conv(x), train))
-        return x
+        init, dtype = self.kernel_init, self.dtype
+        x = DoubledConv(self.features, init, dtype, name="conv1")(x, skip, size)
+        x = nn.relu(BatchNorm(name="bn1")(x, train))
+        conv2 = Conv(self.features, use_bias=False, kernel_init=init, dtype=dtype, name="conv2")
+        return nn.relu(BatchNorm(name="bn2")(conv2(x), train))
 
 
 class ResNetUNet(nn.Module):
@@ -82,7 +76,7 @@ class ResNetUNet(nn.Module):
             self.backbone, 32, self.width, self.dtype, frozen, self.freeze_bn, name="backbone"
         )
         *skips, x = backbone(images, train)
-        sizes = [images.shape[1:3], *(skip.shape[1:3] for skip in skips)]
+        sizes: list[Any] = [images.shape[1:3], *(skip.shape[1:3] for skip in skips)]
         for i, skip in enumerate([*reversed(skips), None]):
             features = self.width * 4 // 2**i
             block = DecoderBlock(features, self.kernel_init, self.dtype, name=f"block{i}")

@@ -7,9 +7,10 @@ XLA's own everywhere else. Any order and mode of differentiation, `vmap` and `ji
 
 - `conv.conv`, `conv.conv_transpose`: PyTorch's `conv2d` and `conv_transpose2d`, without bias.
 - `conv.depthwise_conv`: `conv2d` with a group a channel.
+- `conv.conv_of_doubled`: `conv2d` of an image doubled by the nearest neighbour and of another one.
 - `conv.fast_on_cpu`: within it, results without derivatives use the CPU's algorithms too.
 - `max_pool.max_pool`, `upsample.double_nearest`.
-- `im2col`, `winograd`, `dilated`, `depthwise`: the algorithms themselves.
+- `im2col`, `winograd`, `dilated`, `transposed`, `doubled`, `depthwise`: the algorithms themselves.
 
 Examples:
     >>> import jax, jax.numpy as jnp
