@@ -199,7 +199,7 @@ def conv_of_doubled(x: Array, beside: Array | None, kernel: Array, size: Pair) -
     FLOPs: 2 N H W (4 I + 9 S) O on a CPU, where fast and (H, W) = (2 h, 2 w); else
     2 N H W 9 (I + S) O. As many for each of the two gradients.
     """
-    height, width = size  # of an export to any size, they are no numbers
+    height, width = size  # not integers in an export to any size
     return _doubled_once((x, beside), kernel, (height, width), _mode.get())
 
 
@@ -329,6 +329,9 @@ def _algorithms_transpose(x: Array, kernel: Array, window: Window) -> _Algorithm
     return _Algorithms(ours if kernel.shape[3] <= FEW else xla, xla, ours)
 
 
+_PHASES = partial(transposed.by_phases, _xla_conv)
+
+
 def _algorithms_doubled(images: doubled.Images, kernel: Array, size: Pair) -> _Algorithms:
     """As `_algorithms`, for two images, of which the first is doubled and cut to a size."""
 
@@ -338,11 +341,8 @@ def _algorithms_doubled(images: doubled.Images, kernel: Array, size: Pair) -> _A
             return found
         return found._replace(in_image=partial(_xla_conv, order="HWOI"))
 
-    fast = _Algorithms(
-        partial(transposed.by_phases, _xla_conv),
-        partial(_xla_conv_transpose, order="HWOI"),
-        im2col.conv_transpose,
-    )
+    in_image = partial(_xla_conv_transpose, order="HWOI")
+    fast = _Algorithms(_PHASES, in_image, im2col.conv_transpose)
     return _Algorithms(*_of_doubled(one, fast, images, kernel, size))
 
 
@@ -354,8 +354,7 @@ def _forward_algorithm_doubled(
     def one(x: Array, kernel: Array, window: Window) -> list:
         return [_forward_algorithm(x, kernel, window)]
 
-    fast = [partial(transposed.by_phases, _xla_conv)]
-    return _of_doubled(one, fast, images, kernel, size)[0]
+    return _of_doubled(one, [_PHASES], images, kernel, size)[0]
 
 
 def _of_doubled(
@@ -378,11 +377,11 @@ def _of_doubled(
         first = [partial(doubled.transposing, algorithm) for algorithm in fast]
     else:
         image = jax.ShapeDtypeStruct((n, *size, channels), x.dtype)
-        found = choose(image, kernel[:, :, :channels], doubled.WINDOW)
+        found = choose(image, kernel[:, :, :channels], dilated.UNDILATED)
         first = [partial(doubled.doubling, algorithm, size) for algorithm in found]
     second: Sequence[Callable] = first  # not used without an image beside it
     if beside is not None:
-        second = choose(beside, kernel[:, :, channels:], doubled.WINDOW)
+        second = choose(beside, kernel[:, :, channels:], dilated.UNDILATED)
     return [partial(doubled.conv, *both) for both in zip(first, second, strict=True)]
 
 
@@ -470,7 +469,7 @@ def _doubled(images: doubled.Images, kernel: Array, size: Pair, mode: str) -> Ar
         algorithm = _algorithms_doubled(images, kernel, size).forward
     elif mode == "forward":
         algorithm = _forward_algorithm_doubled(images, kernel, size)
-    return _on_cpu(algorithm, default, doubled.WINDOW)(images, kernel)
+    return _on_cpu(algorithm, default, dilated.UNDILATED)(images, kernel)
 
 
 def _conv_jvp(window: Window, _: str, primals: Arrays, tangents: tuple) -> Arrays:
@@ -495,7 +494,7 @@ def _doubled_jvp(size: Pair, _: str, primals: tuple, tangents: tuple) -> Arrays:
     dimages = dx if isinstance(dx, SymbolicZero) else (dx, dbeside)
     algorithms = _algorithms_doubled(*primals, size=size)
     default = partial(_xla_doubled, size=size)
-    return _jvp(algorithms, default, doubled.WINDOW, primals, (dimages, dkernel))
+    return _jvp(algorithms, default, dilated.UNDILATED, primals, (dimages, dkernel))
 
 
 def _jvp(

@@ -19,7 +19,6 @@ from fcn_jax.ops.upsample import double_nearest
 Images = tuple[Array, Array | None]
 """(the one to double, [N, h, w, I]; the one beside it, [N, H, W, S], or None)."""
 
-WINDOW = Window((1, 1), ((1, 1), (1, 1)), (1, 1))
 STRIDE_2 = Window((2, 2), ((1, 1), (1, 1)), (1, 1))
 
 SUMS = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fcn_jax.ops import conv, doubled
+from fcn_jax.ops import conv, dilated, doubled
 
 CASES = {
     "doubled, as Winograd's is the faster": ((5, 4), (10, 8), 3),
@@ -52,7 +52,7 @@ def test_by_hand():
     expected = 2 * np.array([[5 + 6 + 8 + 9, 4 + 5 + 7 + 8], [2 + 3 + 5 + 6, 1 + 2 + 4 + 5]])
     with jax.enable_x64(True):
         y = conv.conv_of_doubled(x, None, kernel, (2, 2))
-        transposed = doubled.transposing(conv._xla_conv_transpose, x, kernel, doubled.WINDOW)
+        transposed = doubled.transposing(conv._xla_conv_transpose, x, kernel, dilated.UNDILATED)
     np.testing.assert_allclose(np.asarray(y)[0, :, :, 0], expected)
     np.testing.assert_allclose(np.asarray(transposed)[0, :, :, 0], expected)
 
