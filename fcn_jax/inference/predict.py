@@ -76,7 +76,7 @@ def load_checkpoint(path: Path | str, which: str = "best") -> Checkpoint:
     variables, meta = initialize.read_folder(Path(path), which)
     return Checkpoint(
         model_of(meta["model"]),
-        jax.tree.map(jnp.asarray, variables),
+        jax.device_put(variables),  # jnp.asarray would compile a program for each shape
         tuple(meta["class_names"]),
         np.asarray(meta["palette"], np.uint8),
         tuple(meta["image_size"]),
@@ -105,6 +105,7 @@ def load_published(name: str, weights: Path | str | None = None) -> Checkpoint:
         reason = str(error).partition(" (http")[0].rstrip(".")
         raise InputError(f"{path}: of another number of classes than VOC's: {reason}") from None
     palette = voc_palette(len(VOC_CLASSES))
+    variables = jax.device_put(variables)
     return Checkpoint(model, variables, VOC_CLASSES, palette, (520, 520), {})
 
 

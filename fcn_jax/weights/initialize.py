@@ -153,5 +153,5 @@ def _merged(start: dict[str, Any], loaded: dict[str, Any], where: str) -> dict[s
         _log.warning("%s has no auxiliary head: it is initialised at random", where)
     kept = {*kept, *aux}
     return jax.tree_util.tree_map_with_path(
-        lambda p, leaf: leaf if p in kept else jnp.asarray(theirs[p]), start
+        lambda p, leaf: leaf if p in kept else jax.device_put(theirs[p]), start
     )

@@ -45,6 +45,26 @@ def test_it_is_read_as_it_was_written(saved):
     assert predict.predict(loaded, image).shape == (40, 50)
 
 
+def test_loading_compiles_nothing(saved, caplog):
+    """A program for each shape of the parameters would cost a second for a ResNet."""
+    folder, variables = saved
+
+    def compiled() -> int:
+        return sum("XLA compilation" in record.getMessage() for record in caplog.records)
+
+    with jax.log_compiles():
+        loaded = predict.load_checkpoint(folder)
+        assert not compiled()
+        start = "simplified_unet", loaded.model, jax.random.key(0), (32, 48)
+        initialize.variables(*start, None)
+        random = compiled()
+        assert random
+        started = initialize.variables(*start, str(folder))
+        assert compiled() <= 2 * random
+    chex.assert_trees_all_equal(loaded.variables, started, variables)
+    assert all(isinstance(x, jax.Array) for x in jax.tree.leaves((loaded.variables, started)))
+
+
 @pytest.mark.usefixtures("tiny")
 def test_a_network_without_names_in_pytorch_keeps_its_own(tmp_path):
     variables = random_variables(fakes.TinyNet(3))
