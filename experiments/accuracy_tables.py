@@ -238,14 +238,14 @@ def best_table(found: Runs, native: Mapping[str, Any]) -> str:
       native: what `experiments.evaluate --resolution native` wrote of the run of `best`.
     """
     ours = {name: found[name][0] for name in ("best", "best_cpu") if found.get(name)}
-    shown = {
-        **{f"`{name}`, validated at {_size(run)}": run.result["val"] for name, run in ours.items()},
-        "`best` at each image's own size": native["summary"],
-        "the paper's `resnet50` recipe, at 224x224": found["resnet50"][0].result["val"],
-        "background everywhere, at each image's own size": native["trivial"],
+    shown = {f"`{n}`, validated at {_size(run)}": [run.result["val"]] for n, run in ours.items()}
+    shown |= {
+        "`best` at each image's own size": [native["summary"]],
+        "the paper's `resnet50` recipe, at 224x224": [r.result["val"] for r in found["resnet50"]],
+        "background everywhere, at each image's own size": [native["trivial"]],
     }
     rows = [("", *(tables.METRICS[score] for score in SCORES[:3]))]
-    rows += [(name, *(text.number(row[s]) for s in SCORES[:3])) for name, row in shown.items()]
+    rows += [(name, *(mean_text(scores, s) for s in SCORES[:3])) for name, scores in shown.items()]
     made = "\n".join(f"- `{name}`: {how(run.result)}" for name, run in ours.items())
     return f"{markdown(rows)}\n\n{made}"
 
