@@ -49,16 +49,16 @@ PAPER_DIFFERENCES = (
     "next to what an all-background prediction scores, and its baseline accuracy of 0.704 is "
     "that of an all-background prediction with void counted wrong. Those networks had learnt "
     "next to nothing; the differences between such rows say little about the networks.",
-    "The paper's cosine annealing has a lower end (0.001) that lies above its starting rate "
-    "(0.0001), so the rate taken literally swings upwards. We follow the text. The released "
-    "scripts used the same value for both, which leaves the rate constant.",
-    "In the released augmented and weighted scripts, an integer cast of the mask turned every "
-    "label into background, and the images were not normalised. We train on the real labels and "
-    "normalise as the text says.",
-    "For the last three networks the released scripts used a learning rate of 0.01 without "
-    "weight decay; the text carries the baseline's settings over to them. We follow the text.",
+    "The text's cosine annealing has a lower end (0.001) above its starting rate (0.0001), so the "
+    "rate taken literally swings upwards. The released script uses the same value for both, which "
+    "leaves the rate constant.",
+    "In the released augmented and weighted scripts, an integer cast of the mask turns every label "
+    "into background, and the images are not normalised in training.",
+    "For the last three networks the released scripts use a learning rate of 0.01 without weight "
+    "decay; the text carries the baseline's settings over to them.",
     "The released U-Net shares one batch normalisation between the two convolutions of a stage; "
-    "the text puts one after every convolution, and so do we. The frozen ResNet-50 let its "
-    "normalisation statistics drift; ours stay frozen.",
+    "the text puts one after every convolution. The text's ResNet-50 is frozen; in the released "
+    "script the statistics of its batch normalisations still move.",
+    "The title of this page says which of the two its runs follow, the text or the scripts.",
 )
 """Shown on a comparison page when a run carries numbers of the paper."""

@@ -329,7 +329,7 @@ def test_comparison_has_one_table_of_scores(runs, tmp_path):
     assert "perfect 1.0000 1.0000 1.0000 1.0000 \N{EN DASH} 0.1245 0.6735" in text
     assert len([t for t in page.attributes("table") if t.get("id") == "scores"]) == 1
     assert tables.COLLAPSED in text
-    assert "What differs from the paper, and why" in text
+    assert "What the paper says, and what its scripts did" in text
     assert "A note." in text
 
 
@@ -349,7 +349,7 @@ def test_comparison_without_the_paper_does_not_speak_of_it(runs, tmp_path):
     del runs[0]["paper"]
     page = compared(runs, tmp_path / "c.html")
     assert "printed" not in page.text
-    assert "What differs from the paper" not in page.text
+    assert "what its scripts did" not in page.text
 
 
 def test_classes_are_compared_with_mean_and_std(runs, tmp_path):
