@@ -216,7 +216,6 @@ def setup_jax(alone: bool = True) -> None:
     if alone and not chosen and "JAX_NUM_CPU_DEVICES" not in os.environ:
         jax.config.update("jax_num_cpu_devices", min(cores(), CPU_DEVICES))
     compilation_cache.set_up()
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def cores() -> int:

@@ -21,6 +21,8 @@ def set_up() -> None:
             return  # jax would warn at each program
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_compilation_cache_max_size", LIMIT)
+    # The small ones too: a start has some twenty of them, and compiles them for a second.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     settings = jax.config.values
     if settings["jax_compilation_cache_max_size"] != -1:
         mend(Path(str(settings["jax_compilation_cache_dir"])))

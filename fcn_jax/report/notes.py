@@ -52,8 +52,9 @@ PAPER_DIFFERENCES = (
     "The text's cosine annealing has a lower end (0.001) above its starting rate (0.0001), so the "
     "rate taken literally swings upwards. The released script uses the same value for both, which "
     "leaves the rate constant.",
-    "In the released augmented and weighted scripts, an integer cast of the mask turns every label "
-    "into background, and the images are not normalised in training.",
+    "In the released augmented and weighted scripts, an integer cast of the mask turns every class "
+    "into background, and void, unless it was removed before, into aeroplane. The images are not "
+    "normalised in training.",
     "For the last three networks the released scripts use a learning rate of 0.01 without weight "
     "decay; the text carries the baseline's settings over to them.",
     "The released U-Net shares one batch normalisation between the two convolutions of a stage; "

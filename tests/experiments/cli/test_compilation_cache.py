@@ -7,6 +7,7 @@ import sys
 import pytest
 
 SET_UP = "from experiments.cli import command; command.setup_jax(); import jax; "
+COMPILE = "print(float(jax.jit(lambda x: x + 1)(1.0)))"
 
 
 def python(code: str, cache: os.PathLike, **environment: str) -> str:
@@ -32,23 +33,20 @@ def test_a_cache_of_the_users_own_keeps_its_size(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the cache is elsewhere")
 def test_the_smallest_program_is_kept(tmp_path):
-    """A training starts with some twenty of them, which take about a second to compile."""
-    code = "print(float(jax.jit(lambda x: x + 1)(1.0)))"
-    assert python(code, tmp_path) == "2.0"
+    assert python(COMPILE, tmp_path) == "2.0"
     assert list((tmp_path / "fcn_jax" / "xla").glob("jit__lambda*-cache"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the cache is elsewhere")
 def test_what_a_killed_process_has_left_is_removed_and_others_are_kept(tmp_path):
     """jax keeps nothing, with a warning each, while the time of an entry's last use is missing."""
-    compiling = "print(float(jax.jit(lambda x: x + 1)(1.0)))"
     cache = tmp_path / "fcn_jax" / "xla"
     cache.mkdir(parents=True)
     (cache / "half-cache").write_bytes(b"cut off")
-    assert python(compiling, tmp_path) == "2.0"
+    assert python(COMPILE, tmp_path) == "2.0"
     programs = sorted(cache.glob("*-cache"))
     assert programs
     assert cache / "half-cache" not in programs
     (cache / "half-cache").write_bytes(b"cut off")
-    assert python(compiling, tmp_path) == "2.0"
+    assert python(COMPILE, tmp_path) == "2.0"
     assert sorted(cache.glob("*-cache")) == programs
