@@ -172,7 +172,10 @@ def test_speed_table(tmp_path):
 @pytest.mark.parametrize(
     ("mode", "count", "rounds"), [("train", 1, 1), ("predict", 1, 0), ("predict_batch", 2, 1)]
 )
-def test_it_runs(tmp_path, capsys, mode, count, rounds):
+def test_it_runs(tmp_path, capsys, monkeypatch, mode, count, rounds):
+    # Compiled as for users: without optimizations, a busy machine compiles as fast as it reads.
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
     out = tmp_path / "speed.json"
     flags = ["--arch", "fcn", "--image-size", "32", "--cpu", "--out", str(out)]
     flags += ["--rounds", str(rounds)]
