@@ -6,6 +6,8 @@ import shutil
 import tempfile
 from importlib import metadata
 
+# PyTorch's threads wait for each other by spinning: beside another worker, they take twice as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Before jax starts. Many tests compile the same programs: one cache for the whole session, and for
 # the commands that the tests start, halves its time. A limit on its size makes jax lock it.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

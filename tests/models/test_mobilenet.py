@@ -34,6 +34,23 @@ def options(name) -> dict[str, Any]:
     return {"aux": True} if name == DEEPLAB else {}
 
 
+def test_the_reference_computes_depthwise_convolutions_as_pytorch_does():
+    torch = pytest.importorskip("torch")
+    from tests.models import torch_reference as reference
+
+    convs = [
+        torch.nn.Conv2d(4, 4, 5, 2, 2, groups=4),
+        torch.nn.Conv2d(4, 8, (3, 5), 1, (2, 1), (2, 3), groups=2, bias=False),
+    ]
+    x = torch.from_numpy(reference.nchw(reference.pictures(2, 13, 16))).mean(1, True)
+    x = (x * torch.arange(1.0, 5.0)[:, None, None]).double()
+    for conv in convs:
+        expected = conv.double()(x)
+        with reference.Depthwise():
+            ours = conv(x)
+        torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     "size",
@@ -51,7 +68,7 @@ def test_logits(name, size):
 
     module = reference.randomise(module, size=64)
     images = reference.pictures(1, *size)
-    with torch.no_grad():
+    with torch.no_grad(), reference.Depthwise():
         exact = copy.deepcopy(module).double()(torch.from_numpy(reference.nchw(images)).double())
     model = create_model(name, 5, **options(name))
     variables = load_torch_weights(name, module.state_dict(), **options(name))
