@@ -237,8 +237,11 @@ def best_table(found: Runs, native: Mapping[str, Any]) -> str:
       found: the kept runs.
       native: what `experiments.evaluate --resolution native` wrote of the run of `best`.
     """
-    ours = {name: found[name][0] for name in ("best", "best_cpu") if found.get(name)}
-    shown = {f"`{n}`, validated at {_size(run)}": [run.result["val"]] for n, run in ours.items()}
+    ours = {name: found[name] for name in ("best", "best_cpu") if found.get(name)}
+    shown = {
+        f"`{name}`, validated at {_size(runs[0])}": [run.result["val"] for run in runs]
+        for name, runs in ours.items()
+    }
     shown |= {
         "`best` at each image's own size": [native["summary"]],
         "the paper's `resnet50` recipe, at 224x224": [r.result["val"] for r in found["resnet50"]],
@@ -246,8 +249,12 @@ def best_table(found: Runs, native: Mapping[str, Any]) -> str:
     }
     rows = [("", *(tables.METRICS[score] for score in SCORES[:3]))]
     rows += [(name, *(mean_text(scores, s) for s in SCORES[:3])) for name, scores in shown.items()]
-    made = "\n".join(f"- `{name}`: {how(run.result)}" for name, run in ours.items())
-    return f"{markdown(rows)}\n\n{made}"
+    lines = []
+    for name, runs in ours.items():
+        seeds = _each([run.result for run in runs], "seed")
+        others = f" Mean and standard deviation of the seeds {seeds}." if len(runs) > 1 else ""
+        lines.append(f"- `{name}`: {how(runs[0].result)}{others}")
+    return "\n".join([markdown(rows), "", *lines])
 
 
 def recipes_table(found: Runs) -> str:

@@ -200,6 +200,15 @@ def test_the_best_recipe_stands_beside_the_one_for_two_cores(tmp_path):
     assert "| `best_cpu`, validated at 96x64 | 0.7500 | 0.7500 | 0.3750 |" in lines
     without = accuracy_tables.best_table({**found, "best_cpu": []}, native)
     assert "best_cpu" not in without
+    twice = accuracy_tables.best_table(
+        {**found, "best": [best, _run("best", 1, 0.7, 0.9, 0)]}, native
+    )
+    mean, made = (
+        line for line in twice.splitlines() if "`best`" in line and "own size" not in line
+    )
+    assert "| 0.6000 ± 0.1414 | 0.9000 ± 0.0000 |" in mean
+    assert "seed 0, 10 epochs" in made
+    assert made.endswith("Mean and standard deviation of the seeds 0, 1.")
 
 
 def test_a_networks_best_run_is_shown_with_its_size_and_length(tmp_path):
