@@ -178,7 +178,7 @@ def pictures(n, height, width, seed=0):
 class Depthwise(TorchFunctionMode):
     """Depthwise convolutions as products of patches.
 
-    PyTorch's own take two hundred times as long in float64.
+    PyTorch's own take a hundred times as long in float64.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
