@@ -196,7 +196,7 @@ class Depthwise(TorchFunctionMode):
         return y if bias is None else y + bias[:, None, None]
 
 
-class Kinks(Depthwise):
+class Kinks(TorchFunctionMode):
     """The smallest distance of an activation from the kink of a ReLU or the tie of a max-pool.
 
     Or from one of the two kinks, at -3 and 3, of hard-swish and hard-sigmoid.
@@ -220,7 +220,7 @@ class Kinks(Depthwise):
             views = [x[..., i::stride, j::stride] for i in range(k) for j in range(k)]
             best, second = torch.stack([v[..., :height, :width] for v in views]).topk(2, 0).values
             self._note((best - second)[best > 0], args[0])
-        return super().__torch_function__(func, types, args, kwargs)
+        return func(*args, **kwargs)
 
     def _note(self, distances, activations):
         self.margin = min(self.margin, float(distances.min() / activations.std()))
@@ -231,7 +231,7 @@ def pictures_off_the_kinks(module, size, wanted=5, tries=16):
     module = copy.deepcopy(module).double().train()
 
     def margin(seed):
-        with torch.no_grad(), Kinks() as kinks:
+        with torch.no_grad(), Depthwise(), Kinks() as kinks:
             module(torch.from_numpy(nchw(pictures(3, *size, seed=seed))).double())
         return kinks.margin
 
@@ -264,7 +264,7 @@ def eval_error(arch, module, size, **options):
 def exact_logits(module, size):
     """PyTorch's logits in float64."""
     module = copy.deepcopy(module).double()
-    with torch.no_grad(), Depthwise():
+    with torch.no_grad():
         return module(torch.from_numpy(nchw(pictures(1, *size))).double()).numpy()
 
 
