@@ -122,7 +122,9 @@ def mean_text(scores: Iterable[Mapping[str, Any]], name: str) -> str:
 
 
 def _each(results: Sequence[Mapping[str, Any]], name: str) -> str:
-    return ", ".join(str(result[name]) for result in results)
+    """Of every run, or once where all have the same."""
+    values = [str(result[name]) for result in results]
+    return values[0] if len(set(values)) == 1 else ", ".join(values)
 
 
 def short_paper_table(found: Runs) -> str:

@@ -189,6 +189,10 @@ def test_the_table_of_another_data_set_by_hand(tmp_path):
     ]
     assert lines[-1] == "- 3 runs in 3 min 4 s on cpu, 2 cores; jax 1, flax 2"
     assert accuracy_tables.recipes_table({}) == "Not run yet."
+    again = tmp_path / "camvid/again/result.json"
+    again.write_text(json.dumps({**json.loads(again.read_text()), "epochs_run": 11}))
+    same = accuracy_tables.recipes_table(archived.runs(tmp_path, "camvid"))
+    assert "| tuned_fcn | fcn | 96x64 | 11 | 1, 2 |" in same
 
 
 def test_the_best_recipe_stands_beside_the_one_for_two_cores(tmp_path):
