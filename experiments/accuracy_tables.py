@@ -217,9 +217,10 @@ VIEWS = {
 def views_table(found: Runs) -> str:
     """The mIoU of the kept runs at each image's own size, averaged over more and more views."""
     rows: list[Sequence[str]] = [("", "as in training", *VIEWS)]
-    trivial = ""
+    trivial, name_of_trivial = "", ""
     for run in itertools.chain(*found.values()):
         known = {}
+        name_of_trivial = tables.trivial_name(run.result)
         for path in sorted(run.folder.glob("eval-val-native*.json")) if run.folder else ():
             data = files.read_json(path)
             method = data["method"]
@@ -229,7 +230,7 @@ def views_table(found: Runs) -> str:
             name = f"{run.result['experiment']}, seed {run.result['seed']}"
             cells = (known.get(views, "") for views in VIEWS.values())
             rows.append((name, text.number(run.result["val"]["miou"]), *cells))
-    return markdown([*rows, ("background everywhere", "", *[trivial] * len(VIEWS))])
+    return markdown([*rows, (name_of_trivial, "", *[trivial] * len(VIEWS))])
 
 
 def best_table(found: Runs, native: Mapping[str, Any]) -> str:
