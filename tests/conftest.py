@@ -22,7 +22,7 @@ if "FCN_JAX_TESTS" not in os.environ:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05",
         }
 # Compiling takes most of the time, and half of it goes into speed that small tests do not need.
-# With 0 they test what users run; CI does so for the convolutions.
+# With 0 they test what users run; CI does so for some tests of the convolutions.
 _quick = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1"
 if _quick and metadata.version("jaxlib").startswith("0.10."):  # later ones do not have the flag
     _flags = os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false"

@@ -169,8 +169,10 @@ def test_the_table_of_views_by_hand(tmp_path):
     lines = accuracy_tables.views_table(archived.runs(tmp_path)).splitlines()
     assert lines[2:] == [
         "| tuned_fcn, seed 1 | 0.7500 | 0.5000 |  | 0.7000 |",
-        "| all-background |  | 0.0400 | 0.0400 | 0.0400 |",
+        "| background everywhere |  | 0.0400 | 0.0400 | 0.0400 |",
     ]
+    other = accuracy_tables.views_table(archived.runs(tmp_path), "majority class").splitlines()
+    assert other[-1] == "| majority class |  | 0.0400 | 0.0400 | 0.0400 |"
 
 
 def test_the_table_of_another_data_set_by_hand(tmp_path):
