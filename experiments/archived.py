@@ -1,8 +1,8 @@
 """The runs whose results are kept, in experiments/results/DATASET.
 
-A folder there is that of a finished run without checkpoints, pictures and page; as long as it has
-`eval-val.npz`, `experiments.compare` takes it. Of older runs on VOC-2007 only the tables are left
-that `experiments.reproduce` wrote.
+A folder there is that of a finished run without checkpoints, images and report page; as long as it
+has `eval-val.npz`, `experiments.compare` takes it. Of older runs on VOC-2007 only the tables are
+left that `experiments.reproduce` wrote.
 """
 
 import json

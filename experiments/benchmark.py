@@ -14,13 +14,12 @@ forward, a frozen part once), whatever an algorithm saves or wastes; the device'
 large matrix product in the same precision. Compilation is timed twice: from scratch, and in the
 next process, which has the compilation cache. Memory is the peak of these two processes on a CPU
 (the compiler's included), of the device's allocator on a GPU. The ResNet's backbone is frozen, as
-in the paper, unless --train-backbone is given. Expect an hour on 2 cores for everything, 5 to 10
-minutes for one network's training step.
+in the paper, unless --train-backbone is given. On 2 cores expect 5 to 10 minutes for one network's
+training step, and hours for everything.
 """
 
 import argparse
 import importlib.util
-import json
 import os
 import sys
 import tempfile
@@ -32,6 +31,7 @@ from experiments.benchmarks import contenders, networks, tables
 from experiments.cli import arguments, command
 from fcn_jax import config as configs
 from fcn_jax.models import MODELS
+from fcn_jax.runtime import files
 from fcn_jax.types import InputError
 
 BATCH_SIZE = {
@@ -66,11 +66,13 @@ def parser() -> arguments.Parser:
     )
     data, config = configs.DataConfig(), configs.Config()
     size = {"dest": "image_size", "default": data.image_size}
+    size["help"] = "height and width of the random images (default: 224x224)"
     arguments.add_fields(p, "data", data, ["image_size"], image_size=size)
     precision = {"default": config.precision}
     arguments.add_fields(p, "", config, ["precision"], precision=precision)
     p.add_argument("--against", **_some_of(("torch", "onnx", "stock"), AGAINST), default=[])
-    p.add_argument("--torch-mode", **_some_of(TORCH_MODES), default=[])
+    modes = f"of {', '.join(TORCH_MODES)} (default: all; the last with an NVIDIA GPU only)"
+    p.add_argument("--torch-mode", **_some_of(TORCH_MODES, modes), default=[])
     p.add_argument(
         "--rounds",
         type=arguments.whole(0, 10_000),
@@ -138,6 +140,8 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, print the table, write the file."""
     args = parser().parse_args(argv)
     configs.DataConfig(image_size=args.image_size)  # checks it
+    if args.out:
+        files.make_folder(args.out.parent)
     for name, package in (("torch", "torch"), ("onnx", "onnxruntime")):
         if name in args.against and importlib.util.find_spec(package) is None:
             raise InputError(f"--against {name}: {package} is not installed: pip install {package}")
@@ -215,7 +219,7 @@ def _written(
     kept = {name: value for name, value in vars(args).items() if name not in ("out", "start")}
     data = {"machine": about, "settings": kept, **found}
     if args.out:
-        args.out.write_text(json.dumps(data, indent=1) + "\n")
+        files.write_json(args.out, data)
     return data
 
 

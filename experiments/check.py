@@ -173,12 +173,12 @@ def sizes(name: str, split: survey.Split) -> str:
     if not split.ids:
         return f"{name}: no valid image"
     heights, widths = zip(*split.sizes, strict=True)
-    (h, w), often = split.sizes.most_common(1)[0]
+    h, w = split.sizes.most_common(1)[0][0]
     images = text.count(len(split.ids), "valid image")
     if len(split.sizes) == 1:
-        return f"{name}: {images} of {w}x{h}"
+        return f"{name}: {images} of {h}x{w} (height x width)"
     return (
-        f"{name}: {images} of {len(split.sizes)} sizes, most often {w}x{h} ({often})\n"
+        f"{name}: {images} of {len(split.sizes)} sizes, most often {h}x{w} (height x width)\n"
         f"  heights {min(heights)} to {max(heights)}, widths {min(widths)} to {max(widths)}"
     )
 

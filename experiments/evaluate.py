@@ -28,7 +28,12 @@ def parser() -> arguments.Parser:
         "Evaluate the best checkpoint of a run; writes WORKDIR/eval-SPLIT.json. "
         "All settings come from the checkpoint: no training flag has to be repeated.",
     )
-    parser.add_argument("workdir", type=arguments.path, metavar="WORKDIR", help="folder of a run")
+    parser.add_argument(
+        "workdir",
+        type=arguments.path,
+        metavar="WORKDIR",
+        help="folder of a run, or of an exported network",
+    )
     parser.add_argument(
         "--split",
         type=arguments.choice(SPLITS),
@@ -57,7 +62,8 @@ def _add_size_flags(parser: arguments.Parser) -> None:
         metavar="{training,native}",
         default="training",
         help="training (default): as validation does, labels resized to the network's size; "
-        "native: predictions at each label's own size; writes eval-SPLIT-native.json",
+        "native: predictions at each label's own size; writes eval-SPLIT-native.json, with "
+        "--scale native and --tta named after them",
     )
     parser.add_argument(
         "--scale",
@@ -95,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     result = evaluate_split(restored, dataset, args, predict.TTA(*views))
     path = evaluate.save(result, args.workdir)
     data = files.read_json(path)
-    overfit = restored.meta["config"]["data"]["overfit"]
+    overfit = evaluate.config_of(restored).data.overfit
     base = {"arch": restored.meta["model"]["name"], "dataset": dataset.name, "overfit": overfit}
     shown = {**base, **data, args.split: data["summary"]}
     print(tables.result_table(shown, restored.class_names, args.split))
@@ -153,6 +159,8 @@ def open_dataset(meta: Mapping[str, Any], args: argparse.Namespace) -> prepare.D
     from fcn_jax.data import prepare
 
     origin = {k: Path(v) for k, v in meta.get("origin", {}).items()}
+    if args.dataset is None and "config" not in meta:
+        raise InputError(f"{args.workdir} does not say its data: name them with --dataset")
     name = args.dataset or meta["config"]["data"]["dataset"]
     if os.path.isabs(name) and not os.path.exists(name):
         raise InputError(f"{name}: no such folder: name the data set's with --dataset DIR")

@@ -80,7 +80,7 @@ def _add_output_flags(parser: arguments.Parser) -> None:
         "--areas",
         type=arguments.path,
         metavar="CSV",
-        help="write each class's pixels and share of the image, per file",
+        help="write each class's pixels and fraction of the image, per file",
     )
 
 

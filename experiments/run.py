@@ -34,7 +34,9 @@ def parser(base: Config | None = None) -> arguments.Parser:
     flags.add_run_flags(parser, base or flags.experiment("default"))
     flags.add_plugin_flag(parser)
     flags.add_data_flags(parser)
-    where = parser.add_argument_group("where and how it runs (nothing here changes the result)")
+    where = parser.add_argument_group(
+        "where and how it runs (the result does not depend on it, but for rounding)"
+    )
     where.add_argument(
         "--workdir",
         type=arguments.path,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from experiments.cli import arguments, command, run_folders
 from fcn_jax.runtime import text
+from fcn_jax.training import run_dir
 from fcn_jax.types import InputError
 
 EPILOG = """examples:
@@ -76,8 +77,8 @@ def find_runs(folders: list[Path]) -> list[Path]:
     for folder in folders:
         if not folder.is_dir() and folder != Path("runs"):
             raise InputError(f"{folder}: no such folder: check the name")
-    configs = (path for folder in folders for path in folder.rglob(run_folders.CONFIG))
-    return sorted({path.parent for path in configs}, key=run_folders.by_number)
+    inner = {path.parent for folder in folders for path in folder.rglob(run_dir.CONFIG)}
+    return sorted(filter(run_folders.holds_run, inner), key=run_folders.by_number)
 
 
 def table(folders: list[Path]) -> str:

@@ -69,7 +69,8 @@ def parser() -> arguments.Parser:
         "study",
         "Two studies, each a page with its table.md and table.json. ablation: the base recipe of "
         "one network, and the base with one change at a time; use --split-train, so that nothing "
-        "is chosen on val. networks: the paper's recipe and the tuned one, for every network.",
+        "is chosen on val. networks: the paper's recipe and the tuned one, for the networks of "
+        "experiments/tuned.py.",
         EPILOG,
     )
     parser.add_argument(
@@ -84,7 +85,9 @@ def parser() -> arguments.Parser:
         default="fcn",
         help="network of the ablation, as for experiments.run (default: fcn)",
     )
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="some of the study's lines")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help="some of the study's lines, such as 'fcn, tuned'"
+    )
     flags.add_plugin_flag(parser)
     sweep.add_flags(parser, "runs/study")
     return parser
@@ -121,7 +124,7 @@ def ablation(arch: str) -> list[sweep.RunSpec]:
 
 
 def networks() -> list[sweep.RunSpec]:
-    """The paper's recipe for each of its networks, and the tuned one for every network."""
+    """The paper's recipe for each of its networks, and the tuned ones."""
     specs = []
     for arch in tuned.KEPT:
         if arch in PAPER:
@@ -131,7 +134,7 @@ def networks() -> list[sweep.RunSpec]:
 
 
 def compared(study: str, names: list[str]) -> list[tuple[str, str]]:
-    """Pairs for the bootstrap: each variant and the candidate, or the tuned and the paper's."""
+    """Pairs for the bootstrap: each variant and the base, or the tuned and the paper's."""
     if study == "ablation":
         return [(name, BASE) for name in names if name != BASE and BASE in names]
     pairs = [(f"{arch}, tuned", f"{arch}, paper") for arch in PAPER]

@@ -269,7 +269,8 @@ def ohem_cross_entropy(
       labels: [...], integers; whatever is outside 0..K-1 (void, 255) counts nothing.
       weights: [K] float32, or None for ones.
       threshold: probability from which on a pixel is easy.
-      min_kept: pixels of the batch that are kept at least.
+      min_kept: labelled pixels of `labels` that are kept at least; on several devices, of each
+        device's part of a batch.
 
     Returns:
       (sum, weight), float32 scalars: see `softmax_cross_entropy`.

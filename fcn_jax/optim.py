@@ -36,27 +36,31 @@ def cosine_annealing(lr: float, eta_min: float, t_max: int) -> Schedule:
 
 
 def poly(lr: float, total_steps: int, warmup: int = 0, power: float = 0.9) -> Schedule:
-    """Linear from 0 to lr in `warmup` steps, then lr (1 - t / total)^power down to 0.
+    """Linear from lr / warmup to lr in `warmup` steps, then lr (1 - t / total)^power down to 0.
 
     t counts from the end of the warm-up, total likewise: PyTorch's `PolynomialLR` after it. The
     rate of DeepLab (Chen et al. 2016, arXiv:1606.00915).
     """
+    rising = _warmup(lr, warmup)
 
     def rate(step):
         step = jnp.asarray(step)
         left = (total_steps - step) / max(total_steps - warmup, 1)
         falling = lr * jnp.clip(left, 0.0, 1.0) ** power
-        return jnp.where(step < warmup, lr * (step + 1) / max(warmup, 1), falling)
+        return jnp.where(step < warmup, rising(step), falling)
 
     return rate
+
+
+def _warmup(lr: float, steps: int) -> Schedule:
+    """Linear from lr / steps to lr, which it reaches after `steps` steps; constant for 0 steps."""
+    return optax.linear_schedule(lr / steps, lr, steps) if steps else optax.constant_schedule(lr)
 
 
 def make_schedule(config: OptimConfig, total_steps: int) -> Schedule:
     """The learning rate as a function of the step, 0 <= step < total_steps."""
     if config.schedule == "constant":
-        if not config.warmup:
-            return optax.constant_schedule(config.lr)
-        return optax.linear_schedule(config.lr / config.warmup, config.lr, config.warmup)
+        return _warmup(config.lr, config.warmup)
     if config.schedule == "cosine_annealing":
         return cosine_annealing(config.lr, config.eta_min, config.t_max)
     warmup = min(config.warmup, max(total_steps - 1, 0))
@@ -85,7 +89,7 @@ def make_optimizer(
     PyTorch's `SGD(lr, momentum, weight_decay=w)`, without dampening.
 
     The backbone's rate is `backbone_scale` times the rest's. With `backbone_delay` it is 0 for
-    that many steps, in which the optimizer's moments of the backbone are collected already.
+    that many steps; the moments of the backbone's gradients are accumulated from the start.
 
     Args:
         config: the optimizer.

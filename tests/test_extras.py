@@ -50,6 +50,7 @@ def test_predicting_without_the_extra(network, tmp_path):
 @pytest.mark.parametrize("arguments", [("run", "--dataset", "shapes"), ("check", "shapes")])
 def test_training_names_the_extra(arguments, tmp_path):
     done = run(*arguments, *(("--workdir", tmp_path / "run") if arguments[0] == "run" else ()))
-    expected = "error: tensorflow_datasets is not installed: pip install 'fcn_jax[train]'\n"
+    remedy = "install the extra train, as in README.md"
+    expected = f"error: tensorflow_datasets is not installed: {remedy}\n"
     assert (done.returncode, done.stderr) == (2, expected)
     assert not (tmp_path / "run").exists()

@@ -128,8 +128,16 @@ def test_poly_is_pytorchs():
 
 def test_poly_warms_up():
     rate = optim.make_schedule(OptimConfig(lr=1.0, schedule="poly", warmup=4), 14)
-    expected = [0.25, 0.5, 0.75, 1.0, 1.0, 0.9**0.9, 0.5**0.9, 0.0]
+    rising = [0.25, 0.4375, 0.625, 0.8125, 1.0]
+    expected = [*rising, 0.9**0.9, 0.5**0.9, 0.0]
     np.testing.assert_allclose([rate(t) for t in (0, 1, 2, 3, 4, 5, 9, 14)], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "poly"])
+def test_every_schedule_warms_up_alike(schedule):
+    rate = optim.make_schedule(OptimConfig(lr=1.0, schedule=schedule, warmup=4), 14)
+    rising = [0.25, 0.4375, 0.625, 0.8125, 1.0]
+    np.testing.assert_allclose([rate(t) for t in range(5)], rising, rtol=1e-6)
 
 
 PARAMS = {

@@ -13,11 +13,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from experiments.cli import command, huge_pages
+from experiments.cli import huge_pages
+from fcn_jax.runtime import cores
 from fcn_jax.types import InputError
 
 PAUSE_SECONDS = 0.5
-"""Between two contenders: the threads of the one before go on looking for work for a while."""
+"""Between two contenders: the threads of the one before keep spinning for a while."""
 ROUND_SECONDS = 0.5
 """A round has as many steps as take this long, so that starting and waiting do not count."""
 
@@ -135,7 +136,7 @@ def machine() -> dict[str, Any]:
             versions[package] = metadata.version(package)
     return {
         "cpu": _cpu_name(),
-        "cores": command.cores(),
+        "cores": cores.count(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": versions,

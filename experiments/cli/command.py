@@ -16,7 +16,7 @@ from functools import partial
 
 from experiments.cli import arguments, compilation_cache, huge_pages, stopping, streams
 from fcn_jax import config as configs
-from fcn_jax.runtime import signals
+from fcn_jax.runtime import cores, signals
 from fcn_jax.types import InputError
 
 Main = Callable[[list[str] | None], int | None]
@@ -187,7 +187,7 @@ def message(error: InputError) -> str:
 
 
 def setup_jax(alone: bool = True) -> None:
-    """Set jax up, before it is imported: after `tune`, these settings.
+    """Configure jax, which must not have been imported yet; calls `tune` first.
 
     Compiled programs are kept in the user's cache, so that the second start compiles nothing. A CPU
     counts as several devices, one for each core at first, which share a batch: a program of its own
@@ -214,12 +214,5 @@ def setup_jax(alone: bool = True) -> None:
     malloc.give_back_after_compiling()
     chosen = "xla_force_host_platform_device_count" in os.environ["XLA_FLAGS"]
     if alone and not chosen and "JAX_NUM_CPU_DEVICES" not in os.environ:
-        jax.config.update("jax_num_cpu_devices", min(cores(), CPU_DEVICES))
+        jax.config.update("jax_num_cpu_devices", min(cores.count(), CPU_DEVICES))
     compilation_cache.set_up()
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -3,6 +3,7 @@
 import importlib
 import sys
 
+import fcn_jax
 from experiments.cli import arguments, command
 from fcn_jax.types import InputError
 
@@ -32,11 +33,14 @@ def main() -> None:
 
 
 def overview(name: str) -> int:
-    """Print what the commands do.
+    """Print what the commands do, or the version.
 
     Raises:
       InputError: if the word is no command.
     """
+    if name == "--version":
+        print(f"fcn_jax {fcn_jax.__version__}")
+        return 0
     if name not in ("-h", "--help", "help"):
         near = arguments.nearest(name, COMMANDS)
         raise InputError(f"{name}: choose one of {', '.join(COMMANDS)}{near}")

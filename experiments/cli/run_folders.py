@@ -12,18 +12,17 @@ from fcn_jax.config import Config
 from fcn_jax.runtime import files
 from fcn_jax.training import run_dir
 from fcn_jax.types import InputError
-
-CONFIG, RESULT = "config.json", "result.json"
+from fcn_jax.weights import model_folder
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a run was begun there."""
-    return (folder / CONFIG).exists()
+    """Whether a run was begun there; an exported network has a file of that name too."""
+    return (folder / run_dir.CONFIG).exists() and not model_folder.is_model_folder(folder)
 
 
 def is_locked(folder: Path) -> bool:
     """Whether a process is training there."""
-    lock = folder / ".lock"
+    lock = folder / run_dir.LOCK
     if not lock.exists():
         return False
     try:
@@ -73,10 +72,10 @@ def choose(root: Path, config: Config, resume: bool = False) -> Path:
 
 def _is_unfinished(folder: Path, config: Config) -> bool:
     """Whether a run of this configuration waits there to be resumed."""
-    if not holds_run(folder) or (folder / RESULT).exists() or is_locked(folder):
+    if not holds_run(folder) or (folder / run_dir.RESULT).exists() or is_locked(folder):
         return False
     try:
-        theirs = configs.from_dict(files.read_json(folder / CONFIG))
+        theirs = configs.from_dict(files.read_json(folder / run_dir.CONFIG))
     except InputError:  # damaged, or of another version
         return False
     return not run_dir.differences(theirs, config)
@@ -99,11 +98,11 @@ def summary(folder: Path) -> dict[str, Any]:
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     found: dict[str, Any] = {"bytes": size, "state": "damaged", "miou": None, "epochs": "?"}
     with contextlib.suppress(InputError, ValueError, LookupError, TypeError):
-        if (folder / RESULT).exists():
-            data = files.read_json(folder / RESULT)
+        if (folder / run_dir.RESULT).exists():
+            data = files.read_json(folder / run_dir.RESULT)
             state, scores, epochs = "finished", [data["val"]["miou"]], str(data["epochs_run"])
         else:
-            config = configs.from_dict(files.read_json(folder / CONFIG))
+            config = configs.from_dict(files.read_json(folder / run_dir.CONFIG))
             scores = [row["val"]["miou"] for row in run_dir.read_metrics(folder)]
             state = "running" if is_locked(folder) else "unfinished"
             epochs = f"{len(scores)} of {config.epochs}"

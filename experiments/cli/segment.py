@@ -10,12 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from experiments.cli import command
 from experiments.cli.image_files import Job, suffixed
 from fcn_jax.data import images
 from fcn_jax.inference import predict
 from fcn_jax.report import gallery, masks
-from fcn_jax.runtime import files
+from fcn_jax.runtime import cores, files
 from fcn_jax.types import InputError
 
 WORKERS = 4
@@ -73,7 +72,7 @@ def segment_all(
 
 def threads() -> ThreadPoolExecutor:
     """The threads that predict the images of a folder, each one image at a time."""
-    return ThreadPoolExecutor(min(command.cores(), WORKERS))
+    return ThreadPoolExecutor(min(cores.count(), WORKERS))
 
 
 def segment(
@@ -131,5 +130,5 @@ def write_areas(rows: Sequence[Area], path: Path) -> None:
         part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
         writer = csv.writer(file)
-        writer.writerow(("file", "class_id", "class", "pixels", "share"))
+        writer.writerow(("file", "class_id", "class", "pixels", "fraction"))
         writer.writerows((*row[:-1], f"{row.fraction:.6f}") for row in rows)

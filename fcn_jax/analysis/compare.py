@@ -142,7 +142,7 @@ def _run(entry: Entry, dataset: prepare.Dataset, ids: Sequence[str]) -> pages.Ru
     panels = []
     if (first / run_dir.CHECKPOINTS).is_dir():  # a run that was archived without them has numbers
         restored = predict.load_checkpoint(first)
-        find = run_report.find_example(dataset, restored.meta["config"], "val", all_ids)
+        find = run_report.find_example(dataset, evaluate.config_of(restored), "val", all_ids)
         panels = run_report.panels_of(restored, [find(i) for i in ids])
     run: pages.Run = {
         "name": entry.name,

@@ -1,4 +1,4 @@
-"""The page of a run while it goes on: a callback that refreshes it."""
+"""The page of a run that is not finished: a callback that refreshes it."""
 
 import logging
 import threading
@@ -21,7 +21,7 @@ PANELS = 4
 """Validation images shown, always the same ones."""
 
 FRACTION = 0.02
-"""Most of the run's time that may go into refreshing."""
+"""Largest fraction of a run's time that is spent on refreshing, the first page apart."""
 
 _logger = logging.getLogger(__name__)
 
@@ -33,9 +33,9 @@ class LiveReport(Callback):
     that refreshing takes at most `FRACTION` of it: every epoch of a short run, at most every minute
     of a long one. It is made in a thread, so that training does not wait for it. Only what runs
     compiled programs is done by the thread that trains: augmenting a few images at the start, and
-    predicting `PANELS` images with a new best checkpoint between epochs. Beside a prediction, a
-    training step on two devices of a CPU was once seen to wait for its other half for ever. Files
-    are replaced whole: a kill leaves the page before.
+    predicting `PANELS` images with a new best checkpoint between epochs: during a training step,
+    two devices of a CPU have deadlocked beside a prediction. Files are replaced whole: a kill
+    leaves the page before.
 
     A page that cannot be written is logged, and does not end the run. On a full disk even that is
     left to the next save, which fails with an error.
@@ -108,7 +108,7 @@ class LiveReport(Callback):
         return max(self.cost / FRACTION, min(60.0, elapsed / 20))
 
     def wait(self) -> None:
-        """Until a refresh that goes on is done."""
+        """Wait until a refresh in progress is done."""
         if self._thread is not None:
             self._thread.join()
 

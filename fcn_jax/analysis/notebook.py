@@ -116,7 +116,7 @@ def train(
 ) -> RunResult:
     """Train, or resume, the run of `folder`, with the pages that the command writes.
 
-    report.html, curves.png and gallery.png are refreshed while the run goes on, see
+    report.html, curves.png and gallery.png are refreshed during the run, see
     `live_report.LiveReport`; everything else is as in `loop.train`.
 
     Args:
@@ -146,9 +146,9 @@ def train(
 def _is_rendered(folder: Path) -> bool:
     """Whether the pages of a finished run were written after its result.
 
-    The last page of the run while it went on may be newer than the result, too.
+    The last page of the running training may be newer than the result, too.
     """
-    written = [folder / name for name in ("report.html", "curves.png", "gallery.png")]
+    written = [folder / name for name in run_dir.PAGES]
     result = (folder / run_dir.RESULT).stat().st_mtime_ns
     newer = all(file.exists() and file.stat().st_mtime_ns > result for file in written)
     return newer and not pages.is_live(written[0].read_text(encoding="utf-8"))

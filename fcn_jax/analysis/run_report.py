@@ -15,7 +15,7 @@ from fcn_jax.data import augment, batches, prepare
 from fcn_jax.inference import predict
 from fcn_jax.report import gallery, masks, pages, tables
 from fcn_jax.runtime import files, text
-from fcn_jax.training import run_dir, setup
+from fcn_jax.training import evaluate, run_dir, setup
 from fcn_jax.types import Example, InputError
 
 DOWNLOADS = ("config.json", "metrics.jsonl", "result.json", "eval-*.json", "*.png", "table.*")
@@ -44,20 +44,20 @@ def panels_of(
 
 
 def find_example(
-    dataset: prepare.Dataset, config: Mapping[str, Any], split: str, ids: Sequence[str]
+    dataset: prepare.Dataset, config: Config, split: str, ids: Sequence[str]
 ) -> Callable[[str], Example]:
     """A lookup by id of the examples that a run was evaluated on.
 
     Args:
       dataset: that has them.
-      config: of the run, as JSON. An overfit run, and one that holds a part of the train split
+      config: of the run. An overfit run, and one that holds a part of the train split
         out, were validated on images of the train split; these are looked through then.
       split: that was evaluated.
       ids: of the evaluation, in its order, which is the split's: so only what is asked for has to
         be decoded.
     """
-    data, names = config["data"], [split]
-    if split == "val" and (data["overfit"] or data.get("split_train")):
+    names = [split]
+    if split == "val" and (config.data.overfit or config.data.split_train):
         names.append("train")
     pools = [dataset.splits[name] for name in names]
     positions = {example_id: i for i, example_id in enumerate(ids)}
@@ -85,7 +85,7 @@ def _extremes(
     """The best, median and worst images of an evaluation, predicted at their own size."""
     ids, scores = list(data["images"]), list(data["images"].values())
     chosen = masks.choose_examples(scores, each)
-    find = find_example(dataset, restored.meta["config"], data["split"], ids)
+    find = find_example(dataset, evaluate.config_of(restored), data["split"], ids)
     examples = [find(ids[index]) for _, index in chosen]
     return [
         panel._replace(title=masks.panel_title(label, panel.title, scores[index]))
@@ -298,7 +298,7 @@ def render_evaluation(
             "confusion": np.asarray(data["confusion"]),
             "panels": _extremes(restored, dataset, data),
             "facts": [
-                *describe_network(restored.meta["model"]["name"], _parameters(restored)),
+                *describe_network(base["arch"], _parameters(restored)),
                 ("split", f"{data['split']}{of}, {len(data['images']):,} images"),
                 ("scored at", "each image's own size" if method else "the training's size"),
                 ("the network sees", seen),

@@ -180,8 +180,8 @@ class ModelConfig(Checked, group="model"):
     init: Literal["xavier", "he"] = "xavier"
     """Random initialisation of what is not pretrained; the paper's is Xavier."""
     pretrained: str | None = None
-    """`imagenet`, `imagenet-v2`, a .pth or .safetensors file, the folder of a run, or a folder of
-    model.safetensors and config.json."""
+    """`imagenet` or `imagenet-v2` (a backbone), `torchvision` (the whole network), a .pth or
+    .safetensors file, the folder of a run, or a folder of model.safetensors and config.json."""
     freeze_bn: bool = False
     """Normalise the backbone by its batch norms' running statistics, as they were loaded; use it
     with small batches."""
@@ -255,9 +255,21 @@ class LossConfig(Checked, group="loss"):
     """Weight of a Lovasz-softmax term added to the cross-entropy; 0 leaves it out."""
     function: str | None = None
     """`module:name` of a function `(logits, labels, class_weights) -> (sum, weight)` that replaces
-    the cross-entropy in training; void is 255. None: the cross-entropy."""
+    the cross-entropy in training; void is 255. On several devices it gets a device's part of the
+    batch, and the results are summed. None: the cross-entropy."""
     aux_weight: Annotated[float, Within(0, 1e3)] = 0.4
     """Weight of the auxiliary head's loss, for networks that have such a head."""
+
+    def __post_init__(self):
+        """Check every value."""
+        super().__post_init__()
+        for name in ("label_smoothing", "focal_gamma") if self.function else ():
+            if value := getattr(self, name):
+                raise InputError(
+                    "belongs to the cross-entropy, which loss.function replaces: leave one out",
+                    field=f"loss.{name}",
+                    value=value,
+                )
 
 
 @dataclass(frozen=True)
@@ -282,7 +294,7 @@ class OptimConfig(Checked, group="optim"):
     eta_min: Annotated[float, Within(0, 1e3)] = 0.0
     """Last rate of the cosine schedules."""
     warmup: Annotated[int, Within(0, 10**9)] = 0
-    """Steps of linear warm-up from 0; not used by `cosine_annealing`."""
+    """Steps of linear warm-up, from lr / warmup to lr; not used by `cosine_annealing`."""
     backbone_scale: Annotated[float | None, Within(0, 1e3)] = None
     """Learning rate of the backbone relative to the rest; 0 freezes it. None: 0 where the network
     freezes its pretrained backbone by default, else 1."""
@@ -339,15 +351,16 @@ class Runtime(Checked):
     """
 
     devices: Annotated[int | None, Within(1, 65_536)] = None
-    """How many devices of each process to use; None: as many as divide the batch. A CPU counts as
-    one device for each core, up to 4."""
+    """How many devices of each process to use; None: as many as divide the batch. The commands
+    count a CPU as one device for each core, up to 4; Python does as JAX_NUM_CPU_DEVICES says."""
     save_every: Annotated[int, Within(1, 10**9)] = 1
     """Epochs between saves of the latest state; a new best is always saved."""
     save_steps: Annotated[int, Within(0, 10**9)] = 0
     """Also save every N steps within an epoch; 0: only between epochs."""
     cache: CacheMode = "auto"
     """Where images are kept: on the `device`, on the `host`, or nowhere (`none`: decoded every
-    epoch); `auto` takes the first that fits."""
+    epoch). `auto`: nowhere unless they fit in half of the host's available memory; then on the
+    device if they fit there, else on the host."""
     show: bool = True
     """Whether to report progress."""
     origin: dict[str, Any] = field(default_factory=dict)
@@ -407,7 +420,7 @@ def with_absolute_paths(config: Config) -> Config:
         ("data.dataset", config.data.dataset),
         ("model.pretrained", config.model.pretrained),
     ):
-        if value not in (None, "voc2007", "shapes", "imagenet", "imagenet-v2"):
+        if value not in (None, "voc2007", "shapes", "imagenet", "imagenet-v2", "torchvision"):
             path = Path(value).expanduser()
             if path.exists():
                 changes[name] = str(path.resolve())

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import io
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from PIL import Image
 
 from fcn_jax.data.classes import Trivial, default_palette, find_trivial
 from fcn_jax.data.images import to_rgb
+from fcn_jax.runtime import cores
 from fcn_jax.types import VOID, Example, InputError
 
 
@@ -97,11 +97,14 @@ class Dataset:
             name: of the data set.
 
         Raises:
-            InputError: for a missing split, or a pair of another form; it names the pair.
+            InputError: for a missing split, unusable classes or colours, or a pair of another form;
+                it names the pair.
         """
         for split in ("train", "val"):
             if not len(splits.get(split, ())):
                 raise InputError(f"the data set has no {split} pairs: give at least one")
+        colours = default_palette(class_names) if palette is None else np.asarray(palette)
+        _check_classes(class_names, colours)
         made = {s: _Pairs(s, pairs, len(class_names)) for s, pairs in splits.items()}
         digest = hashlib.sha256(repr(tuple(class_names)).encode())
         for split, examples in made.items():
@@ -110,9 +113,24 @@ class Dataset:
                 digest.update(repr((split, example.image.shape)).encode())
                 digest.update(example.image.tobytes())
                 digest.update(example.mask.tobytes())
-        colours = default_palette(class_names) if palette is None else np.asarray(palette)
         made = Splits(made, "give it")
-        return cls(name, tuple(class_names), colours, made, digest.hexdigest()[:12])
+        digest = digest.hexdigest()[:12]
+        return cls(name, tuple(class_names), colours.astype(np.uint8), made, digest)
+
+
+def _check_classes(names: Sequence[str], palette: np.ndarray) -> None:
+    if not 2 <= len(names) <= VOID or len(set(names)) < len(names):
+        raise InputError(f"{len(names)} class names: give 2 to {VOID}, and each once")
+    wanted = (len(names), 3)
+    if palette.shape != wanted or palette.dtype.kind not in "iu" or not _is_bytes(palette):
+        raise InputError(
+            f"the palette is {palette.dtype} {list(palette.shape)}: give integers {list(wanted)} "
+            "from 0 to 255"
+        )
+
+
+def _is_bytes(values: np.ndarray) -> bool:
+    return bool(((values >= 0) & (values <= 255)).all())
 
 
 class Splits(dict[str, Sequence[Example]]):
@@ -257,7 +275,7 @@ def _count(examples: Sequence[Example]) -> Facts:
         pixels = np.bincount(example.mask.ravel(), minlength=256)
         return example.id, example.mask.shape, pixels
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(cores.count()) as pool:
         found = list(pool.map(look, range(len(examples))))
     ids, shapes, pixels = zip(*found, strict=True) if found else ((), (), ())
     return Facts(

@@ -13,7 +13,6 @@ device can use. (A loader with worker processes needs the same indices, copies e
 between processes, and adds a dependency.)
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,9 +22,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import psutil
 
 from fcn_jax.data import batches, resize_cache
 from fcn_jax.data.dataset import Facts, Records, Subset, facts_of
+from fcn_jax.runtime import cores
 from fcn_jax.runtime.terminal import progress
 from fcn_jax.types import VOID, Batch, Example, InputError
 
@@ -72,14 +73,11 @@ class Budget:
 
 
 def budget() -> Budget:
-    """Half of the host's free memory, and 40 % of each device's.
+    """Half of the host's available memory, and 40 % of each device's.
 
     On a CPU half of the former is divided among its devices: each has a copy.
     """
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):  # not on every system
-        free = 4 * 2**30
+    free = psutil.virtual_memory().available  # counts what the page cache can give back
     stats = jax.local_devices()[0].memory_stats() or {}
     limit = stats.get("bytes_limit")
     shared = free // (4 * jax.local_device_count())
@@ -189,7 +187,7 @@ def _decoded(
         batches.put(batch, row, example)
         tick()
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(cores.count()) as pool:
         for _ in pool.map(fill, range(len(indices))):
             pass
     return batch

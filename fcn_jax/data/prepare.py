@@ -32,7 +32,8 @@ from fcn_jax.types import InputError
 try:
     import tensorflow_datasets as tfds
 except ModuleNotFoundError as error:
-    raise InputError(f"{error.name} is not installed: pip install 'fcn_jax[train]'") from None
+    message = f"{error.name} is not installed: install the extra train, as in README.md"
+    raise InputError(message) from None
 
 _ROOM = "make room or choose another directory for prepared data"
 _FACTS = "facts.npz"
@@ -88,6 +89,8 @@ def open_source(
     progress: bool = True,
 ) -> Source:
     """The raw files that `load` would prepare, for the same arguments; prepares nothing.
+
+    VOC's archives are downloaded and `shapes` is drawn first, where that has not been done yet.
 
     Raises:
         InputError: if they are not there, or not of the right shape.
@@ -363,7 +366,7 @@ def _read_facts(folder: Path, opened: dict[str, Any]) -> tuple[str, dict[str, Fa
         if all(len(facts[split].ids) == len(records) for split, records in opened.items()):
             return digest, facts
     except Exception:  # zipfile and numpy raise many kinds; whatever it was, the facts are lost
-        LOGGER.info("taking stock of the prepared data in %s again", folder)
+        LOGGER.info("counting the prepared data in %s again", folder)
     # What `digest` of an undisturbed preparation is, again.
     whole = hashlib.sha256()
     for split, records in opened.items():

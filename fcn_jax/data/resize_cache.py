@@ -15,7 +15,7 @@ import numpy as np
 
 from fcn_jax.data import batches
 from fcn_jax.data.dataset import Records
-from fcn_jax.runtime import files
+from fcn_jax.runtime import cores, files
 from fcn_jax.runtime.terminal import LOGGER
 from fcn_jax.types import Batch, Example
 
@@ -108,7 +108,7 @@ def _write(
 
     try:
         with (
-            ThreadPoolExecutor(os.cpu_count() or 1) as pool,
+            ThreadPoolExecutor(cores.count()) as pool,
             (part / "image.npy").open("wb") as image,
             (part / "mask.npy").open("wb") as mask,
         ):

@@ -153,7 +153,7 @@ def read_example(source: Source, split: str, example_id: str) -> tuple[Stored, m
     height, width = mask.ids.shape
     shown = _as_masked(image, (height, width)) if source.honour_exif else image
     if shown.size != (width, height):
-        sizes = f"{shown.width}x{shown.height}, its mask {width}x{height}"
+        sizes = f"{shown.height}x{shown.width}, its mask {height}x{width} (height x width)"
         raise InputError(f"image {_short(image_path)} is {sizes}: fix the mask {remove}")
     keep = image.format in ("JPEG", "MPO") and shown is image and image.mode == "RGB"
     if not (keep and images.opens_silently(data)):

@@ -108,7 +108,9 @@ def _onnx_runner(data: bytes) -> Run:
     try:
         import onnxruntime
     except ImportError:
-        raise InputError("onnxruntime is not installed: pip install 'fcn_jax[onnx]'") from None
+        raise InputError(
+            "onnxruntime is not installed: install the extra onnx, as in README.md"
+        ) from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])

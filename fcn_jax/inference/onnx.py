@@ -74,7 +74,7 @@ def import_onnx():
     try:
         import onnx
     except ImportError:
-        raise InputError("onnx is not installed: pip install 'fcn_jax[onnx]'") from None
+        raise InputError("onnx is not installed: install the extra onnx, as in README.md") from None
     return onnx
 
 

@@ -38,7 +38,7 @@ class Checkpoint(NamedTuple):
     image_size: tuple[int, int]
     """Height and width it was trained at."""
     meta: dict[str, Any]
-    """All else that was saved: config, progress, class weights."""
+    """All else that was saved: config, progress, class weights; not of an exported network."""
 
     def __repr__(self) -> str:
         """Short: not the arrays."""
@@ -85,7 +85,9 @@ def load_checkpoint(path: Path | str, which: str = "best") -> Checkpoint:
 
 
 def load_published(name: str, weights: Path | str | None = None) -> Checkpoint:
-    """torchvision's published network of VOC's classes, whose images were some 520 pixels high.
+    """torchvision's published network of VOC's classes, trained on images about 520 pixels high.
+
+    They were not resized to a square, so `predict` it with `scale="native"`.
 
     Args:
       name: of the network.

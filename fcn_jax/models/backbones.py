@@ -14,7 +14,7 @@ def create(backbone: str, output_stride: int | None = None, **kwargs: Any) -> nn
     """A dilated ResNet, of output stride 8 for None, or MobileNetV3-Large, which always has 16.
 
     Raises:
-        InputError: another output stride was asked of MobileNetV3-Large than its own, as None.
+        InputError: an output stride was given for MobileNetV3-Large.
     """
     if backbone == MOBILENET:
         if output_stride is not None:

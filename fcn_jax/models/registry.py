@@ -1,7 +1,8 @@
 """The networks by name, and what the rest of the code has to know about each.
 
 This module imports neither jax nor flax: a network's module is imported when it is made, so that a
-command line can list the networks at once. Nothing else in the code base compares a network's name.
+command line can list the networks at once. A network's name is compared nowhere else, but for the
+order of names in PyTorch's U-Net, see `weights.torch_weights`.
 """
 
 import importlib
@@ -28,7 +29,7 @@ class Network:
     factory: str | Factory
     """A Flax module class or a function that returns a module, or where it is: `module:name`.
 
-    It is called with keywords: num_classes, and those of dtype, kernel_init that it takes.
+    It is called with the keywords num_classes, dtype and kernel_init, as far as it has them.
     """
     options: Mapping[str, Any] = field(default_factory=dict)
     """Keywords that make it this network; a caller may override them."""
@@ -96,7 +97,7 @@ MODELS: dict[str, Network] = {
         for depth in ("resnet18", "resnet34", "resnet50", "resnet101")
     },
 }
-"""Name -> network."""
+"""Name of a network -> its entry: how it is made, its backbone, its published weights."""
 
 
 def register_model(name: str, factory: Factory | str, **facts: Any) -> None:
@@ -116,13 +117,21 @@ def register_model(name: str, factory: Factory | str, **facts: Any) -> None:
         **facts: the other fields of `Network`.
 
     Raises:
-        InputError: the name is taken or unusable.
+        InputError: the name is taken by another network, or unusable.
     """
     if not name or not name.replace("_", "").replace("-", "").replace(".", "").isalnum():
-        raise InputError("use letters, digits, _ - and . for a network's name", value=name)
-    if name in MODELS:
+        raise InputError(f"{name!r}: use letters, digits, _ - and . for a network's name")
+    network = Network(factory, **facts)
+    if name in MODELS and _origin(MODELS[name].factory) != _origin(factory):
         raise InputError(f"the network {name!r} exists already: choose another name")
-    MODELS[name] = Network(factory, **facts)
+    MODELS[name] = network
+
+
+def _origin(factory: Factory | str) -> Any:
+    """What tells a network from another; a notebook's cell that runs again defines the same."""
+    if isinstance(factory, str):
+        return factory
+    return getattr(factory, "__module__", None), getattr(factory, "__qualname__", factory)
 
 
 def is_known(name: str) -> bool:
@@ -165,7 +174,7 @@ def create_model(
         num_classes: channels of the logits.
         dtype: of the computation, jnp.float32 (None) or jnp.bfloat16; parameters are float32 either
             way.
-        init: `xavier` (the paper's) or `he`.
+        init: `xavier` (the paper's), `he` or `he_fan_out`.
         **options: the network's own, see its docstring.
 
     Raises:

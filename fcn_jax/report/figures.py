@@ -23,7 +23,8 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 except ModuleNotFoundError as error:
-    raise InputError(f"{error.name} is not installed: pip install 'fcn_jax[train]'") from None
+    message = f"{error.name} is not installed: install the extra train, as in README.md"
+    raise InputError(message) from None
 
 INK, FAINT = "#1d2330", "#c9ced8"
 COLOURS = ("#0067a5", "#d55e00", "#00845f")

@@ -73,8 +73,8 @@ def overlay(
     """
     if image.shape[:2] != mask.shape:
         raise InputError(
-            f"an image of {image.shape[1]}x{image.shape[0]} under a mask of "
-            f"{mask.shape[1]}x{mask.shape[0]}: resize one of them first"
+            f"an image of {image.shape[0]}x{image.shape[1]} under a mask of "
+            f"{mask.shape[0]}x{mask.shape[1]}: resize one of them first"
         )
     colour = colourise(mask, palette)
     mixed = np.rint((1 - alpha) * image + alpha * colour).astype(np.uint8)

@@ -57,7 +57,7 @@ def is_live(page: str) -> bool:
 
 
 class Live(NamedTuple):
-    """Says that a page is of a run that goes on, or that has stopped unfinished."""
+    """Says that a page is of a run that is still training, or that stopped unfinished."""
 
     state: str
     """`running` or `stopped`."""
@@ -222,7 +222,7 @@ def _headline(result: Mapping[str, Any], split: str) -> dict[str, Any]:
 def write_report(data: RunData, path: str | Path) -> None:
     """Write the page of a run or of an evaluation.
 
-    Scores, curves, images, classes, confusion, settings, how to repeat it; while a run is going on,
+    Scores, curves, images, classes, confusion, settings, how to repeat it; during a run
     the page reloads itself and says how old it is.
     """
     result, split = data["result"], data.get("split", "val")

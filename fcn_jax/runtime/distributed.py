@@ -193,12 +193,12 @@ def replicate(tree, mesh: Mesh):
 
 
 PART_SIZE = 2**16
-"""Values of an array from which on devices may hold a part of it each, instead of all the whole:
-each part is a message to the others."""
+"""Smallest size of an optimizer's array of which each device holds a part only: each part is a
+message to the others."""
 
 
 def shardings(state: TrainState, mesh: Mesh | AbstractMesh) -> TrainState:
-    """Where the arrays of a state lie: whole on each device, but for the optimizer's.
+    """Shardings of a state: whole on each device, but for the optimizer's arrays.
 
     Of those each device of one process has a part, along the first axis that they divide: it makes
     the updates of that part and sends them to the others. With several processes these are whole

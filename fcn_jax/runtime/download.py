@@ -43,7 +43,7 @@ def fetch(
     """Return the path of a file in a folder, downloading it first unless it is there and right.
 
     The mirrors are tried in order. Bytes gather in FILENAME.part, from which a later mirror or a
-    later call goes on; the final name appears only once size and sha256 agree.
+    later call resumes; the final name appears only once size and sha256 agree.
 
     Raises:
         InputError: no mirror gave the file; one line with a reason for each, and where to put the

@@ -69,10 +69,11 @@ def count(number: int, noun: str) -> str:
 
 
 def amount(size: int) -> str:
-    """Bytes in words: 512 bytes, 4.2 kB, 911.1 MB."""
+    """Bytes in words: 512 bytes, 4.2 kB, 911.1 MB, 8.6 GB."""
     if size < 1000:
         return f"{size} bytes"
-    return f"{size / 1e3:.1f} kB" if size < 1e6 else f"{size / 1e6:.1f} MB"
+    unit, name = next((u, n) for u, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if size >= u)
+    return f"{size / unit:.1f} {name}"
 
 
 def signed_numbers(*values: float) -> list[str]:

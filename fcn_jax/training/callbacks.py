@@ -91,7 +91,10 @@ class TensorBoard(Callback):
         try:
             from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
         except ImportError:
-            raise InputError("tensorboardX is not installed: pip install tensorboardX") from None
+            message = (
+                "tensorboardX is not installed: install the extra tensorboard, as in README.md"
+            )
+            raise InputError(message) from None
         self._writer = SummaryWriter(str(self._folder or run.folder / "tensorboard"))
         text = json.dumps(configs.to_dict(run.config), indent=1)
         self._writer.add_text("config", f"```\n{text}\n```", run.step)

@@ -5,7 +5,7 @@ import io
 import re
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -128,6 +128,17 @@ def void_class(config: configs.Config, trivial: classes.Trivial) -> int | None:
     return trivial.background
 
 
+def config_of(restored: predict.Checkpoint) -> configs.Config:
+    """The configuration of a network's run; one that has none, as exported ones, gets defaults."""
+    stored = restored.meta.get("config")
+    if stored is not None:
+        return configs.from_dict(stored, "checkpoint")
+    precision = restored.meta.get("model", {}).get("precision", "f32")
+    return configs.Config(
+        data=configs.DataConfig(image_size=restored.image_size), precision=precision
+    )
+
+
 def _trivial(restored: predict.Checkpoint) -> classes.Trivial:
     """The constant predictor of a saved network; class 0 where an older run did not say."""
     return classes.Trivial(*restored.meta.get("trivial", ()))
@@ -212,33 +223,35 @@ def mark_data(
 ) -> Evaluation:
     """Mark an evaluation on other images than those that the network was validated on in training.
 
-    The content of a data set decides, wherever it lies; its path does where there is no digest.
+    The content of a data set decides, wherever it lies; its path does where there is no digest. An
+    exported network does not say what it was trained with: all data are others.
     """
-    found, stored = identity(dataset), restored.meta.get("data")
-    if stored is None:  # written by an older version
-        config = configs.from_dict(restored.meta["config"], "checkpoint")
+    found, stored, config = identity(dataset), restored.meta.get("data"), config_of(restored)
+    if "config" not in restored.meta:
+        own = False
+    elif stored is None:  # written by an older version
         path = configs.with_absolute_paths(config).data.dataset
         own = not found["root"] or path in (found["root"], found["name"])
     else:
         key = "digest" if stored["digest"] and found["digest"] else "root"
         own = stored[key] == found[key]
-    split_train = restored.meta["config"]["data"].get("split_train")
     return result._replace(
         other_data=None if own else found,
-        other_split=result.split == "val" and split_train is not None,
+        other_split=result.split == "val" and config.data.split_train is not None,
     )
 
 
 def save(evaluation: Evaluation, folder: Path) -> Path:
     """Write eval-<split>.json, and eval-<split>.npz with the counts of each image.
 
-    Other files are written for an evaluation in another way than in training, eval-<split>-native,
-    for one on other data than the run's, eval-<split>-on-<name>-<digest>, and for the val split of
-    a run that validated on a part of train, eval-val-real.
+    Other files are written for an evaluation in another way than in training, such as
+    eval-<split>-native-flip-0.75, for one on other data than the run's,
+    eval-<split>-on-<name>-<digest>, and for the val split of a run that validated on a part of
+    train, eval-val-real.
     The JSON holds the summary rows, the confusion matrix [K, K] and each image's miou.
     """
     suffix = "-real" if evaluation.other_split else ""
-    suffix += "-native" if evaluation.method else ""
+    suffix += _method_suffix(evaluation.method) if evaluation.method else ""
     if evaluation.other_data is not None:
         other = evaluation.other_data
         name = re.sub(r"[^A-Za-z0-9_]+", "-", other["name"]).strip("-") or "data"
@@ -254,6 +267,14 @@ def save(evaluation: Evaluation, folder: Path) -> Path:
     np.savez_compressed(arrays, counts=counts, ids=np.asarray(ids))
     files.write_bytes(path.with_suffix(".npz"), arrays.getvalue())
     return path
+
+
+def _method_suffix(method: Mapping[str, Any]) -> str:
+    """A name for each way to evaluate at the labels' own sizes."""
+    words = ["native", *(["every-pixel"] if method["scale"] == "native" else [])]
+    words += ["flip"] if method["flip"] else []
+    words += [f"{factor:g}" for factor in method["factors"] if factor != 1]
+    return "".join(f"-{word}" for word in words)
 
 
 def load(folder: Path, split: str = "val") -> tuple[dict[str, Any], np.ndarray, tuple[str, ...]]:
@@ -272,12 +293,13 @@ def evaluate_checkpoint(
     """Evaluate a saved network on a split, exactly as its training validated it.
 
     The size, precision, loss and reading of void are the checkpoint's own, and so is the batch size
-    unless one is given. All devices that divide a batch share it.
+    unless one is given; an exported or published network has no class weights, ignores void, and
+    takes batches of 16. All devices that divide a batch share it.
 
     Raises:
       InputError: if the data set has other classes than the network, or no such split.
     """
-    config = configs.from_dict(restored.meta["config"], "checkpoint")
+    config = config_of(restored)
     examples = split_examples(restored, dataset, split)
     batch_size = batch_size or config.data.batch_size
     mesh = distributed.mesh(batch_size, None)
@@ -286,7 +308,7 @@ def evaluate_checkpoint(
     program = make_program(
         restored.model,
         len(restored.class_names),
-        restored.meta["class_weights"],
+        restored.meta.get("class_weights"),
         void_class(config, _trivial(restored)),
         distributed.batch_sharding(mesh),
     )
@@ -319,7 +341,7 @@ def split_examples(
             f"{len(restored.class_names)} ({', '.join(restored.class_names[:3])}, ...): "
             "give the data set it was trained on"
         )
-    config = configs.from_dict(restored.meta["config"], "checkpoint")
-    if split == "val" and config.data.overfit:  # such a run is validated on its training images
-        return dataset.splits["train"][: config.data.overfit]
+    overfit = config_of(restored).data.overfit
+    if split == "val" and overfit:  # such a run is validated on its training images
+        return dataset.splits["train"][:overfit]
     return dataset.splits[split]

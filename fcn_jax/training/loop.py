@@ -7,7 +7,6 @@ that was interrupted and resumed ends with the same bits as one that was not; on
 
 import contextlib
 import logging
-import os
 import platform
 from collections.abc import Callable, Sequence
 from importlib import metadata
@@ -21,7 +20,7 @@ from fcn_jax import config as configs
 from fcn_jax.config import Runtime as Runtime
 from fcn_jax.data import prepare
 from fcn_jax.models import flops
-from fcn_jax.runtime import distributed, files, signals, source, text
+from fcn_jax.runtime import cores, distributed, files, signals, source, text
 from fcn_jax.training import evaluate, progress, run_dir, setup
 from fcn_jax.training.callbacks import Callback, RunInfo
 from fcn_jax.training.saving import Interrupted as Interrupted
@@ -241,7 +240,7 @@ def environment() -> dict[str, Any]:
         "devices": jax.device_count(),
         "processes": distributed.count(),
         "cpu": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
+        "cores": cores.count(),
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in ("jax", "flax", "optax")},
         **source.versions(),

@@ -10,6 +10,7 @@ and Johnson 2021, arXiv:2105.07576, section 3), PyTorch's `swa_utils.update_bn`.
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
@@ -17,7 +18,7 @@ from jax.sharding import NamedSharding
 from fcn_jax.data import augment, batches
 from fcn_jax.models.layers import BatchNorm
 from fcn_jax.training import steps
-from fcn_jax.types import Batch
+from fcn_jax.types import Batch, InputError
 
 Program = Callable[[tuple[dict, int], Batch, np.ndarray], Any]
 """((variables, batches seen), images, indices [B]) -> statistics that also know this batch."""
@@ -29,23 +30,32 @@ def make_program(
     """Build the jitted program of one batch.
 
     Args:
-      model: whose `BatchNorm` layers are meant; frozen ones keep their statistics, bit for bit.
+      model: its batch norms are `layers.BatchNorm` or Flax's; frozen ones keep their statistics,
+        bit for bit.
       image_size: height and width that images are resized to, whatever the padded batch's.
       sharding: of the batch over the devices; the statistics are those of the whole batch.
+
+    The program raises `InputError` when it is traced if the network has other batch statistics.
     """
 
     def step(carried: tuple[dict, int], batch: Batch):
         variables, seen = carried
         plain = augment.AugmentConfig()  # draws nothing, so the key does not matter
         image, _ = augment.augment(jax.random.key(0), batch, image_size, plain)
-        _, moved = model.apply(
-            variables, batches.normalize(image), train=True, mutable=["batch_stats"]
-        )
-        # The layer went `momentum` of the way to the batch's statistics, the average of n batches
-        # has to go 1 / n of it; the first goes the whole way, so that nothing old is left.
-        fraction = 1.0 / (BatchNorm.momentum * (seen + 1))
+        rates: dict[tuple[str, ...], float] = {}
+        with nn.intercept_methods(_note_rates(rates)):
+            _, moved = model.apply(
+                variables, batches.normalize(image), train=True, mutable=["batch_stats"]
+            )
+
+        def average(path, old, new):
+            # The layer went `rate` of the way to the batch's statistics, the average of n batches
+            # has to go 1 / n of it; the first goes the whole way, so that nothing old is left.
+            rate = _rate(rates, path)
+            return old + (new - old) / (rate * (seen + 1)) if rate else old
+
         old = variables["batch_stats"]
-        return jax.tree.map(lambda a, b: a + fraction * (b - a), old, moved["batch_stats"])
+        return jax.tree_util.tree_map_with_path(average, old, moved["batch_stats"])
 
     return steps.jit_eval_step(step, sharding)
 
@@ -66,3 +76,28 @@ def estimate(program: Program, params, stats, loaded: Iterable[tuple[Batch, np.n
     for seen, (images, indices) in enumerate(loaded):
         stats = program(({"params": params, "batch_stats": stats}, seen), images, indices)
     return stats
+
+
+def _note_rates(rates: dict[tuple[str, ...], float]):
+    """An interceptor that notes how far each batch norm moves to the statistics of a batch."""
+
+    def note(call, args, kwargs, context):
+        layer = context.module
+        if isinstance(layer, BatchNorm):
+            rates[layer.path] = layer.momentum
+        elif isinstance(layer, nn.BatchNorm):  # which counts what stays
+            rates[layer.path] = 1.0 - layer.momentum
+        return call(*args, **kwargs)
+
+    return note
+
+
+def _rate(rates: dict[tuple[str, ...], float], path) -> float:
+    """The rate of the layer that the statistics at `path` belong to."""
+    layer = tuple(entry.key for entry in path[:-1])
+    if layer not in rates:
+        raise InputError(
+            f"{'/'.join(layer) or 'the network'} is no batch norm of fcn_jax or Flax: its "
+            "statistics cannot be re-estimated, do not ask for it"
+        )
+    return rates[layer]

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from fcn_jax.runtime import distributed, files
-from fcn_jax.training import evaluate, precise_bn
+from fcn_jax.training import evaluate, precise_bn, run_dir
 from fcn_jax.training.callbacks import Callback, StepInfo
 from fcn_jax.training.saving import Progress, Saver
 from fcn_jax.training.setup import Setup
@@ -119,7 +119,7 @@ class Trainer:
         """Keep the offending batch for replay, and give up; the last valid checkpoint stays."""
         step = self.progress.step - back
         ids = [self.setup.train.ids[i] for i in indices]
-        path = self.folder / "diverged.json"
+        path = self.folder / run_dir.DIVERGED
         # The step folds its number into the key: with it, its random numbers are known.
         key = jax.random.key_data(self.setup.train_key()).tolist()
         record = {"step": step, "loss": repr(loss), "indices": indices.tolist(), "ids": ids}

@@ -21,6 +21,9 @@ _log = logging.getLogger(__name__)
 IMAGENET = {"imagenet": "IMAGENET1K_V1", "imagenet-v2": "IMAGENET1K_V2"}
 """Values of `model.pretrained` that are not a path -> torchvision's name of the weights."""
 
+PUBLISHED = "torchvision"
+"""The value of `model.pretrained` for torchvision's weights of the whole network."""
+
 _FIELD = "model.pretrained"
 
 
@@ -45,11 +48,12 @@ def variables(
         model: the network.
         key: of the random weights.
         image_size: to trace with; shapes do not depend on it.
-        source: None; `imagenet` or `imagenet-v2` (torchvision's, downloaded, for a backbone); a
-            `.pth` or `.safetensors` file of a backbone or of the whole network; the folder of a run
-            of the same network; or a folder of `weights.model_folder`. What belongs to another
-            number of classes, and an auxiliary head that the file does not have, is initialised at
-            random, and a line of the log says so.
+        source: None; `imagenet` or `imagenet-v2` (torchvision's, downloaded, for a backbone);
+            `torchvision` (likewise, for the whole network); a `.pth` or `.safetensors` file of a
+            backbone or of the whole network; the folder of a run of the same network; or a folder
+            of `weights.model_folder`. What belongs to another number of classes, and an auxiliary
+            head that the file does not have, is initialised at random, and a line of
+            the log says so.
 
     Raises:
         InputError: if the source cannot be had or does not fit.
@@ -62,13 +66,15 @@ def variables(
     path = Path(source).expanduser()
     if source in IMAGENET:
         return _from_imagenet(start, arch, depth, source)
+    if source == PUBLISHED:
+        return _from_file(start, arch, model, depth, published(arch))
     if path.is_dir():
         return _merged(start, read_folder(path)[0], str(path))
     if path.exists():
         return _from_file(start, arch, model, depth, path)
     raise InputError(
-        "no such file: give imagenet, imagenet-v2, the path of a .pth or .safetensors file, or "
-        "the folder of a run",
+        "no such file: give imagenet, imagenet-v2, torchvision, the path of a .pth or .safetensors "
+        "file, or the folder of a run",
         field=_FIELD,
         value=source,
     )

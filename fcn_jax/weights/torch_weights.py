@@ -101,7 +101,7 @@ def load_backbone(
     }
     ours = {w: np.shape(a) for w, a in arrays.items() if w[1 : 1 + len(prefix)] == prefix}
     if not ours:
-        raise InputError("this network has no backbone: its weights are initialised at random")
+        raise InputError("this network has no backbone: do not load one")
     if ours != {where: array.shape for where, array in loaded.items()}:
         raise InputError(f"the network's backbone is no {depth}: load the one it has")
     return unflatten_dict({**arrays, **loaded})

@@ -71,6 +71,23 @@ def test_bad_pairs_are_named(pair, words):
         fcn_jax.Dataset.from_arrays({"train": [*pairs(1), pair], "val": pairs(1)}, fakes.CLASSES)
 
 
+@pytest.mark.parametrize(
+    ("names", "palette", "words"),
+    [
+        (("a",), None, "1 class names: give 2 to 255"),
+        (("a", "a"), None, "each once"),
+        ([str(i) for i in range(256)], None, "256 class names"),
+        (("a", "b"), np.zeros((1, 3), np.uint8), r"the palette is uint8 \[1, 3\]: .*\[2, 3\]"),
+        (("a", "b"), np.full((2, 3), 256), "from 0 to 255"),
+        (("a", "b"), np.zeros((2, 3)), "the palette is float64"),
+    ],
+)
+def test_unusable_classes_and_colours_are_refused(names, palette, words):
+    plain = [(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), int))]
+    with pytest.raises(InputError, match=words):
+        fcn_jax.Dataset.from_arrays({"train": plain, "val": plain}, names, palette)
+
+
 def test_a_split_is_missing():
     with pytest.raises(InputError, match="has no val pairs"):
         fcn_jax.Dataset.from_arrays({"train": pairs(2)}, fakes.CLASSES)

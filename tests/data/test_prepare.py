@@ -298,7 +298,8 @@ def rewrite(path, text):
 DAMAGES = {
     "sizes": (
         lambda r: save_mask(r, np.zeros((16, 20), np.uint8)),
-        "image 000002.jpg is 24x16, its mask 20x16: fix the mask or remove the id from train.txt",
+        "image 000002.jpg is 16x24, its mask 16x20 (height x width): "
+        "fix the mask or remove the id from train.txt",
     ),
     "no image": (
         lambda r: (r / "JPEGImages/000002.jpg").unlink(),

@@ -348,6 +348,13 @@ def test_starts_are_measured(tmp_path):
     assert found["loader"]["images_per_second"] > 0
 
 
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(contenders, "require_backend", lambda cpu: pytest.fail("too late"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file"):
+        benchmark.main(["--out", str(tmp_path / "file" / "out.json")])
+
+
 def test_bad_flags():
     with pytest.raises(InputError, match="--rounds 10001: must lie between"):
         benchmark.main(["--rounds", "10001"])

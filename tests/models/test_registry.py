@@ -60,6 +60,21 @@ def test_a_registered_network_works_by_its_name(registered):
     assert registered["also-mine"].load() is fakes.TinyNet
 
 
+def test_a_cell_that_registers_a_network_may_run_again(registered):
+    def cell():
+        class Net(fakes.TinyNet):
+            pass
+
+        register_model("mine", Net)
+        return Net
+
+    cell()
+    again = cell()
+    assert registered["mine"].load() is again
+    with pytest.raises(InputError, match="'mine' exists already"):
+        register_model("mine", fakes.TinyNet)
+
+
 def test_a_factory_takes_the_keywords_it_wants(registered):
     register_model("mine", lambda num_classes: fakes.TinyNet(num_classes + 1))
     assert create_model("mine", 2) == fakes.TinyNet(3)
@@ -69,7 +84,7 @@ def test_a_factory_takes_the_keywords_it_wants(registered):
 
 @pytest.mark.parametrize("name", ["fcn", "", "a b", "../x"])
 def test_names_that_are_taken_or_unusable_are_refused(name, registered):
-    with pytest.raises(InputError, match="name"):
+    with pytest.raises(InputError, match=f"{name!r}.* name"):
         register_model(name, fakes.TinyNet)
     assert models.MODELS.keys() == registered.keys()
 

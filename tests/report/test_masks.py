@@ -41,7 +41,7 @@ def test_overlay_mixes_by_alpha_and_leaves_background_and_void():
 
 
 def test_overlay_of_other_size_is_refused():
-    with pytest.raises(InputError, match="3x2 under a mask of 4x2"):
+    with pytest.raises(InputError, match="2x3 under a mask of 2x4"):
         masks.overlay(np.zeros((2, 3, 3), np.uint8), np.zeros((2, 4), np.uint8), PALETTE)
 
 

@@ -74,10 +74,11 @@ def test_counts_have_their_plural():
 
 
 def test_amounts():
-    assert [text.amount(n) for n in (0, 999, 1000, 999_900, 4_200_000)] == [
+    assert [text.amount(n) for n in (0, 999, 1000, 999_900, 4_200_000, 8_589_934_592)] == [
         "0 bytes",
         "999 bytes",
         "1.0 kB",
         "999.9 kB",
         "4.2 MB",
+        "8.6 GB",
     ]

@@ -17,6 +17,7 @@ from fcn_jax.runtime import files
 from fcn_jax.training import evaluate, loop
 from fcn_jax.training.callbacks import Callback
 from fcn_jax.types import VOID, Example, InputError
+from fcn_jax.weights import model_folder
 from tests import fakes
 
 
@@ -51,8 +52,8 @@ def test_views_change_the_prediction_and_are_recorded(restored, tmp_path):
     mask = predict.probabilities(restored, examples[0].image, "native", tta).argmax(-1)
     np.testing.assert_array_equal(result.counts[0], metrics.image_counts(examples[0].mask, mask, 3))
     path = evaluate.save(result, tmp_path)
-    assert path.name == "eval-test-native.json"
-    data, counts, _ = evaluate.load(tmp_path, "test-native")
+    assert path.name == "eval-test-native-every-pixel-flip-0.5.json"
+    data, counts, _ = evaluate.load(tmp_path, "test-native-every-pixel-flip-0.5")
     assert data["method"] == {
         "resolution": "native", "scale": "native", "flip": True, "factors": [0.5, 1.0],
     }  # fmt: skip
@@ -110,6 +111,47 @@ def test_an_images_score_is_taken_over_the_classes_of_its_truth():
     assert scores[0] == pytest.approx(0.97)
     assert scores[1] == pytest.approx((6 / 9 + 1 / 5) / 2)
     assert scores[2] is None
+
+
+def test_each_way_of_evaluating_has_a_file_of_its_own(restored, tmp_path):
+    examples = [fakes.example(0)]
+    ways = [
+        ("fit", "", ""),
+        ("fit", "flip", "-flip"),
+        ("fit", "flip,0.75,1.25", "-flip-0.75-1.25"),
+        ("native", "", "-every-pixel"),
+        ("native", "1.25", "-every-pixel-1.25"),
+    ]
+    for scale, views, suffix in ways:
+        tta = predict.TTA(*command.parse_tta(views))
+        result = evaluate.evaluate_native(restored, examples, "val", scale, tta)
+        assert evaluate.save(result, tmp_path).name == f"eval-val-native{suffix}.json"
+    assert len(list(tmp_path.glob("*.json"))) == len(ways)
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("native", [False, True])
+def test_an_exported_network_is_evaluated_like_its_run(tmp_path, native):
+    dataset = fakes.dataset()
+    loop.train(fakes.config(epochs=1), dataset, tmp_path / "run", Runtime(show=False))
+    restored = predict.load_checkpoint(tmp_path / "run")
+    model_folder.save(tmp_path / "net", restored.variables, restored.meta)
+    exported = predict.load_checkpoint(tmp_path / "net")
+
+    def evaluated(network):
+        images = evaluate.split_examples(network, dataset, "val")
+        result = (
+            evaluate.evaluate_native(network, images)
+            if native
+            else evaluate.evaluate_checkpoint(network, dataset)
+        )
+        return evaluate.mark_data(result, network, dataset)
+
+    ours, theirs = evaluated(restored), evaluated(exported)
+    np.testing.assert_array_equal(ours.counts, theirs.counts)
+    assert ours.other_data is None
+    # It does not know its data, so results on two data sets must not share a file.
+    assert theirs.other_data == evaluate.identity(dataset)
 
 
 @pytest.mark.usefixtures("tiny")

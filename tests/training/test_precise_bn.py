@@ -7,6 +7,7 @@ import sys
 import textwrap
 
 import chex
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from fcn_jax.inference import predict
 from fcn_jax.models import layers
 from fcn_jax.training import loop, precise_bn, setup
 from fcn_jax.training.callbacks import Callback
+from fcn_jax.types import InputError
 from fcn_jax.weights import checkpoint, initialize
 from tests import fakes
 
@@ -58,6 +60,63 @@ def test_statistics_are_the_average_over_the_batches(full):
     )
     images = [np.stack([examples[i].image for i in part]) for part in rows]
     chex.assert_trees_all_close(found, _by_hand(variables, images), rtol=2e-5, atol=2e-6)
+
+
+class _Norms(nn.Module):
+    """A convolution, and its result normalised by each kind of batch norm."""
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = layers.Conv(4, name="conv")(images)
+        sown = layers.BatchNorm(momentum=0.01, name="slow")(x, train)
+        sown = sown + nn.BatchNorm(momentum=0.98, use_running_average=not train, name="flax")(x)
+        return sown + nn.BatchNorm(momentum=1.0, use_running_average=not train, name="still")(x)
+
+
+def test_the_momentum_of_a_layer_does_not_matter():
+    model = _Norms()
+    variables = initialize.random_init(model, jax.random.key(0), SIZE)
+    stats = jax.tree.map(lambda x: x + 3.0, variables["batch_stats"])
+    padded = fakes.resized([fakes.example(i) for i in range(4)], SIZE)
+    rows = np.array([[3, 0], [1, 2]], np.int32)
+    program = precise_bn.make_program(model, SIZE)
+    found = precise_bn.estimate(
+        program, variables["params"], stats, [(padded, part) for part in rows]
+    )
+    seen = []
+    for part in rows:
+        normal = batches.normalize(padded.image[part])
+        convolved = layers.Conv(4).apply({"params": variables["params"]["conv"]}, normal)
+        seen.append(np.asarray(convolved).reshape(-1, 4))
+    expected = {
+        name: {"mean": np.mean([x.mean(0) for x in seen], 0), "var": np.mean(variances, 0)}
+        for name, variances in (
+            ("slow", [x.var(0, ddof=1) for x in seen]),  # PyTorch's is unbiased
+            ("flax", [x.var(0) for x in seen]),
+        )
+    }
+    chex.assert_trees_all_equal(found.pop("still"), stats["still"])
+    chex.assert_trees_all_close(found, expected, rtol=2e-4, atol=2e-4)
+
+
+class _Counter(nn.Module):
+    """Keeps a statistic of its own kind."""
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        seen = self.variable("batch_stats", "seen", lambda: np.zeros((), np.float32))
+        if train:
+            seen.value = seen.value + 1
+        return layers.Conv(3, name="conv")(images)
+
+
+def test_unknown_statistics_are_refused():
+    padded = fakes.resized([fakes.example(0)], SIZE)
+    variables = initialize.random_init(_Counter(), jax.random.key(0), SIZE)
+    program = precise_bn.make_program(_Counter(), SIZE)
+    fed = [(padded, np.zeros(1, np.int32))]
+    with pytest.raises(InputError, match="is no batch norm"):
+        precise_bn.estimate(program, variables["params"], variables["batch_stats"], fed)
 
 
 def test_frozen_statistics_stay_and_the_rest_moves():

@@ -27,6 +27,23 @@ def test_fresh_weights_depend_on_the_key_only():
     )
 
 
+def test_torchvisions_whole_network(tmp_path, monkeypatch, caplog):
+    from safetensors.numpy import save_file
+
+    arch = "lraspp_mobilenet_v3_large"
+    monkeypatch.setattr(initialize, "random_init", lambda model, *_: random_variables(model, 7))
+    theirs = random_variables(create_model(arch, 21))
+    path = tmp_path / "published.safetensors"
+    save_file(to_torch(arch, theirs), path)
+    monkeypatch.setattr(initialize, "pretrained", lambda name: {arch: path}[name])
+    loaded = initialize.variables(arch, create_model(arch, 21), KEY, SIZE, "torchvision")
+    chex.assert_trees_all_equal(loaded, theirs)
+    initialize.variables(arch, create_model(arch, 3), KEY, SIZE, "torchvision")
+    assert "has other classes" in caplog.text
+    with pytest.raises(InputError, match="fcn: no published weights of the whole network"):
+        initialize.variables("fcn", create_model("fcn", 3), KEY, SIZE, "torchvision")
+
+
 @pytest.mark.slow
 def test_a_checkpoint_file_of_the_whole_network_and_one_with_other_classes(tmp_path, caplog):
     from safetensors.numpy import save_file

@@ -49,7 +49,7 @@
     figure.addEventListener("keydown", (event) => event.key === "Enter" && enlarge(figure));
   }
 
-  // A run that goes on: how old the page is, and a newer one now and then.
+  // A run that is still training: the age of the page, and a newer page now and then.
   const live = document.getElementById("live");
   if (live) {
     const every = Number(live.dataset.every);

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import fcn_jax
 from experiments.cli import command, main, stopping
 
 ROOT = Path(__file__).parents[3]
@@ -34,6 +35,11 @@ def test_the_overview_lists_every_command(monkeypatch, capsys):
     assert call(monkeypatch) == 0
     out = capsys.readouterr().out
     assert [line.split()[0] for line in out.splitlines()[2:]] == list(main.COMMANDS)
+
+
+def test_the_version(monkeypatch, capsys):
+    assert call(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"fcn_jax {fcn_jax.__version__}\n"
 
 
 def test_a_wrong_command(monkeypatch, capsys):

@@ -4,12 +4,14 @@ import json
 import re
 
 import filelock
+import numpy as np
 import pytest
 
 from experiments import runs
 from experiments.cli import run_folders
 from fcn_jax import config as configs
 from fcn_jax.types import InputError
+from fcn_jax.weights import model_folder
 
 
 @pytest.fixture
@@ -102,3 +104,15 @@ def test_a_run_is_removed_on_request_and_nothing_else_is(tmp_path, config, capsy
     assert runs.main(["--remove", str(done)]) == 0
     assert not done.exists()
     assert "removed" in capsys.readouterr().out
+
+
+def test_an_exported_network_is_no_run(tmp_path, config, capsys):
+    begin(tmp_path / "run-1", config, finished=True)
+    variables = {"params": {"kernel": np.zeros(3, np.float32)}}
+    meta = {"model": {"name": "mine"}, "image_size": [8, 8], "class_names": [], "palette": []}
+    model_folder.save(tmp_path / "net", variables, meta)
+    assert runs.main([str(tmp_path)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2  # the heading, and run-1
+    with pytest.raises(InputError, match="no run there"):
+        runs.main(["--remove", str(tmp_path / "net")])
+    assert model_folder.is_model_folder(tmp_path / "net")
