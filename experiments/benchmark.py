@@ -148,7 +148,7 @@ def main(argv: list[str] | None = None) -> int:
     command.tune()  # for the workers as well, which inherit the environment
     args.cpu = args.cpu or on_cpu(os.environ.get("JAX_PLATFORMS", ""))
     contenders.require_backend(args.cpu)
-    about = contenders.machine()
+    about = contenders.about()
     if args.layers or args.start:
         return _parts(args, about)
     results: list[dict[str, Any]] = []

@@ -32,7 +32,9 @@ def parser() -> arguments.Parser:
         "refuse it, and what else is worth knowing; then count the pixels of each class.",
         EPILOG,
     )
-    parser.add_argument("dataset", help="voc2007, shapes, or the folder of a data set")
+    parser.add_argument(
+        "dataset", type=arguments.name, help="voc2007, shapes, or the folder of a data set"
+    )
     parser.add_argument("--out", type=arguments.path, metavar="PNG", help="write a contact sheet")
     parser.add_argument(
         "--fix-255",
@@ -75,6 +77,8 @@ def main(argv: list[str] | None = None) -> int:
         _say("error", str(error))
         print("training would fail: 1 error")
         return 1
+    if args.out:
+        check_sheet(args.out, source)
     total = sum(len(ids) for ids in source.splits.values())
     with terminal.bar(total) as bar:
         found = survey.survey(source, bar.update)
@@ -85,6 +89,16 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     print(f"training would fail: {text.count(len(found.problems), 'error')}, {notes}")
     return 1
+
+
+def check_sheet(path: Path, source: Source) -> None:
+    """Refuse to write the contact sheet over an image or a mask, or where there is no folder."""
+    from fcn_jax.runtime import files
+
+    data = {Path(source.root, p) for p in (*source.images.values(), *source.masks.values())}
+    if path.resolve() in data:
+        raise InputError(f"{path} belongs to the data set: write the contact sheet elsewhere")
+    files.make_folder(path.parent)
 
 
 def report(found: survey.Survey, classes: Classes, sheet: Path | None) -> None:
@@ -184,7 +198,7 @@ def sizes(name: str, split: survey.Split) -> str:
 
 
 def _say(label: str, line: str) -> None:
-    print(streams.fitted(f"{label}: {line}", sys.stdout))
+    print(streams.fitted(f"{label}: {text.plain(line)}", sys.stdout))
 
 
 def _cell(split: survey.Split, index: int, classes: int) -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments import evaluate
-from experiments.cli import arguments, command, flags, stopping
+from experiments.cli import arguments, command, flags, run_folders, stopping
+from fcn_jax.types import InputError
 
 
 def parser() -> arguments.Parser:
@@ -25,7 +26,10 @@ def parser() -> arguments.Parser:
         "--out", type=arguments.path, metavar="DIR", required=True, help="folder to write to"
     )
     parser.add_argument(
-        "--dataset", metavar="NAME", help="data set of the images (default: the first run's)"
+        "--dataset",
+        type=arguments.name,
+        metavar="NAME",
+        help="data set of the images (default: the first run's)",
     )
     flags.add_plugin_flag(parser)
     flags.add_data_flags(parser)
@@ -35,6 +39,8 @@ def parser() -> arguments.Parser:
 def main(argv: list[str] | None = None) -> int:
     """Parse, group by seed, write."""
     args = parser().parse_args(argv)
+    if run_folders.holds_run(args.out):
+        raise InputError(f"--out {args.out} holds a run, whose page it would replace: change it")
     command.setup_jax()
     flags.load_plugins(args)
 

@@ -41,7 +41,12 @@ def parser() -> arguments.Parser:
         default="val",
         help="val (default), test or train",
     )
-    parser.add_argument("--dataset", metavar="NAME", help="another data set with the same classes")
+    parser.add_argument(
+        "--dataset",
+        type=arguments.name,
+        metavar="NAME",
+        help="another data set with the same classes",
+    )
     _add_size_flags(parser)
     parser.add_argument(
         "--batch-size",
@@ -77,7 +82,7 @@ def _add_size_flags(parser: arguments.Parser) -> None:
         "--tta",
         metavar="LIST",
         help="average over views, with --resolution native: flip, and sizes, such as flip,0.75,1.25"
-        " (1 is always among them)",
+        " (1 is always among them; with --scale fit they are rounded to multiples of 32 pixels)",
     )
 
 
@@ -87,6 +92,8 @@ def main(argv: list[str] | None = None) -> int:
     views = parse_tta(args.tta)
     if args.resolution == "training" and (args.tta or args.scale != "fit"):
         raise InputError("--tta and --scale go with --resolution native: add it, or leave them out")
+    if args.resolution == "native" and args.batch_size:
+        raise InputError("--batch-size goes with --resolution training: leave it out")
     command.setup_jax()
     flags.load_plugins(args)
 
@@ -101,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     result = evaluate_split(restored, dataset, args, predict.TTA(*views))
     path = evaluate.save(result, args.workdir)
     data = files.read_json(path)
-    overfit = evaluate.config_of(restored).data.overfit
+    overfit = 0 if result.other_data else evaluate.config_of(restored).data.overfit
     base = {"arch": restored.meta["model"]["name"], "dataset": dataset.name, "overfit": overfit}
     shown = {**base, **data, args.split: data["summary"]}
     print(tables.result_table(shown, restored.class_names, args.split))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from experiments import evaluate
 from experiments.cli import arguments, command, flags, image_files
+from fcn_jax.types import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,6 +43,7 @@ def parser() -> arguments.Parser:
         type=arguments.choice(FORMATS),
         metavar="{onnx,stablehlo,safetensors}",
         required=True,
+        help="a program, or the weights as a folder",
     )
     parser.add_argument(
         "--out",
@@ -69,7 +71,9 @@ def parser() -> arguments.Parser:
         metavar="IMAGE",
         help="compare on these (default: the first 8 of the validation split)",
     )
-    parser.add_argument("--dataset", metavar="NAME", help="another data set to compare on")
+    parser.add_argument(
+        "--dataset", type=arguments.name, metavar="NAME", help="another data set to compare on"
+    )
     flags.add_plugin_flag(parser)
     flags.add_data_flags(parser)
     return parser
@@ -78,12 +82,17 @@ def parser() -> arguments.Parser:
 def main(argv: list[str] | None = None) -> int:
     """Parse, export, compare, write."""
     args = parser().parse_args(argv)
+    for name in ("size", "images", "dataset"):
+        if args.format == "safetensors" and getattr(args, name):
+            raise InputError(f"--{name}: goes with a program, not with safetensors: leave it out")
     command.setup_jax()
     flags.load_plugins(args)
 
     from fcn_jax.inference import export, predict
-    from fcn_jax.runtime import text
+    from fcn_jax.runtime import files, text
 
+    files.make_folder(args.out.parent)
+    export.check_target(args.out)
     restored = predict.load_checkpoint(args.workdir)
     if args.format == "safetensors":
         return write_folder(restored, args.out)

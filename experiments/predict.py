@@ -133,7 +133,7 @@ def find_jobs(args: argparse.Namespace) -> list[image_files.Job]:
     if not images:
         raise InputError(f"{args.inputs[0]}: name the images after the folder of the run")
     jobs = image_files.name_jobs(image_files.find_images(images, args.recursive))
-    image_files.check_targets(jobs, args.out)
+    image_files.check_targets(jobs, args.out, args.areas)
     return jobs
 
 

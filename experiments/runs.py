@@ -1,5 +1,6 @@
 """List runs with their scores, or remove some: `python -m experiments.runs`."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.remove:
         for folder in args.remove:
             check_removable(folder)  # all of them, before the first is gone
-        for folder in args.remove:
+        for folder in distinct(args.remove):
             size = text.amount(run_folders.summary(folder)["bytes"])
             shutil.rmtree(folder)
             print(f"{folder}: removed, {size} freed")
@@ -64,8 +65,16 @@ def check_removable(folder: Path) -> None:
     """
     if not run_folders.holds_run(folder):
         raise InputError(f"{folder}: no run there: name the folder that holds its config.json")
+    if folder.is_symlink():
+        raise InputError(f"{folder}: a link: name the folder that it leads to")
     if run_folders.is_locked(folder):
         raise InputError(f"{folder}: a process is training there: stop it first")
+
+
+def distinct(folders: list[Path]) -> list[Path]:
+    """The folders, each once, without those that are inside of another one."""
+    found = {folder.resolve(): folder for folder in reversed(folders)}
+    return [f for path, f in found.items() if found.keys().isdisjoint(path.parents)][::-1]
 
 
 def find_runs(folders: list[Path]) -> list[Path]:
@@ -77,7 +86,12 @@ def find_runs(folders: list[Path]) -> list[Path]:
     for folder in folders:
         if not folder.is_dir() and folder != Path("runs"):
             raise InputError(f"{folder}: no such folder: check the name")
-    inner = {path.parent for folder in folders for path in folder.rglob(run_dir.CONFIG)}
+    inner = {
+        Path(inner)
+        for folder in folders
+        for inner, _, names in os.walk(folder)
+        if run_dir.CONFIG in names
+    }
     return sorted(filter(run_folders.holds_run, inner), key=run_folders.by_number)
 
 

@@ -45,7 +45,7 @@ def test_a_config_of_another_version_is_refused(change, words):
 @pytest.mark.parametrize("name", ["label_smoothing", "focal_gamma"])
 def test_a_loss_of_ones_own_has_no_settings_of_the_cross_entropy(name):
     with pytest.raises(InputError, match=rf"loss.{name}=0.5: belongs to the cross-entropy"):
-        configs.LossConfig(function="mine:loss", **{name: 0.5})
+        configs.replace(configs.Config(), **{"loss.function": "mine:loss", f"loss.{name}": 0.5})
 
 
 def test_the_last_configs_of_schema_1_are_read():

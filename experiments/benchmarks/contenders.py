@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.cli import huge_pages
-from fcn_jax.runtime import cores
+from fcn_jax.runtime import machine
 from fcn_jax.types import InputError
 
 PAUSE_SECONDS = 0.5
@@ -127,7 +127,7 @@ def ratios(contenders: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def machine() -> dict[str, Any]:
+def about() -> dict[str, Any]:
     """What the numbers were measured on."""
     packages = ("jax", "jaxlib", "flax", "optax", "torch", "onnxruntime", "numpy")
     versions = {}
@@ -136,7 +136,7 @@ def machine() -> dict[str, Any]:
             versions[package] = metadata.version(package)
     return {
         "cpu": _cpu_name(),
-        "cores": cores.count(),
+        "cores": machine.cores(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": versions,

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from experiments.benchmarks import tables, worker
 from experiments.cli import command
 from fcn_jax.report.tables import markdown
-from fcn_jax.runtime import cores
+from fcn_jax.runtime import machine
 
 FRAMEWORKS = ("ours", "xla", "torch")
 BATCH = 8
@@ -160,7 +160,7 @@ def torch_steps(layer: Layer) -> tuple[Callable, Callable]:
     import torch
     from torch import nn
 
-    torch.set_num_threads(cores.count())
+    torch.set_num_threads(machine.cores())
     if layer.kind == "up":
         pad, extra = layer.taps // 2 if layer.taps % 2 else 0, layer.taps % 2
         module = nn.ConvTranspose2d(

@@ -114,7 +114,7 @@ def _sorted(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def machine(about: dict[str, Any], device: str | None = None) -> str:
-    """A machine and the versions on it, in a line; `about` is from `contenders.machine`."""
+    """A machine and the versions on it, in a line; `about` is from `contenders.about`."""
     where = f"{about['cpu']}, {about['cores']} cores"
     if device and device != "cpu":
         where = f"{device} ({where})"

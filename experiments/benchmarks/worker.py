@@ -297,11 +297,11 @@ def torch_contender(job: dict[str, Any]) -> Contender:
     import torch
 
     from experiments.benchmarks import torch_worker
-    from fcn_jax.runtime import cores
+    from fcn_jax.runtime import machine
 
     device = "cuda" if torch.cuda.is_available() and not job["cpu"] else "cpu"
     if device == "cpu":
-        torch.set_num_threads(cores.count())
+        torch.set_num_threads(machine.cores())
     run = torch_worker.make(job, CLASSES, device)
     image, mask = (torch.from_numpy(v).to(device) for v in random_images(job))
 
@@ -328,7 +328,7 @@ def onnx_contender(job: dict[str, Any]) -> Contender:
     import onnxruntime
 
     from fcn_jax.inference import export, predict
-    from fcn_jax.runtime import cores
+    from fcn_jax.runtime import machine
     from fcn_jax.weights import initialize
 
     model = _model(job)
@@ -343,7 +343,7 @@ def onnx_contender(job: dict[str, Any]) -> Contender:
     graph.graph.node.append(make.make_node("Cast", ["best"], ["classes"], to=uint8))
     graph.graph.output[0].CopyFrom(make.make_tensor_value_info("classes", uint8, ["batch", *size]))
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = cores.count()
+    options.intra_op_num_threads = machine.cores()
     start = time.perf_counter()
     session = onnxruntime.InferenceSession(
         graph.SerializeToString(), options, providers=["CPUExecutionProvider"]

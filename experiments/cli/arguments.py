@@ -61,7 +61,7 @@ class Parser(argparse.ArgumentParser):
             name = word.partition("=")[0]
             if name.startswith("--") and name not in known:
                 raise InputError(f"{name}: there is no such flag{nearest(name, known)}")
-        parsed, rest = self.parse_known_args(words, namespace)
+        parsed, rest = self.parse_known_intermixed_args(words, namespace)
         if rest:
             raise InputError(f"{rest[0]}: not expected here: see {self.prog} --help")
         return parsed
@@ -149,7 +149,14 @@ def path(text: str) -> Path:
     """A converter of paths; an empty one, as of an unset variable, would be the current folder."""
     if not text.strip():
         raise argparse.ArgumentTypeError(_VALUE + "'': give a path")
-    return Path(text)
+    return Path(text).expanduser()  # of `--out=~/x` a shell leaves it to us
+
+
+def name(text: str) -> str:
+    """A converter of names; an empty one, as of an unset variable, would be the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(_VALUE + "'': give a name")
+    return text
 
 
 def choice(choices: Collection[str], plugin: bool = False) -> Callable[[str], str]:
@@ -167,7 +174,7 @@ def choice(choices: Collection[str], plugin: bool = False) -> Callable[[str], st
 def image_size(text: str) -> tuple[int, int]:
     """Read `224` or `360x480` (height x width)."""
     sides = [int(part) for part in text.lower().split("x")]
-    if len(sides) > 2:
+    if len(sides) > 2 or min(sides) < 1:
         raise ValueError(text)
     return sides[0], sides[-1]
 
@@ -183,7 +190,6 @@ CONVERTERS: dict[Any, Converter] = {
     int: Converter(whole(), "N"),
     float: Converter(_typed(float, "a number"), "X"),
     str: Converter(str, "NAME"),
-    Path: Converter(Path, "PATH"),
     tuple[int, int]: size,
     tuple[float, float]: Converter(_typed(_pair, "two numbers, as 0.5,2"), "MIN,MAX"),
 }
@@ -269,7 +275,8 @@ def add_fields(
     hints, docs = typing.get_type_hints(cls), docstrings(cls)
     for name in names or [n for n, hint in hints.items() if not hasattr(hint, "__post_init__")]:
         field = f"{prefix}.{name}".lstrip(".")
-        text = f"{docs[name].replace('`', '')} (default: {shown(getattr(defaults, name))})"
+        text = docs[name].replace("`", "").replace("None:", "none:").replace("None ", "none ")
+        text = f"{text} (default: {shown(getattr(defaults, name))})"
         options: dict[str, Any] = {"dest": field, "default": argparse.SUPPRESS}
         options["help"] = text.replace("%", "%%")
         if hints[name] is bool:

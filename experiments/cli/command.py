@@ -16,7 +16,7 @@ from functools import partial
 
 from experiments.cli import arguments, compilation_cache, huge_pages, stopping, streams
 from fcn_jax import config as configs
-from fcn_jax.runtime import cores, signals
+from fcn_jax.runtime import machine, signals
 from fcn_jax.types import InputError
 
 Main = Callable[[list[str] | None], int | None]
@@ -214,5 +214,5 @@ def setup_jax(alone: bool = True) -> None:
     malloc.give_back_after_compiling()
     chosen = "xla_force_host_platform_device_count" in os.environ["XLA_FLAGS"]
     if alone and not chosen and "JAX_NUM_CPU_DEVICES" not in os.environ:
-        jax.config.update("jax_num_cpu_devices", min(cores.count(), CPU_DEVICES))
+        jax.config.update("jax_num_cpu_devices", min(machine.cores(), CPU_DEVICES))
     compilation_cache.set_up()

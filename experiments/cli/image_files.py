@@ -65,6 +65,8 @@ def find_images(inputs: list[str], recursive: bool = False) -> list[tuple[Path, 
 
 
 def _holds_images(folder: Path) -> bool:
+    if not os.access(folder, os.R_OK | os.X_OK):
+        return False
     return any(p.suffix.lower() in IMAGE_SUFFIXES for _, p in walk(folder, recursive=False))
 
 
@@ -116,14 +118,16 @@ def _key(name: Path) -> str:
     return name.as_posix().lower()  # some file systems do not tell A from a
 
 
-def check_targets(jobs: list[Job], out: Path) -> None:
-    """Refuse to write over an image that is read."""
+def check_targets(jobs: list[Job], out: Path, areas: Path | None = None) -> None:
+    """Refuse to write over an image that is read, or twice to one file."""
     inputs = {job.path.resolve() for job in jobs}
-    for job in jobs:
-        for suffix in (".png", "-overlay.jpg"):
-            target = suffixed(out / job.name, suffix)
-            if target.resolve() in inputs:
-                raise InputError(f"{target} is an input, and would be overwritten: change --out")
+    targets = [suffixed(out / job.name, s) for job in jobs for s in (".png", "-overlay.jpg")]
+    for target in targets:
+        if target.resolve() in inputs:
+            raise InputError(f"{target} is an input, and would be overwritten: change --out")
+    others = {*inputs, *(t.resolve() for t in targets), (out / "index.html").resolve()}
+    if areas and areas.resolve() in others:
+        raise InputError(f"--areas {areas} is an image or a result: choose another name")
 
 
 def suffixed(target: Path, suffix: str) -> Path:

@@ -1,6 +1,8 @@
 """Default folders of runs: runs/fcn-voc2007-1, -2, ..."""
 
 import contextlib
+import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,18 @@ from fcn_jax.config import Config
 from fcn_jax.runtime import files
 from fcn_jax.training import run_dir
 from fcn_jax.types import InputError
-from fcn_jax.weights import model_folder
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a run was begun there; an exported network has a file of that name too."""
-    return (folder / run_dir.CONFIG).exists() and not model_folder.is_model_folder(folder)
+    """Whether a run was begun there: many tools call a file config.json."""
+    try:
+        stored = json.loads((folder / run_dir.CONFIG).read_text())
+    except ValueError:  # damaged
+        others = (run_dir.LOCK, run_dir.CHECKPOINTS, run_dir.METRICS)
+        return any((folder / name).exists() for name in others)
+    except OSError:
+        return False
+    return isinstance(stored, dict) and "schema" in stored
 
 
 def is_locked(folder: Path) -> bool:
@@ -28,10 +36,10 @@ def is_locked(folder: Path) -> bool:
     try:
         with filelock.FileLock(lock, timeout=0):
             return False
-    except PermissionError:  # it can be neither trained nor removed by us
-        return False
-    except (filelock.Timeout, OSError):
+    except filelock.Timeout:
         return True
+    except OSError:  # such as a lock of somebody else's: we can neither train nor remove it
+        return False
 
 
 def choose(root: Path, config: Config, resume: bool = False) -> Path:
@@ -95,7 +103,7 @@ def folder_name(text: str) -> str:
 
 def summary(folder: Path) -> dict[str, Any]:
     """State, epochs, best score so far and size of the run in a folder."""
-    size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    size = sum(_size(os.path.join(inner, n)) for inner, _, names in os.walk(folder) for n in names)
     found: dict[str, Any] = {"bytes": size, "state": "damaged", "miou": None, "epochs": "?"}
     with contextlib.suppress(InputError, ValueError, LookupError, TypeError):
         if (folder / run_dir.RESULT).exists():
@@ -109,6 +117,13 @@ def summary(folder: Path) -> dict[str, Any]:
         best = max((s for s in scores if s is not None), default=None)
         found |= {"state": state, "miou": best, "epochs": epochs}
     return found
+
+
+def _size(path: str) -> int:
+    try:
+        return os.lstat(path).st_size
+    except OSError:  # a run that is training has just removed it
+        return 0
 
 
 def by_number(folder: Path) -> list[str | int]:

@@ -14,11 +14,15 @@ from experiments.cli.image_files import Job, suffixed
 from fcn_jax.data import images
 from fcn_jax.inference import predict
 from fcn_jax.report import gallery, masks
-from fcn_jax.runtime import cores, files
+from fcn_jax.runtime import files, machine
 from fcn_jax.types import InputError
 
 WORKERS = 4
 """Images in work at a time, at most: each holds its photograph and a band of logits."""
+
+
+JPEG_LIMIT = 65_500
+"""Longest side of a JPEG; larger overlays are made smaller."""
 
 
 class Options(NamedTuple):
@@ -72,7 +76,7 @@ def segment_all(
 
 def threads() -> ThreadPoolExecutor:
     """The threads that predict the images of a folder, each one image at a time."""
-    return ThreadPoolExecutor(min(cores.count(), WORKERS))
+    return ThreadPoolExecutor(min(machine.cores(), WORKERS))
 
 
 def segment(
@@ -88,16 +92,20 @@ def segment(
     bands = predict.logit_bands(restored, image, options.scale, tick)
     if options.probabilities:
         shape = (*image.shape[:2], len(restored.class_names))
-        with files.replacing(suffixed(target, ".npy")) as part:
-            # On the disk: it may be larger than the memory.
-            table = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=shape)
-            mask = predict.mask_of(bands, image.shape[:2], table)
+        with files.replacing(suffixed(target, ".npy")) as part, part.open("wb") as file:
+            # Band by band: it may be larger than the memory. A map would end the process where the
+            # disk is full.
+            header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            write = lambda band: file.write(band.astype("<f2").tobytes())
+            mask = predict.mask_of(bands, image.shape[:2], write)
     else:
         mask = predict.mask_of(bands, image.shape[:2])
     files.write_bytes(suffixed(target, ".png"), masks.index_png(mask, restored.palette))
     tinted = blend(image, mask, restored.palette)
     with files.replacing(suffixed(target, "-overlay.jpg")) as part:
         legend = gallery.with_legend(tinted, [mask], restored.class_names, restored.palette)
+        legend.thumbnail((JPEG_LIMIT, JPEG_LIMIT))
         legend.save(part, "JPEG", quality=92)
     found = areas(str(job.path), mask, restored.class_names)
     overlay = suffixed(job.name, "-overlay.jpg").as_posix()

@@ -12,6 +12,7 @@ import textwrap
 from typing import TextIO
 
 from fcn_jax.runtime import terminal
+from fcn_jax.runtime.text import plain
 
 GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 """Nobody reads any more: a closed pipe, a terminal that hung up, a closed descriptor."""
@@ -56,11 +57,11 @@ def say(text: str, label: str = "", kind: str = "") -> None:
     A terminal gets it wrapped at words and coloured; a file or a pipe gets one line as it is.
 
     Args:
-      text: without control characters.
+      text: control characters, as a file's name may hold, are replaced.
       label: `error`, `warning` or `note`; none if empty.
       kind: `best`: the whole line is coloured.
     """
-    line = f"{label}: {text}" if label else text
+    line = f"{label}: {plain(text)}" if label else plain(text)
     if sys.stderr.isatty():
         line = fitted(line, sys.stderr)
         if terminal.redraws() and not os.environ.get("NO_COLOR"):

@@ -91,8 +91,8 @@ def write(
       InputError: if a folder holds no finished run, runs differ in their validation images, or two
         entries have the same name.
     """
+    _check(entries, dataset)
     files.make_folder(out)
-    _check(entries)
     ids = shown_ids(entries[0].folders[0])
     runs = [_run(entry, dataset, ids) for entry in entries]
     tests = pairs(entries, compared)
@@ -111,7 +111,7 @@ def write(
     return runs
 
 
-def _check(entries: Sequence[Entry]) -> None:
+def _check(entries: Sequence[Entry], dataset: prepare.Dataset) -> None:
     """All runs must have been validated on the same images, or nothing can be compared."""
     names = Counter(entry.name for entry in entries)
     if len(names) < len(entries):
@@ -119,7 +119,12 @@ def _check(entries: Sequence[Entry]) -> None:
     first = entries[0].folders[0]
     _, counts, ids = evaluate.load(first)
     for folder in itertools.chain(*(entry.folders for entry in entries)):
-        _, other, other_ids = evaluate.load(folder)
+        data, other, other_ids = evaluate.load(folder)
+        if (names := tuple(data["summary"]["iou"])) != dataset.class_names:
+            raise InputError(
+                f"{folder} has the classes {', '.join(names[:3])}, ..., data set {dataset.name} "
+                f"{', '.join(dataset.class_names[:3])}, ...: give the data set of the runs"
+            )
         if other_ids != ids or other.shape != counts.shape:
             raise InputError(
                 f"{folder} was validated on {len(other_ids)} images and {other.shape[-1]} classes, "
@@ -146,7 +151,7 @@ def _run(entry: Entry, dataset: prepare.Dataset, ids: Sequence[str]) -> pages.Ru
         panels = run_report.panels_of(restored, [find(i) for i in ids])
     run: pages.Run = {
         "name": entry.name,
-        "result": [files.read_json(folder / run_dir.RESULT) for folder in entry.folders],
+        "result": [run_dir.read_result(folder) for folder in entry.folders],
         "config": files.read_json(first / run_dir.CONFIG),
         "history": run_dir.read_metrics(first),
         "confusion": np.asarray(data["confusion"]),

@@ -1,6 +1,7 @@
 """Lists of classes as text, in the forms that tools write. Nothing here reads files."""
 
 import csv
+import itertools
 import re
 from functools import partial
 from typing import NamedTuple
@@ -26,9 +27,10 @@ def parse_classes(text: str, where: str) -> Classes:
     These forms are read: one name per line; `name r g b` or `r g b name`, also with colours as
     #rrggbb or (r, g, b); numbered lists, as `0 background`, `0: background` or `background: 0`, in
     any order; tables with commas, semicolons or tabs, with a header or without (class_dict.csv,
-    Roboflow's _classes.csv); CVAT's labelmap.txt; a YAML list under `names:`. Empty lines and
-    lines that begin with # are skipped. A class named void, unlabelled, unlabeled or ignore,
-    anywhere in the list, is no class: its number and its colour mean void.
+    Roboflow's _classes.csv); CVAT's labelmap.txt; a YAML list under `names:`. Empty lines, lines
+    that begin with #, and what follows a # between blanks are skipped. A class named void,
+    unlabelled, unlabeled or ignore, anywhere in the list, is no class: its number and its colour
+    mean void.
 
     Args:
         text: of the file.
@@ -38,7 +40,7 @@ def parse_classes(text: str, where: str) -> Classes:
         InputError: that names `where`, and the line where there is one.
     """
     lines = [
-        (number, line.strip())
+        (number, re.sub(r"\s#\s.*", "", line).strip())
         for number, line in enumerate(text.splitlines(), 1)
         if line.strip() and not line.strip().startswith("#")
     ]
@@ -67,15 +69,15 @@ _TRIPLE = r"\d+\s+\d+\s+\d+"
 
 def _rows(lines: list[tuple[int, str]], where: str) -> list[_Row]:
     other = [n for n, line in lines if re.match(r"names:.", line)]
-    other += [n for n, line in lines[:1] if re.match(r"[{<|]|\[\D", line)]
+    other += [n for n, line in lines[:1] if re.match(r"[<|]|\[\D", line)]
+    other += [n for n, line in lines if re.search(r"[{}]", line)]
     if other:
         raise InputError(f"{where} line {other[0]} is no list of classes: write one name per line")
     lines = [(number, _plain_colours(line)) for number, line in lines]
     yaml = [i + 1 for i, (_, line) in enumerate(lines) if line == "names:"]
     if yaml or (lines and _is_header(lines[0][1])):
         lines = lines[yaml[0] if yaml else 1 :]
-    if lines and all(line.startswith(("- ", "* ")) for _, line in lines):
-        lines = [(number, line[2:].strip()) for number, line in lines]
+    lines = _items(lines, bool(yaml), where)
     cvat = [re.fullmatch(rf"(.+):({_TRIPLE})?:[^:]*:[^:]*", line) for _, line in lines]
     if lines and all(cvat):
         return [
@@ -90,7 +92,39 @@ def _rows(lines: list[tuple[int, str]], where: str) -> list[_Row]:
             read = partial(csv.reader, delimiter=delimiter, skipinitialspace=True)
             rows = [(n, next(read([line]))) for n, line in lines]
             return _table([(n, [c.strip(" \"'") for c in row]) for n, row in rows], where)
+    _refuse_torn_table(lines, [m is not None for m in cvat], where)
     return _lines(lines, where)
+
+
+def _items(lines: list[tuple[int, str]], in_yaml: bool, where: str) -> list[tuple[int, str]]:
+    """The lines without the `- ` before them; in YAML the list ends with the next key."""
+    is_item = [line.startswith(("- ", "* ")) for _, line in lines]
+    if not any(is_item):
+        return lines
+    if in_yaml and is_item[0]:
+        lines = list(itertools.takewhile(lambda pair: pair[1].startswith("- "), lines))
+    elif not all(is_item):
+        number = lines[is_item.index(False)][0]
+        raise InputError(
+            f"{where} line {number} is no item of the list, unlike others: write one name per line"
+        )
+    return [(number, line[2:].strip()) for number, line in lines]
+
+
+def _refuse_torn_table(lines: list[tuple[int, str]], cvat: list[bool], where: str) -> None:
+    """Refuse a table in which some lines are none, as a list of names they would all be wrong."""
+    torn = cvat if 2 * sum(cvat) >= len(cvat) else []
+    for delimiter in "\t;,":
+        cells = [[cell.strip(" \"'") for cell in line.split(delimiter)] for _, line in lines]
+        several = [len(row) > 1 for row in cells]
+        rows = [row for row in cells if len(row) > 1]
+        is_header = several[:1] == [True] and all(_word(cell) in _COLUMNS for cell in cells[0])
+        has_numbers = all(any(map(_is_number, row)) for row in rows)
+        if is_header or (has_numbers and 2 * len(rows) >= len(cells)):
+            torn = several
+    if any(torn) and not all(torn):
+        number = lines[torn.index(False)][0]
+        raise InputError(f"{where} line {number} is not of the form of the others: correct it")
 
 
 def _plain_colours(line: str) -> str:
@@ -121,7 +155,7 @@ def _is_header(line: str) -> bool:
 def _lines(lines: list[tuple[int, str]], where: str) -> list[_Row]:
     """Lines without delimiters: a name, with a number before or behind it, or with a colour."""
     first = [re.fullmatch(rf"(?:(\d+)\s+)?({_TRIPLE})\s+(\S.*)", line) for _, line in lines]
-    if lines and all(m and not m[3].isdigit() for m in first):
+    if lines and all(m and not _is_number(m[3]) for m in first):
         return [
             _Row(n, m[3], int(m[1]) if m[1] else None, _colour(m[2]))
             for (n, _), m in zip(lines, first, strict=True)
@@ -147,7 +181,7 @@ def _lines(lines: list[tuple[int, str]], where: str) -> list[_Row]:
             )
         rows.append(_Row(n, name, int(m[1]) if m else None, _colour(coloured and coloured[2])))
     last = {row.colour and row.colour[2] for row in rows}
-    if len(last) == 1 and None not in last and all(row.name[-1:].isdigit() for row in rows):
+    if len(last) == 1 and None not in last and all(_is_number(row.name[-1:]) for row in rows):
         raise InputError(f"{where} line {rows[0].line}: leave alpha out, write `name r g b`")
     return _numbered_behind(rows)
 
@@ -162,6 +196,11 @@ def _numbered_behind(rows: list[_Row]) -> list[_Row]:
     if len({*names}) < len(names) or len({*values}) < len(values):
         return rows  # `car 1`, `car 2` are names
     return [row._replace(name=n, value=v) for row, n, v in zip(rows, names, values, strict=True)]
+
+
+def _is_number(text: str) -> bool:
+    """Whether it is a whole number; `isdigit` knows more digits than `int`."""
+    return re.fullmatch(r"[0-9]{1,9}", text) is not None
 
 
 def _word(text: str) -> str:
@@ -187,9 +226,9 @@ def _columns(cells: list[tuple[int, list[str]]], where: str) -> tuple[list[str |
     """What each column of a table holds, and whether the first row is a header that says so."""
     number, head = cells[0]
     shared = range(min(len(row) for _, row in cells))
-    if not any(c[:1].isdigit() for c in head):
+    if not any(_is_number(c[:1]) for c in head):
         columns = [_COLUMNS.get(_word(c)) for c in head]
-        numeric = [i for i in shared if all(row[i].isdigit() for _, row in cells[1:])]
+        numeric = [i for i in shared if all(_is_number(row[i]) for _, row in cells[1:])]
         for i in numeric if len(cells) > 1 and columns.count("name") > 1 else ():
             columns[i] = "value" if columns[i] == "name" else columns[i]
         if "name" not in columns:
@@ -207,7 +246,7 @@ def _columns(cells: list[tuple[int, list[str]]], where: str) -> tuple[list[str |
     kinds = {(True, False): "n", (False, True): "c", (False, False): "x"}
     shape = "".join(
         kinds[
-            all(row[i].isdigit() for _, row in cells),
+            all(_is_number(row[i]) for _, row in cells),
             all(re.fullmatch(_TRIPLE, row[i]) is not None for _, row in cells),
         ]
         for i in shared
@@ -226,7 +265,7 @@ def _table(cells: list[tuple[int, list[str]]], where: str) -> list[_Row]:
         colour = found.get("colour", triple if {*"rgb"} <= {*digits} else None)
         if (
             not found.get("name")
-            or not all(v.isdigit() for v in digits.values())
+            or not all(_is_number(v) for v in digits.values())
             or (colour is not None and not re.fullmatch(_TRIPLE, colour))
         ):
             raise InputError(f"{where} line {line} is not understood: write one name per line")
@@ -299,4 +338,6 @@ def numbered_list(classes: Classes, label: int) -> str:
         )
     values = {index: value for value, index in classes.values.items() if index != VOID}
     values[label] = VOID
-    return "".join(f"{values[i]} {name}\n" for i, name in enumerate(classes.names))
+    void = [v for v, index in classes.values.items() if index == VOID and v != VOID]
+    lines = [(values[i], name) for i, name in enumerate(classes.names)]
+    return "".join(f"{value} {name}\n" for value, name in [*lines, *((v, "void") for v in void)])

@@ -15,7 +15,7 @@ from PIL import Image
 
 from fcn_jax.data.classes import Trivial, default_palette, find_trivial
 from fcn_jax.data.images import to_rgb
-from fcn_jax.runtime import cores
+from fcn_jax.runtime import machine
 from fcn_jax.types import VOID, Example, InputError
 
 
@@ -119,7 +119,7 @@ class Dataset:
 
 
 def _check_classes(names: Sequence[str], palette: np.ndarray) -> None:
-    if not 2 <= len(names) <= VOID or len(set(names)) < len(names):
+    if isinstance(names, str) or not 2 <= len(names) <= VOID or len(set(names)) < len(names):
         raise InputError(f"{len(names)} class names: give 2 to {VOID}, and each once")
     wanted = (len(names), 3)
     if palette.shape != wanted or palette.dtype.kind not in "iu" or not _is_bytes(palette):
@@ -187,7 +187,7 @@ class _Pairs(Examples):
     def _example(self, index: int) -> Example:
         image, mask = (np.asarray(part) for part in self._pairs[index])
         name = f"{self._split}/{index:06d}"
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise InputError(
                 f"image {name} is {image.dtype} {list(image.shape)}: give uint8 [height, width, 3]"
             )
@@ -275,7 +275,7 @@ def _count(examples: Sequence[Example]) -> Facts:
         pixels = np.bincount(example.mask.ravel(), minlength=256)
         return example.id, example.mask.shape, pixels
 
-    with ThreadPoolExecutor(cores.count()) as pool:
+    with ThreadPoolExecutor(machine.cores()) as pool:
         found = list(pool.map(look, range(len(examples))))
     ids, shapes, pixels = zip(*found, strict=True) if found else ((), (), ())
     return Facts(

@@ -35,7 +35,7 @@ SPLIT_NAMES = {
 }
 """Names of splits in lists and folders, in lower case -> train, val, test."""
 
-_FOLDERS = {folder.lower() for folder in (*IMAGE_FOLDERS, *MASK_FOLDERS)}
+FOLDERS = {folder.lower() for folder in (*IMAGE_FOLDERS, *MASK_FOLDERS)}
 
 _TEXTS = (".txt", ".lst", ".csv", ".tsv", ".json", ".yaml", ".yml", ".pbtxt", ".names")
 """Files at the top that may be lists."""
@@ -80,7 +80,7 @@ def is_known_name(name: str) -> bool:
     """Whether a folder at the top of a data set, or a file there, can belong to it."""
     lower = name.lower()
     lists = ("imagesets", "splits", "split", "lists", "list")
-    known = (*_FOLDERS, *lists, *SPLIT_NAMES, *_ANNOTATED)
+    known = (*FOLDERS, *lists, *SPLIT_NAMES, *_ANNOTATED)
     return lower in known or lower.endswith(_TEXTS)
 
 
@@ -120,7 +120,7 @@ def find_pairs(names: Iterable[str]) -> Pairs:
             if split in ids.values()
         }
     used = {p.parts[0] for p, _ in (*image_files, *mask_files)}
-    known = {*_FOLDERS, *SPLIT_NAMES}
+    known = {*FOLDERS, *SPLIT_NAMES}
     filled = {p.parts[0] for p in paths if p.suffix.lower() in IMAGE_SUFFIXES}
     pairs.other_folders = tuple(
         top for top in sorted(tops - used) if top.lower() in known and top in filled

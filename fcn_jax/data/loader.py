@@ -22,11 +22,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import psutil
 
 from fcn_jax.data import batches, resize_cache
 from fcn_jax.data.dataset import Facts, Records, Subset, facts_of
-from fcn_jax.runtime import cores
+from fcn_jax.runtime import machine
 from fcn_jax.runtime.terminal import progress
 from fcn_jax.types import VOID, Batch, Example, InputError
 
@@ -77,7 +76,7 @@ def budget() -> Budget:
 
     On a CPU half of the former is divided among its devices: each has a copy.
     """
-    free = psutil.virtual_memory().available  # counts what the page cache can give back
+    free = machine.available_memory()
     stats = jax.local_devices()[0].memory_stats() or {}
     limit = stats.get("bytes_limit")
     shared = free // (4 * jax.local_device_count())
@@ -187,7 +186,7 @@ def _decoded(
         batches.put(batch, row, example)
         tick()
 
-    with ThreadPoolExecutor(cores.count()) as pool:
+    with ThreadPoolExecutor(machine.cores()) as pool:
         for _ in pool.map(fill, range(len(indices))):
             pass
     return batch

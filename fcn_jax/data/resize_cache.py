@@ -4,6 +4,7 @@ A folder for each prepared split and size holds image.npy and mask.npy. Its name
 of the data, the size and the version of this format, so that nothing in it can be stale.
 """
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ import numpy as np
 
 from fcn_jax.data import batches
 from fcn_jax.data.dataset import Records
-from fcn_jax.runtime import cores, files
+from fcn_jax.runtime import files, machine
 from fcn_jax.runtime.terminal import LOGGER
 from fcn_jax.types import Batch, Example
 
@@ -108,7 +109,7 @@ def _write(
 
     try:
         with (
-            ThreadPoolExecutor(cores.count()) as pool,
+            ThreadPoolExecutor(machine.cores()) as pool,
             (part / "image.npy").open("wb") as image,
             (part / "mask.npy").open("wb") as mask,
         ):
@@ -138,12 +139,23 @@ def _entries(cache: Path) -> list[Path]:
 
 
 def _size(folder: Path) -> int:
-    return sum(p.stat().st_size for p in folder.iterdir() if p.is_file())
+    total = 0
+    with contextlib.suppress(OSError):  # another process has removed it
+        for path in folder.iterdir():
+            total += path.stat().st_size
+    return total
+
+
+def _last_used(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _make_room(cache: Path, needed: int, keep: Path) -> None:
     """Remove the least recently used entries until `needed` more bytes stay within the limit."""
-    entries = sorted((p for p in _entries(cache) if p != keep), key=lambda p: p.stat().st_mtime)
+    entries = sorted((p for p in _entries(cache) if p != keep), key=_last_used)
     total = sum(map(_size, entries))
     for entry in entries:
         if total + needed <= LIMIT:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
-from fcn_jax.data.layouts import SPLIT_NAMES
+from fcn_jax.data.layouts import FOLDERS, SPLIT_NAMES
 from fcn_jax.data.raw_files import Files, FolderFiles
 from fcn_jax.types import IMAGE_SUFFIXES, InputError
 
@@ -108,15 +108,38 @@ def _resolve(line: str, known: Mapping[str, str], by_name: Mapping[str, str]) ->
     line = unicodedata.normalize("NFC", line)
     if line in known:
         return line
-    words = [w.strip("\"'") for w in (line, line.split()[0], re.split(r"[\s,;]+", line)[0])]
+    said = line.split(" # ")[0].rstrip()
+    words = [said]
+    for first, *others in (said.split(), re.split(r"[\s,;]+", said)):
+        if all(_is_beside(first, other) for other in others):
+            words.append(first)
+    words = [word.strip("\"'") for word in words]
     for text in words:
         path = PurePosixPath(text.replace("\\", "/"))
         stem = path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES else path
-        for ids in (known, by_name):
-            for start in range(len(stem.parts)):
-                if (inner := "/".join(stem.parts[start:])) in ids:
-                    return inner if ids is known else by_name[inner]
+        tails = {start: "/".join(stem.parts[start:]) for start in range(len(stem.parts))}
+        for tail in tails.values():
+            if tail in known:
+                return tail
+        for start, tail in tails.items():
+            if tail in by_name and _is_same_folder(stem.parts[:start], by_name[tail]):
+                return by_name[tail]
     return next((word for word in words if word in known), line)
+
+
+def _is_beside(first: str, word: str) -> bool:
+    """Whether a word behind an image's name belongs to it: a path, its mask, or VOC's -1, 0, 1."""
+    name = PurePosixPath(first.strip("\"'")).stem
+    return bool(re.fullmatch(r"-?[01]|.*[/\\.].*", word)) or name in word
+
+
+def _is_same_folder(dropped: Sequence[str], example_id: str) -> bool:
+    """Whether the folders before a name can be those of the image of that name, elsewhere or not.
+
+    In `cam2/0001` a name that only the image cam1/0001 has means another image, which is missing.
+    """
+    plain = all(part.lower() in FOLDERS for part in dropped)
+    return plain or {*PurePosixPath(example_id).parts[:-1]} <= {*dropped}
 
 
 def choose(

@@ -148,6 +148,9 @@ def parity(
         training where it takes any.
       pixels: type the program wants.
 
+    Raises:
+      InputError: without an image, or if the network's logits are not finite.
+
     Returns:
       {"images", "max_abs_difference", "max_abs_logit", "argmax_agreement", "per_image"}.
     """
@@ -156,6 +159,8 @@ def parity(
     for name, image in images:
         small = batches.resize_image(image, exported.size or checkpoint.image_size)[None]
         expected = np.asarray(original(small))
+        if not np.isfinite(expected).all():
+            raise InputError(f"the network's logits of {name} are not finite: train it again")
         found = exported.run(small.astype(pixels))
         rows.append(
             {
@@ -182,10 +187,30 @@ def agrees(report: dict[str, Any]) -> bool:
     return close and report["argmax_agreement"] >= 0.999
 
 
+def check_target(path: Path) -> None:
+    """Refuse a path beside which another file than a description would be overwritten.
+
+    Raises:
+      InputError: naming that file.
+    """
+    beside = path.with_name(path.name + ".json")
+    if beside.exists() and "class_names" not in _keys(beside):
+        raise InputError(f"{beside} is another file, and would be overwritten: choose another name")
+
+
+def _keys(path: Path) -> set[str]:
+    try:
+        stored = files.read_json(path)
+    except InputError:
+        return set()
+    return set(stored) if isinstance(stored, dict) else set()
+
+
 def save(
     exported: Exported, checkpoint: predict.Checkpoint, report: dict[str, Any], path: Path
 ) -> tuple[Path, Path]:
     """Write the program, and beside it PATH.json (description) and PATH.parity.json."""
+    check_target(path)
     files.write_bytes(path, exported.data)
     paths = (path.with_name(path.name + ".json"), path.with_name(path.name + ".parity.json"))
     size = list(exported.size) if exported.size else ANY

@@ -117,7 +117,7 @@ class TTA(NamedTuple):
     flip: bool = False
     """Also the mirror image of each view."""
     factors: tuple[float, ...] = (1.0,)
-    """Sizes of the views, relative to `scale`'s."""
+    """Sizes of the views, relative to `scale`'s; with `fit` rounded to multiples of 32."""
 
 
 def predict(
@@ -150,15 +150,17 @@ def predict(
 
 
 def mask_of(
-    bands: Iterator[np.ndarray], size: tuple[int, ...], table: np.ndarray | None = None
+    bands: Iterator[np.ndarray],
+    size: tuple[int, ...],
+    write: Callable[[np.ndarray], object] | None = None,
 ) -> np.ndarray:
-    """The mask of bands of logits, uint8 [H, W]; probabilities go to `table` [H, W, K]."""
+    """The mask of bands of logits, uint8 [H, W]; `write` gets the probabilities of each band."""
     mask, row = np.empty(size, np.uint8), 0
     for band in bands:
         end = row + len(band)
         mask[row:end] = band.argmax(-1)
-        if table is not None:
-            table[row:end] = softmax(band)
+        if write is not None:
+            write(softmax(band))
         row = end
     return mask
 
@@ -207,6 +209,9 @@ def probabilities(
     """Softmax over the classes at the image's own size, averaged over the views: [H, W, K].
 
     float32: 4 H W K bytes, and as much again while it is computed.
+
+    Raises:
+      InputError: if a factor does not change the size, rounded as in `TTA`.
     """
     tta, image = tta or TTA(), _checked(image)
     views = [(factor, flip) for factor in tta.factors for flip in (False, True)[: 1 + tta.flip]]
@@ -228,6 +233,11 @@ def _view(
         return logit_bands(checkpoint, np.ascontiguousarray(image), scale)
     if scale == "fit":
         height, width = (max(32, 32 * round(n * factor / 32)) for n in checkpoint.image_size)
+        if (height, width) == checkpoint.image_size:
+            raise InputError(
+                f"a view of {factor:g} times {height}x{width}, in steps of 32 pixels, is no other "
+                "view: leave it out"
+            )
         checkpoint = checkpoint._replace(image_size=(height, width))
         return logit_bands(checkpoint, np.ascontiguousarray(image), scale)
     height, width = (max(1, round(n * factor)) for n in image.shape[:2])

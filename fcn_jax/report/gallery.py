@@ -89,7 +89,7 @@ def with_legend(
     if width < NARROW:
         return whole
     entries = legend_entries(masks, class_names, palette)
-    return stacked([whole, legend_image(entries, width, max(14, width // 60))])
+    return stacked([whole, legend_image(entries, width, min(max(14, width // 60), 96))])
 
 
 def stacked(parts: Sequence[Image.Image]) -> Image.Image:

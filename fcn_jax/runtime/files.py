@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,16 +29,21 @@ def replacing(path: Path, needed: int | None = None) -> Iterator[Path]:
     """Give a name to write to, and put it in place in one piece when all went well.
 
     Readers see the old file or the new, never a part; two processes that write the same file do
-    not meet.
+    not meet. Of a link the file that it leads to is written.
 
     Args:
       path: of the file.
       needed: its bytes, where they are known; for the message.
 
     Raises:
-      InputError: if it cannot be written.
+      InputError: if it cannot be written, or is no file, such as /dev/null.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    path = Path(os.path.realpath(path)) if os.path.islink(path) else path
+    if os.path.exists(path) and not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path}: is no regular file: choose another name")
+    # As long as it can be whatever the length of the name.
+    key = zlib.crc32(os.fsencode(path.name))
+    part = path.with_name(f".{path.name[:40]}.{key:08x}.{os.getpid()}.part")
     _parts.add(part)
     try:
         yield part
@@ -45,7 +51,8 @@ def replacing(path: Path, needed: int | None = None) -> Iterator[Path]:
     except OSError as error:
         raise refused(path, error, needed) from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what went wrong before is what matters
+            part.unlink(missing_ok=True)
         _parts.discard(part)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+import zipfile
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -226,19 +227,23 @@ def mark_data(
     The content of a data set decides, wherever it lies; its path does where there is no digest. An
     exported network does not say what it was trained with: all data are others.
     """
-    found, stored, config = identity(dataset), restored.meta.get("data"), config_of(restored)
-    if "config" not in restored.meta:
-        own = False
-    elif stored is None:  # written by an older version
-        path = configs.with_absolute_paths(config).data.dataset
-        own = not found["root"] or path in (found["root"], found["name"])
-    else:
-        key = "digest" if stored["digest"] and found["digest"] else "root"
-        own = stored[key] == found[key]
+    split_train = config_of(restored).data.split_train
     return result._replace(
-        other_data=None if own else found,
-        other_split=result.split == "val" and config.data.split_train is not None,
+        other_data=None if _is_own(restored, dataset) else identity(dataset),
+        other_split=result.split == "val" and split_train is not None,
     )
+
+
+def _is_own(restored: predict.Checkpoint, dataset: prepare.Dataset) -> bool:
+    """Whether it is the data set that the network was trained with, see `mark_data`."""
+    found, stored = identity(dataset), restored.meta.get("data")
+    if "config" not in restored.meta:
+        return False
+    if stored is None:  # written by an older version
+        path = configs.with_absolute_paths(config_of(restored)).data.dataset
+        return not found["root"] or path in (found["root"], found["name"])
+    key = "digest" if stored["digest"] and found["digest"] else "root"
+    return stored[key] == found[key]
 
 
 def save(evaluation: Evaluation, folder: Path) -> Path:
@@ -278,10 +283,21 @@ def _method_suffix(method: Mapping[str, Any]) -> str:
 
 
 def load(folder: Path, split: str = "val") -> tuple[dict[str, Any], np.ndarray, tuple[str, ...]]:
-    """Read back what `save` wrote: (the JSON, counts [N, K+1, K], ids)."""
+    """Read back what `save` wrote: (the JSON, counts [N, K+1, K], ids).
+
+    Raises:
+      InputError: if a file is missing or damaged.
+    """
     data = files.read_json(folder / f"eval-{split}.json")
-    with np.load(folder / f"eval-{split}.npz", allow_pickle=False) as arrays:
-        return data, arrays["counts"], tuple(arrays["ids"].tolist())
+    path = folder / f"eval-{split}.npz"
+    try:
+        if not isinstance(data, dict) or "confusion" not in data:
+            path = path.with_suffix(".json")
+            raise ValueError("it holds no evaluation")
+        with np.load(path, allow_pickle=False) as arrays:
+            return data, arrays["counts"], tuple(arrays["ids"].tolist())
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: cannot be read ({error}): evaluate the run again") from error
 
 
 def evaluate_checkpoint(
@@ -342,6 +358,7 @@ def split_examples(
             "give the data set it was trained on"
         )
     overfit = config_of(restored).data.overfit
-    if split == "val" and overfit:  # such a run is validated on its training images
+    if split == "val" and overfit and _is_own(restored, dataset):
+        # Such a run is validated on its training images.
         return dataset.splits["train"][:overfit]
     return dataset.splits[split]

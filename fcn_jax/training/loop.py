@@ -20,7 +20,7 @@ from fcn_jax import config as configs
 from fcn_jax.config import Runtime as Runtime
 from fcn_jax.data import prepare
 from fcn_jax.models import flops
-from fcn_jax.runtime import cores, distributed, files, signals, source, text
+from fcn_jax.runtime import distributed, files, machine, signals, source, text
 from fcn_jax.training import evaluate, progress, run_dir, setup
 from fcn_jax.training.callbacks import Callback, RunInfo
 from fcn_jax.training.saving import Interrupted as Interrupted
@@ -240,7 +240,7 @@ def environment() -> dict[str, Any]:
         "devices": jax.device_count(),
         "processes": distributed.count(),
         "cpu": platform.processor() or platform.machine(),
-        "cores": cores.count(),
+        "cores": machine.cores(),
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in ("jax", "flax", "optax")},
         **source.versions(),

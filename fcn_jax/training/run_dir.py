@@ -36,9 +36,30 @@ def write_metrics(folder: Path, rows: list[dict]) -> None:
 
 
 def read_metrics(folder: Path) -> list[dict]:
-    """The rows of metrics.jsonl, or none if there is no such file yet."""
+    """The rows of metrics.jsonl, or none if there is no such file yet.
+
+    Raises:
+      InputError: if it is damaged.
+    """
     path = folder / METRICS
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    if not path.exists():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}): restore it") from error
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """What result.json holds.
+
+    Raises:
+      InputError: if it is missing or damaged.
+    """
+    data = files.read_json(folder / RESULT)
+    if not isinstance(data, dict) or not {"val", "trivial"} <= data.keys():
+        raise InputError(f"{folder / RESULT}: holds no result: restore it")
+    return data
 
 
 @contextlib.contextmanager
@@ -57,7 +78,7 @@ def claim(folder: Path, config: configs.Config) -> Iterator[None]:
     files.make_folder(folder)
     lock = filelock.FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=0.5)  # a command that only looks whether it is free holds it briefly
     except filelock.Timeout:
         raise InputError(
             f"{folder}: another process is training there: wait, or choose another run folder"

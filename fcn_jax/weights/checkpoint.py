@@ -211,27 +211,34 @@ def load(directory: Path | str, which: str = "best") -> tuple[dict, dict[str, An
       InputError: if there is no checkpoint, or the one asked for is damaged or cannot be read; also
         if it is not known which one is the best, because one of them is damaged.
     """
+    if which not in ("best", "latest"):
+        raise InputError(f"{which!r}: choose best or latest")
     directory = Path(directory).resolve()
-    found = numbers(directory)
-    if not found:
-        raise InputError(
-            f"{directory}: no checkpoint there: train first, or name another run folder"
-        )
-    number = found[-1]
-    try:
-        if which == "best":
-            scores = []
-            for number in found:
-                scores.append(_stored_score(directory / str(number)))
-            best = first_best(scores)
-            number = found[-1 if best is None else best]
-        variables, meta = _read(directory / str(number), "variables")
-    except integrity.DamagedError as error:
-        raise InputError(
-            f"{directory / str(number)}: damaged ({error}), and maybe the one asked for: "
-            "move it away to use another checkpoint"
-        ) from error
-    return {"batch_stats": {}, **variables}, meta
+    while True:
+        found = numbers(directory)
+        if not found:
+            raise InputError(
+                f"{directory}: no checkpoint there: train first, or name another run folder"
+            )
+        number = found[-1]
+        try:
+            if which == "best":
+                scores = []
+                for number in found:
+                    scores.append(_stored_score(directory / str(number)))
+                best = first_best(scores)
+                number = found[-1 if best is None else best]
+            variables, meta = _read(directory / str(number), "variables")
+        except (integrity.DamagedError, InputError) as error:
+            if numbers(directory) != found:
+                continue  # the run is training, and has replaced the checkpoint meanwhile
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"{directory / str(number)}: damaged ({error}), and maybe the one asked for: "
+                "move it away to use another checkpoint"
+            ) from error
+        return {"batch_stats": {}, **variables}, meta
 
 
 def _split(state: TrainState) -> tuple[dict, tuple]:

@@ -41,11 +41,13 @@ def save(folder: Path | str, variables: Mapping[str, Any], meta: Mapping[str, An
         meta: what a checkpoint carries: model, image_size, class_names, palette, as JSON values.
 
     Raises:
-        InputError: the folder holds another config.json, such as a run's; or the disk is full.
+        InputError: the folder holds another config.json, such as a run's, or weights of another
+            origin; or the disk is full.
     """
     folder = Path(folder)
-    if (folder / CONFIG).exists() and _format(folder) != FORMAT:
-        raise InputError(f"{folder} holds another {CONFIG}: choose another folder")
+    for name in (CONFIG, WEIGHTS):
+        if (folder / name).exists() and _format(folder) != FORMAT:
+            raise InputError(f"{folder} holds another {name}: choose another folder")
     arch = meta["model"]["name"]
     if arch in torch_names.RULES:
         state = torch_weights.to_torch(arch, variables)
@@ -70,6 +72,12 @@ def load(folder: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
     missing = [name for name in _KEPT if name not in about]
     if missing:
         raise InputError(f"{folder / CONFIG}: {missing[0]} is missing: export the network again")
+    counts = {len(about["class_names"]), len(about["palette"]), about["model"].get("num_classes")}
+    if len(counts) > 1 or "name" not in about["model"]:
+        raise InputError(
+            f"{folder / CONFIG}: class_names, palette and model do not fit each other: "
+            "export the network again"
+        )
     arch = about["model"]["name"]
     if arch in torch_names.RULES:
         options = dict(about["model"])
@@ -83,5 +91,5 @@ def load(folder: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _format(folder: Path) -> Any:
-    about = files.read_json(folder / CONFIG)
+    about = files.read_json(folder / CONFIG) if (folder / CONFIG).exists() else None
     return about.get("format") if isinstance(about, dict) else None

@@ -7,6 +7,7 @@ import pytest
 from fcn_jax import config as configs
 from fcn_jax.analysis import compare
 from fcn_jax.types import InputError
+from tests import fakes
 
 
 @pytest.fixture
@@ -59,4 +60,4 @@ def test_two_entries_of_one_name_are_refused(make):
     folder = make("run")
     twice = [compare.Entry("same", [folder]), compare.Entry("same", [folder])]
     with pytest.raises(InputError, match="'same' names two entries"):
-        compare._check(twice)
+        compare._check(twice, fakes.dataset())

@@ -212,6 +212,16 @@ def test_ids_with_blanks(line, tmp_path):
     assert open_folder(tmp_path).splits == {"train": ("a b",), "val": ("c",)}
 
 
+@pytest.mark.parametrize("line", ["cam2/0001", "/data/cam2/0001.jpg", "im 2", "0001 0002"])
+def test_a_line_never_means_another_image(line, tmp_path):
+    """What is missing is named, and no image takes its place."""
+    for name in ("cam1/0001", "cam1/0002", "cam2/0003", "im"):
+        add(tmp_path, f"images/{name}.png", f"masks/{name}.png")
+    write(tmp_path, "train.txt", "cam1/0002\ncam2/0003\n")
+    write(tmp_path, "val.txt", f"{line}\nim\n")
+    assert open_folder(tmp_path).splits["val"] == (line, "im")
+
+
 def test_pairs_of_paths_in_lists(tmp_path):
     line = "JPEGImages/im0.jpg SegmentationClass/im0.png\n"
     lists(voc(tmp_path), train=line, val="im1.jpg\n")

@@ -123,7 +123,7 @@ def image_is_a_web_page(v):
 def mask_of_another_size(v):
     h, w = v.ids.shape
     v.save(np.ones((h, w + int(v.rng.integers(1, 9))), np.uint8))
-    return f"its mask {np.array(Image.open(v.mask)).shape[1]}x{h}", v.image.name
+    return f"its mask {h}x{np.array(Image.open(v.mask)).shape[1]}", v.image.name
 
 
 @damage

@@ -30,6 +30,19 @@ def test_sound_data_pass_with_numbers_and_a_contact_sheet(root, tmp_path, capsys
         assert photo.size[0] > 6 * 180
 
 
+def test_a_contact_sheet_replaces_no_image_and_no_mask(root):
+    path = root / "SegmentationClass/004.png"
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="belongs to the data set"):
+        check.main([str(root), "--out", str(path)])
+    assert path.read_bytes() == before
+
+
+def test_an_empty_name_is_no_data_set():
+    with pytest.raises(InputError, match="dataset '': give a name"):
+        check.main([""])
+
+
 def test_bad_data_fail_and_all_of_it_is_named(root, tmp_path, capsys):
     (root / "JPEGImages/001.jpg").write_bytes(b"")
     (root / "SegmentationClass/004.png").unlink()

@@ -1,6 +1,7 @@
 """The command `predict`: which images, which names, what is written, what is survived."""
 
 import csv
+import errno
 import html
 import json
 import re
@@ -184,7 +185,7 @@ def test_probabilities_and_areas(folder):
     rows = list(csv.DictReader(table.read_text().splitlines()))
     assert [r["class"] for r in rows] == list(fakes.CLASSES)
     assert [int(r["pixels"]) for r in rows] == [int((mask == i).sum()) for i in range(3)]
-    assert sum(float(r["share"]) for r in rows) == pytest.approx(1, abs=1e-5)
+    assert sum(float(r["fraction"]) for r in rows) == pytest.approx(1, abs=1e-5)
 
 
 def test_an_image_is_turned_as_viewers_show_it(folder):
@@ -199,6 +200,41 @@ def test_inputs_are_never_overwritten(folder):
     Image.new("RGB", (9, 9)).save(folder / "a/z.png")
     with pytest.raises(InputError, match="is an input, and would be overwritten"):
         command.main(["run", str(folder / "a/z.png"), "--out", str(folder / "a")])
+
+
+@pytest.mark.parametrize("name", ["a/z.png", "out/z.png", "out/index.html"])
+def test_the_table_of_areas_replaces_no_image_and_no_result(folder, name):
+    Image.new("RGB", (9, 9)).save(folder / "a/z.png")
+    with pytest.raises(InputError, match="is an image or a result"):
+        run(folder, folder / "a/z.png", "--areas", folder / name)
+
+
+def test_probabilities_on_a_full_disk_are_one_line(folder, monkeypatch, capsys):
+    def full(file, header):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
+    assert run(folder, folder / "b/x.jpg", "--probabilities") == 2
+    assert "the disk is too full" in capsys.readouterr().err
+
+
+def test_flags_may_stand_anywhere(folder):
+    assert command.main(["run", "--out", str(folder / "out"), str(folder / "b/x.jpg")]) == 0
+    assert written(folder) == ["x-overlay.jpg", "x.png"]
+
+
+def test_an_overlay_that_no_jpeg_can_hold_is_made_smaller(folder, monkeypatch):
+    monkeypatch.setattr("experiments.cli.segment.JPEG_LIMIT", 20)
+    assert run(folder, folder / "b/x.jpg") == 0
+    assert read(folder / "out/x.png").shape == (22, 32)
+    assert max(read(folder / "out/x-overlay.jpg").shape) == 20
+
+
+def test_control_characters_of_a_name_do_not_reach_the_terminal(folder, capsys):
+    (folder / "a\n\x1b[31mb.png").write_bytes(b"")
+    assert run(folder, folder / "a\n\x1b[31mb.png") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "\x1b" not in line
 
 
 def test_published_weights_need_no_run(folder, monkeypatch, capsys):

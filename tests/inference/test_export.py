@@ -181,6 +181,21 @@ def test_disagreement_is_not_called_agreement():
         assert export.agrees(report) == same
 
 
+def test_a_network_that_gives_no_numbers_is_refused():
+    restored = checkpoint("fcn")
+    variables = jax.tree.map(lambda x: x * np.nan, restored.variables)
+    exported = export.Exported(b"", lambda x: np.zeros((1, 48, 64, 4)), (48, 64))
+    with pytest.raises(InputError, match="are not finite"):
+        report_of(restored._replace(variables=variables), exported, (48, 64))
+
+
+def test_another_file_beside_the_program_is_not_overwritten(tmp_path):
+    (tmp_path / "config.json").write_text('{"schema": 2}')
+    with pytest.raises(InputError, match=r"config\.json is another file"):
+        export.check_target(tmp_path / "config")
+    export.check_target(tmp_path / "net")
+
+
 @pytest.mark.parametrize("kind", ["stablehlo", "onnx"])
 def test_the_command_writes_program_description_and_proof(kind, tmp_path, monkeypatch, capsys):
     pytest.importorskip("onnxruntime")

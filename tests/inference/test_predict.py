@@ -104,12 +104,18 @@ def test_probabilities_average_the_views(checkpoint, scale):
     mirrored = predict.probabilities(checkpoint, image[:, ::-1].copy(), scale)[:, ::-1]
     both = predict.probabilities(checkpoint, image, scale, predict.TTA(flip=True))
     np.testing.assert_allclose(both, (plain + mirrored) / 2, atol=1e-6)
-    several = predict.TTA(factors=(0.5, 1.0, 2.0))
+    several = predict.TTA(factors=(1.0, 2.0, 3.0))
     three = predict.probabilities(checkpoint, image, scale, several)
     assert three.shape == (32, 64, 3)
     assert np.abs(three - plain).max() > 1e-4
     mask = predict.predict(checkpoint, image, scale, predict.TTA(flip=True))
     np.testing.assert_array_equal(mask, both.argmax(-1))
+
+
+def test_a_view_of_the_same_size_is_refused(checkpoint):
+    """At 32x32 three quarters of it are 32x32 again, in steps of 32."""
+    with pytest.raises(InputError, match="is no other view: leave it out"):
+        predict.predict(checkpoint, photo(32, 32), "fit", predict.TTA(factors=(0.75, 1.0)))
 
 
 def test_a_row_of_tiles_stays_within_the_budget():

@@ -28,6 +28,29 @@ def test_a_file_is_replaced_in_one_piece(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
+def test_a_link_stays_one_and_its_file_is_written(tmp_path):
+    (tmp_path / "a.txt").write_text("old")
+    (tmp_path / "link").symlink_to("a.txt")
+    files.write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "a.txt").read_text() == "new"
+
+
+def test_what_is_no_regular_file_is_left_alone(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe: is no regular file"):
+        files.write_text(tmp_path / "pipe", "new")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_name_may_be_as_long_as_the_system_allows(tmp_path):
+    name = "m" * 255
+    files.write_text(tmp_path / name, "new")
+    assert (tmp_path / name).read_text() == "new"
+    with pytest.raises(InputError, match="File name too long"):
+        files.write_text(tmp_path / (name + "m"), "new")
+
+
 @pytest.mark.parametrize(
     "error", [_error(errno.ENOSPC), ValueError("no JSON"), KeyboardInterrupt()]
 )
@@ -71,7 +94,7 @@ def test_what_is_said_of_a_failed_write(tmp_path, monkeypatch, write, number, wo
 
 def test_room_is_required(tmp_path):
     files.require(tmp_path, files.free(tmp_path) // 2, "a save")
-    with pytest.raises(InputError, match=r"a save needs \d+\.\d MB\): make room"):
+    with pytest.raises(InputError, match=r"a save needs \d+\.\d [MG]B\): make room"):
         files.require(tmp_path, 10 * files.free(tmp_path), "a save")
     assert files.free(tmp_path / "not" / "yet") > 0
 

@@ -113,12 +113,39 @@ def test_an_images_score_is_taken_over_the_classes_of_its_truth():
     assert scores[2] is None
 
 
+@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04", b"no zip"])
+def test_a_damaged_evaluation_is_named(restored, tmp_path, content):
+    result = evaluate.evaluate_native(restored, [fakes.example(0)])
+    path = evaluate.save(result, tmp_path).with_suffix(".npz")
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"eval-val-native\.npz: cannot be read"):
+        evaluate.load(tmp_path, "val-native")
+    path.with_suffix(".json").write_text("[]")
+    with pytest.raises(InputError, match=r"eval-val-native\.json: cannot be read"):
+        evaluate.load(tmp_path, "val-native")
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_training_images_of_an_overfit_run_are_those_of_its_own_data(tmp_path):
+    known = dataclasses.replace(fakes.dataset(), digest="1")
+    loop.train(fakes.config(epochs=1), known, tmp_path, Runtime(show=False))
+    restored = predict.load_checkpoint(tmp_path)
+    overfit = {**restored.meta["config"]["data"], "overfit": 2}
+    meta = {**restored.meta, "config": {**restored.meta["config"], "data": overfit}}
+    restored = restored._replace(meta=meta)
+    assert len(evaluate.split_examples(restored, known, "val")) == 2
+    other = dataclasses.replace(known, digest="2")
+    assert evaluate.split_examples(restored, other, "val") is other.splits["val"]
+
+
 def test_each_way_of_evaluating_has_a_file_of_its_own(restored, tmp_path):
     examples = [fakes.example(0)]
     ways = [
         ("fit", "", ""),
         ("fit", "flip", "-flip"),
-        ("fit", "flip,0.75,1.25", "-flip-0.75-1.25"),
+        ("fit", "flip,2,3", "-flip-2-3"),
         ("native", "", "-every-pixel"),
         ("native", "1.25", "-every-pixel-1.25"),
     ]

@@ -3,8 +3,10 @@
 import errno
 import json
 import os
+import threading
 from pathlib import Path
 
+import filelock
 import pytest
 
 from fcn_jax.config import Config, ModelConfig, replace, to_dict, with_absolute_paths
@@ -206,6 +208,23 @@ def test_a_second_process_is_told_so(tmp_path):
         run_dir.claim(tmp_path, fakes.config()),
     ):
         pass
+
+
+def test_a_look_at_the_lock_does_not_keep_a_run_from_its_folder(tmp_path):
+    held = filelock.FileLock(tmp_path / ".lock", thread_local=False)
+    held.acquire()
+    threading.Timer(0.1, held.release).start()
+    with run_dir.claim(tmp_path, fakes.config()):
+        pass
+
+
+def test_damaged_files_of_a_run_are_named(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n{"ep')
+    with pytest.raises(InputError, match=r"metrics\.jsonl: cannot be read"):
+        run_dir.read_metrics(tmp_path)
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(InputError, match=r"result\.json: holds no result"):
+        run_dir.read_result(tmp_path)
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path):

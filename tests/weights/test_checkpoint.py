@@ -145,6 +145,29 @@ def test_the_best_is_never_silently_another(tmp_path):
     assert checkpoint.load(tmp_path / "c")[1]["epoch"] == 3
 
 
+def test_a_checkpoint_that_a_training_replaces_meanwhile_is_not_called_damaged(
+    tmp_path, monkeypatch
+):
+    _save(tmp_path / "c", [0.1, 0.2, 0.3])
+    read, gone = checkpoint._read, []
+
+    def replaced(path, *parts):
+        if not gone:
+            gone.append(path)
+            shutil.rmtree(path)  # as orbax does with what need not be kept any more
+        return read(path, *parts)
+
+    monkeypatch.setattr(checkpoint, "_read", replaced)
+    assert checkpoint.load(tmp_path / "c")[1]["epoch"] == 3
+    assert len(gone) == 1
+
+
+def test_another_word_than_best_or_latest_is_refused(tmp_path):
+    _save(tmp_path / "c", [0.1])
+    with pytest.raises(InputError, match="'Best': choose best or latest"):
+        checkpoint.load(tmp_path / "c", "Best")
+
+
 def _raised(error, cause=None):
     def load(*_):
         raise error from cause

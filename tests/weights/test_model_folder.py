@@ -124,6 +124,16 @@ def test_the_folder_of_a_run_is_left_alone(tmp_path):
         model_folder.save(tmp_path, {}, META)
 
 
+def test_weights_of_another_origin_are_left_alone(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"holds another model\.safetensors"):
+        model_folder.save(tmp_path, {}, META)
+    assert (tmp_path / "model.safetensors").read_bytes() == b"mine"
+
+
+ABOUT = {"format": model_folder.FORMAT, "format_version": model_folder.VERSION, **META}
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -131,6 +141,8 @@ def test_the_folder_of_a_run_is_left_alone(tmp_path):
         ({"format": model_folder.FORMAT, "format_version": 2}, "not of fcn_jax.network 1"),
         ({"format": model_folder.FORMAT, "format_version": 1}, "model is missing"),
         ([1], "not of fcn_jax.network 1"),
+        ({**ABOUT, "class_names": ["a"]}, "do not fit each other"),
+        ({**ABOUT, "model": {}}, "do not fit each other"),
     ],
 )
 def test_other_folders_are_refused_in_one_line(saved, content, words):

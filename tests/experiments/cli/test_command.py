@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from experiments.cli import command
-from fcn_jax.runtime import cores
+from fcn_jax.runtime import machine
 
 PROGRAM = (
     "from experiments.cli import command; command.setup_jax({}); "
@@ -26,7 +26,7 @@ def devices(arguments: str = "", **variables: str) -> int:
 
 
 def test_a_cpu_is_a_device_for_each_core_up_to_a_few():
-    assert devices() == min(cores.count(), command.CPU_DEVICES)
+    assert devices() == min(machine.cores(), command.CPU_DEVICES)
 
 
 def test_a_cpu_is_one_device_of_each_of_several_processes():

@@ -1,5 +1,6 @@
 """Run folders that nobody named: numbered, resumed, listed, removed."""
 
+import errno
 import json
 import re
 
@@ -116,3 +117,40 @@ def test_an_exported_network_is_no_run(tmp_path, config, capsys):
     with pytest.raises(InputError, match="no run there"):
         runs.main(["--remove", str(tmp_path / "net")])
     assert model_folder.is_model_folder(tmp_path / "net")
+
+
+@pytest.mark.parametrize("text", ['{"theme": 1}', "[]", "no json"])
+def test_a_config_of_another_program_is_no_run(tmp_path, text):
+    (tmp_path / "website").mkdir()
+    (tmp_path / "website/config.json").write_text(text)
+    with pytest.raises(InputError, match="no run there"):
+        runs.main(["--remove", str(tmp_path / "website")])
+    assert (tmp_path / "website/config.json").exists()
+
+
+def test_a_run_whose_config_is_damaged_can_be_removed(tmp_path, config):
+    folder = begin(tmp_path / "run", config)
+    (folder / "config.json").write_text("{")
+    (folder / ".lock").touch()
+    assert runs.main(["--remove", str(folder)]) == 0
+
+
+def test_links_repeats_and_runs_within_runs(tmp_path, config):
+    outer = begin(tmp_path / "run", config)
+    inner = begin(tmp_path / "run/inner", config)
+    (tmp_path / "link").symlink_to(outer)
+    with pytest.raises(InputError, match="a link: name the folder that it leads to"):
+        runs.main(["--remove", str(tmp_path / "link")])
+    assert runs.main(["--remove", str(inner), str(outer), f"{outer}/"]) == 0
+    assert not outer.exists()
+
+
+def test_a_lock_that_cannot_be_opened_says_nothing_of_a_training(tmp_path, monkeypatch, config):
+    folder = begin(tmp_path / "run", config)
+    (folder / ".lock").touch()
+
+    def read_only(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", read_only)
+    assert not run_folders.is_locked(folder)
