@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.cli import arguments, command, flags, stopping
-from fcn_jax.types import InputError
+from fcn_jax.types import SCALES, InputError
 
 if TYPE_CHECKING:
     from fcn_jax.data import prepare
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 SPLITS = ("val", "test", "train")
 RESOLUTIONS = ("training", "native")
-SCALES = ("fit", "native")
 
 
 def parser() -> arguments.Parser:

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 from experiments.cli import arguments, command, flags, image_files, stopping, streams
 from fcn_jax.runtime import text
-from fcn_jax.types import InputError
+from fcn_jax.types import SCALES, InputError
 
 if TYPE_CHECKING:
     from experiments.cli import segment
     from fcn_jax.inference import predict
 
-SCALES = ("fit", "native")
 
 EPILOG = """examples:
   python -m experiments.predict runs/mine photo.jpg --out masks

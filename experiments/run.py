@@ -60,6 +60,12 @@ def parser(base: Config | None = None) -> arguments.Parser:
     where.add_argument(
         "--process-count", type=arguments.whole(1), metavar="N", help="number of processes"
     )
+    where.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="also write the losses and scores for TensorBoard, to RUN/tensorboard; needs the "
+        "extra tensorboard",
+    )
     where.add_argument("--quiet", action="store_true", help="print nothing but the result")
     return parser
 
@@ -74,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _start(args: argparse.Namespace, again: str) -> int:
-    """Read the flags, and set the process up."""
+    """Read the flags, configure jax, join the other processes, and train."""
     flags.load_plugins(args)
     config = flags.to_config(args)
     runtime = Runtime(
@@ -120,6 +126,7 @@ def _train(args: argparse.Namespace, config: Config, runtime: Runtime, again: st
     from fcn_jax.report import tables
     from fcn_jax.runtime import distributed
     from fcn_jax.training import loop
+    from fcn_jax.training.callbacks import TensorBoard
 
     distributed.require_backend()
     primary = distributed.is_primary()
@@ -135,7 +142,8 @@ def _train(args: argparse.Namespace, config: Config, runtime: Runtime, again: st
     )
     try:
         base = flags.experiment(args.experiment)
-        result = notebook.train(config, dataset, folder, runtime, command=again, base=base)
+        callbacks = [TensorBoard()] if args.tensorboard else []
+        result = notebook.train(config, dataset, folder, runtime, callbacks, again, base)
     except loop.Interrupted as stopped:
         if primary:
             stopping.stopped(str(stopped), again)

@@ -87,9 +87,9 @@ def models_table() -> str:
         size, flops = f"{row['parameters']:,}".replace(",", " "), f"{row['flops'] / 1e9:.1f}"
         rows.append((row["name"], size, flops, row["weights"], measured.get(row["name"], "")))
     note = (
-        "Parameters for 21 classes; GFLOPs of the convolutions for one 224x224 image. mIoU: the "
-        "best run here, with recipe, size and length; background everywhere has "
-        f"{kept['baseline'][0].result['trivial']['miou']:.3f}."
+        "Parameters for 21 classes; GFLOPs of the convolutions for one 224x224 image, two for a "
+        "multiply-add. mIoU: the best run here, with recipe, size and length; background "
+        f"everywhere has {kept['baseline'][0].result['trivial']['miou']:.3f}."
     )
     return f"{markdown(rows, left=(0, 3))}\n\n{note}"
 

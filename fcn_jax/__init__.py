@@ -21,10 +21,11 @@ Use a network as any Flax module, with PyTorch's weights:
     logits = model.apply(variables, fcn_jax.normalize(images), train=False)
 
 Data: `load_dataset`, `Dataset` (also from arrays), `normalize`, `VOID`. Settings: `Config` and its
-parts, `Runtime`. Networks: `MODELS`, `create_model`, `register_model`, `load_torch_weights`,
-`to_torch`. Runs: `train`, `load_checkpoint`, `predict`, `segment`. Modules: `losses`, `metrics`,
-`optim`, `plugins`. Errors about input are `InputError`. The same is done from a shell by
-`fcn-jax run`, `evaluate`, `predict` and others.
+parts, `replace`, `Runtime`. Networks: `MODELS`, `create_model`, `register_model`,
+`load_torch_weights`, `to_torch`. Runs: `train` with a `Callback`, `load_checkpoint`,
+`load_published`, `predict` with `TTA`, `segment`, `evaluate_checkpoint`. Modules: `losses`,
+`metrics`, `optim`, `plugins`. Errors about input are `InputError`. The same is done from a shell
+by `fcn-jax run`, `evaluate`, `predict` and others.
 
 Names are loaded when they are first used, so that `import fcn_jax` costs nothing and changes
 nothing.
@@ -45,12 +46,15 @@ if TYPE_CHECKING:
         OptimConfig,
         Runtime,
         plugins,
+        replace,
     )
     from fcn_jax.data.batches import normalize
     from fcn_jax.data.dataset import Dataset
     from fcn_jax.data.prepare import load as load_dataset
-    from fcn_jax.inference.predict import load_checkpoint, predict
+    from fcn_jax.inference.predict import TTA, load_checkpoint, load_published, predict
     from fcn_jax.models import MODELS, create_model, register_model
+    from fcn_jax.training.callbacks import Callback
+    from fcn_jax.training.evaluate import evaluate_checkpoint
     from fcn_jax.types import VOID, InputError
     from fcn_jax.weights.torch_weights import load_torch_weights, to_torch
 
@@ -58,8 +62,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "MODELS",
+    "TTA",
     "VOID",
     "AugmentConfig",
+    "Callback",
     "Config",
     "DataConfig",
     "Dataset",
@@ -69,8 +75,10 @@ __all__ = [
     "OptimConfig",
     "Runtime",
     "create_model",
+    "evaluate_checkpoint",
     "load_checkpoint",
     "load_dataset",
+    "load_published",
     "load_torch_weights",
     "losses",
     "metrics",
@@ -79,6 +87,7 @@ __all__ = [
     "plugins",
     "predict",
     "register_model",
+    "replace",
     "segment",
     "to_torch",
     "train",
@@ -88,13 +97,15 @@ _MODULE_OF = {
     "analysis.notebook": ("segment", "train"),
     "config": (
         *("AugmentConfig", "Config", "DataConfig", "LossConfig", "ModelConfig", "OptimConfig"),
-        *("Runtime", "plugins"),
+        *("Runtime", "plugins", "replace"),
     ),
     "data.batches": ("normalize",),
     "data.dataset": ("Dataset",),
     "data.prepare": ("load_dataset",),
-    "inference.predict": ("load_checkpoint", "predict"),
+    "inference.predict": ("TTA", "load_checkpoint", "load_published", "predict"),
     "models": ("MODELS", "create_model", "register_model"),
+    "training.callbacks": ("Callback",),
+    "training.evaluate": ("evaluate_checkpoint",),
     "types": ("InputError", "VOID"),
     "weights.torch_weights": ("load_torch_weights", "to_torch"),
 }

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fcn_jax.types import AnyArray, WeightScheme
+from fcn_jax.types import AnyArray, InputError, WeightScheme
 
 WEIGHT_SCHEMES: tuple[str, ...] = get_args(WeightScheme)
 
@@ -156,7 +156,14 @@ def soft_dice(logits: AnyArray, labels: AnyArray, across: Across = lambda x: x) 
     """Soft Dice loss: 1 - 2 |p y| / (|p| + |y|) per class, averaged over the classes present.
 
     Taken over the whole batch, void left out (Milletari et al. 2016, with the batch as one image).
-    A batch without a labelled pixel gives 0. `across` adds up what the devices hold of the batch.
+
+    Args:
+      logits: [..., K], any float dtype; computed in float32.
+      labels: [...], integers; whatever is outside 0..K-1 counts nothing.
+      across: adds up what the devices hold of the batch.
+
+    Returns:
+      float32 scalar in [0, 1]; 0 for a batch without a labelled pixel.
     """
     overlap, predicted, truth = _soft_counts(logits, labels, across)
     dice = 1.0 - 2.0 * overlap / jnp.maximum(predicted + truth, 1.0)
@@ -311,6 +318,9 @@ def class_weights(
     Returns:
       float64 [K]. Their common scale does not matter: the loss divides by the weights' sum.
 
+    Raises:
+      InputError: for an unknown scheme.
+
     Examples:
       >>> class_weights(np.array([80, 20]))
       array([0.2, 0.8])
@@ -330,7 +340,7 @@ def class_weights(
         log_b = np.log1p(-1.0 / count.sum())
         weight = 1.0 / -np.expm1(count * log_b)
     else:
-        raise ValueError(f"class weights {scheme!r}: choose one of {', '.join(WEIGHT_SCHEMES)}")
+        raise InputError(f"class weights {scheme!r}: choose one of {', '.join(WEIGHT_SCHEMES)}")
     if cap is not None:
         weight = np.minimum(weight, cap * weight.min())
     return weight / weight.sum()

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fcn_jax.types import VOID
+from fcn_jax.types import VOID, InputError
 
 
 def confusion_counts(labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:
@@ -67,15 +67,15 @@ def image_counts(labels: np.ndarray, predictions: np.ndarray, num_classes: int) 
     """`confusion_counts` of one image on the host: int64 [K+1, K], for an image of any size.
 
     Raises:
-      ValueError: if shapes differ, or a value is neither a class nor (in labels) void.
+      InputError: if shapes differ, or a value is neither a class nor (in labels) void.
     """
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     if labels.shape != predictions.shape:
-        raise ValueError(f"labels are {labels.shape}, predictions {predictions.shape}")
+        raise InputError(f"labels are {labels.shape}, predictions {predictions.shape}")
     for name, values in (("labels", labels[labels != VOID]), ("predictions", predictions)):
         if values.size and (values.min() < 0 or values.max() >= num_classes):
             bad = values[(values < 0) | (values >= num_classes)][0]
-            raise ValueError(f"{name} hold {bad}, which is none of the {num_classes} classes")
+            raise InputError(f"{name} hold {bad}, which is none of the {num_classes} classes")
     row = np.where(labels == VOID, num_classes, labels).astype(np.int64)
     column = predictions.astype(np.int64)
     flat = np.bincount(
@@ -91,6 +91,9 @@ def confusion_matrix(labels, predictions, num_classes: int) -> np.ndarray:
       labels: integers of any shape, 0..K-1 or `VOID`.
       predictions: integers of the same shape, 0..K-1.
       num_classes: K.
+
+    Raises:
+      InputError: if shapes differ, or a value is neither a class nor (in labels) void.
 
     Examples:
       >>> confusion_matrix([0, 0, 1, 255], [0, 1, 1, 0], num_classes=2)
@@ -184,14 +187,17 @@ def paper_iou(labels, predictions, num_classes: int) -> float:
 
 
 def constant(counts: np.ndarray, label: int = 0) -> np.ndarray:
-    """The counts of a predictor that predicts class `label` everywhere, on the same images."""
+    """The counts [..., K+1, K] of a predictor of class `label` everywhere, on the same images."""
     trivial = np.zeros_like(counts)
     trivial[..., label] = counts.sum(-1)
     return trivial
 
 
 def perfect(counts: np.ndarray, background: int = 0) -> np.ndarray:
-    """The counts of a predictor that is always right (void: background, as the paper reads it)."""
+    """The counts [..., K+1, K] of a predictor that is always right, on the same images.
+
+    On void it predicts `background`, as the paper reads void.
+    """
     ideal = np.zeros_like(counts)
     truth = counts.sum(-1)
     k = np.arange(counts.shape[-1])

@@ -40,6 +40,12 @@ def poly(lr: float, total_steps: int, warmup: int = 0, power: float = 0.9) -> Sc
 
     t counts from the end of the warm-up, total likewise: PyTorch's `PolynomialLR` after it. The
     rate of DeepLab (Chen et al. 2016, arXiv:1606.00915).
+
+    Args:
+        lr: the highest rate.
+        total_steps: of the run, the warm-up's among them; the rate is 0 from there on.
+        warmup: steps of the warm-up.
+        power: of the decay.
     """
     rising = _warmup(lr, warmup)
 

@@ -26,6 +26,11 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".t
 MATMUL_PRECISION = {"f32": "highest", "tf32": "tensorfloat32", "bf16": "default"}
 """Precision of float32 products by `Config.precision`; explicit, because GPUs default to TF32."""
 
+SCALES = ("fit", "native")
+"""What a network sees of an image it predicts. `fit`: the image resized to the size the network was
+trained at, which is what validation does, so objects have the scale the network knows. `native`:
+every pixel."""
+
 WeightScheme = Literal["none", "inverse", "inverse_sqrt", "median_frequency", "effective_number"]
 """How class weights follow from the numbers of pixels, see `losses.class_weights`."""
 

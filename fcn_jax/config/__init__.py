@@ -242,7 +242,9 @@ class LossConfig(Checked, group="loss"):
     """What the training loss is made of; the defaults are the plain cross-entropy."""
 
     class_weights: WeightScheme = "none"
-    """Weights of the classes, computed from the pixels of the train split."""
+    """Weights of the classes from their pixels in the train split: `inverse` is total / count,
+    `inverse_sqrt` its root, `median_frequency` median / count, `effective_number` that of Cui et
+    al. 2019."""
     weight_cap: Annotated[float | None, Within(1, 1e9)] = None
     """Largest class weight allowed, as a multiple of the smallest."""
     label_smoothing: Annotated[float, Within(0, 0.999)] = 0.0
@@ -303,7 +305,8 @@ class OptimConfig(Checked, group="optim"):
     clip_norm: Annotated[float | None, Within(1e-12, 1e12)] = None
     """Largest global norm of the gradient; None does not clip."""
     accumulate: Annotated[int, Within(1, 65_536)] = 1
-    """Compute each step's gradient in N parts of the batch, one after another: less memory."""
+    """Compute each step's gradient in N parts of the batch, one after another: less memory, at the
+    cost of a second forward pass."""
     ema: Annotated[float, Within(0, 0.999999)] = 0.0
     """Decay of the moving average of the parameters that is evaluated; 0 keeps none."""
 

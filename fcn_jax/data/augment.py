@@ -73,16 +73,20 @@ def augment(
 ) -> tuple[jax.Array, jax.Array]:
     """Transform a batch at random, each example in its own way, image and mask alike.
 
-    key: a PRNG key; the same key repeats the same result.
-    batch: a padded batch at full resolution, image uint8 [B, H, W, 3], mask uint8 [B, H, W],
-      size [B, 2].
-    out_size: (h, w), static. config: static.
+    Args:
+      key: a PRNG key; the same key repeats the same result.
+      batch: a padded batch at full resolution, image uint8 [B, H, W, 3], mask uint8 [B, H, W],
+        size [B, 2].
+      out_size: (h, w), static.
+      config: static.
 
-    Returns image float32 [B, h, w, 3] in 0..255, not rounded, and mask uint8 [B, h, w] with `VOID`
-    wherever the real image does not reach. Without a crop and without a scale jitter the whole
-    image is stretched to `out_size`.
+    Returns:
+      Image float32 [B, h, w, 3] in 0..255, not rounded, and mask uint8 [B, h, w] with `VOID`
+      wherever the real image does not reach. Without a crop and without a scale jitter the whole
+      image is stretched to `out_size`.
 
-    Raises `InputError` where `out_size` is not positive.
+    Raises:
+      InputError: where `out_size` is not positive.
     """
     if min(out_size) < 1:
         raise InputError(f"the augmented size is {out_size}: both sides must be at least 1 pixel")

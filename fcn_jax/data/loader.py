@@ -13,6 +13,7 @@ device can use. (A loader with worker processes needs the same indices, copies e
 between processes, and adds a dependency.)
 """
 
+import typing
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,13 +24,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from fcn_jax.config import CacheMode
 from fcn_jax.data import batches, resize_cache
 from fcn_jax.data.dataset import Facts, Records, Subset, facts_of
 from fcn_jax.runtime import machine
 from fcn_jax.runtime.terminal import progress
 from fcn_jax.types import VOID, Batch, Example, InputError
 
-MODES = ("auto", "device", "host", "none")
+MODES = typing.get_args(CacheMode)
 READ_AHEAD = 2
 """Gathered batches that wait, at most."""
 

@@ -16,12 +16,8 @@ from fcn_jax.data.classes import VOC_CLASSES, voc_palette
 from fcn_jax.inference import resize, sliding_window
 from fcn_jax.models import convention, create_model
 from fcn_jax.runtime import distributed, xla_options
-from fcn_jax.types import MATMUL_PRECISION, InputError
+from fcn_jax.types import MATMUL_PRECISION, SCALES, InputError
 from fcn_jax.weights import initialize, torch_weights
-
-SCALES = ("fit", "native")
-"""`fit`: the image is resized to the size the network was trained at, which is what validation
-does, so objects have the scale the network knows. `native`: every pixel of the image is seen."""
 
 DTYPES = {"f32": jnp.float32, "tf32": jnp.float32, "bf16": jnp.bfloat16}
 

@@ -86,10 +86,21 @@ def evaluate(
     tick: Callable[[], object] = lambda: None,
     trivial: classes.Trivial | None = None,
 ) -> Evaluation:
-    """Evaluate on all images of a split, which `load` gives as padded batches with their indices.
+    """Evaluate on all images of a split, as padded batches.
 
-    Results are fetched some batches late, so that the device never waits; `tick` is called before
-    each is. The filler of the last batch is dropped; what remains counts each pixel exactly once.
+    Results are fetched some batches late, so that the device never waits. The filler of the last
+    batch is dropped; what remains counts each pixel exactly once.
+
+    Args:
+      program: `make_program`'s.
+      variables: {"params", "batch_stats"}, on the devices.
+      load: gives the images of the split for their indices.
+      ids: of the images of the split.
+      class_names: K names.
+      batch_size: images at a time.
+      split: its name.
+      tick: called before each result is fetched; may raise, to stop.
+      trivial: the constant predictor to compare with; None for class 0.
     """
     n = len(ids)
     running: deque[steps.EvalSums] = deque()
@@ -176,7 +187,7 @@ def evaluate_native(
       restored: the network.
       examples: of the split, at full resolution; read one after another.
       split: its name.
-      scale: `fit` or `native`, what the network sees; see `inference.predict.SCALES`.
+      scale: `fit` or `native`, what the network sees; see `types.SCALES`.
       tta: views whose probabilities are averaged.
       tick: called after each image.
 

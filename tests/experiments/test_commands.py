@@ -65,7 +65,7 @@ def trained(tmp_path_factory):
         patch.setattr(prepare, "load", lambda *_, **__: fakes.dataset())
         patch.setattr(command, "setup_jax", lambda **_: None)
         argv = [*SMALL, "--epochs", "2", "--lr", "0.03", "--workdir", str(folder), "--quiet"]
-        assert run.main(argv) == 0
+        assert run.main([*argv, "--tensorboard"]) == 0
     return folder
 
 
@@ -82,7 +82,7 @@ def test_a_run_leaves_everything_it_promises(trained):
     names = {p.name for p in trained.iterdir()}
     assert names >= {
         "config.json", "metrics.jsonl", "result.json", "curves.png", "gallery.png",
-        "report.html", "checkpoints", "eval-val.json",
+        "report.html", "checkpoints", "eval-val.json", "tensorboard",
     }  # fmt: skip
     result = json.loads((trained / "result.json").read_text())
     for key in ("experiment", "arch", "dataset", "seed", "epochs_run", "best_epoch", "seconds",

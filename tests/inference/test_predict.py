@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from fcn_jax.data import batches
 from fcn_jax.inference import predict
 from fcn_jax.models import convention, create_model
-from fcn_jax.types import InputError
+from fcn_jax.types import SCALES, InputError
 from fcn_jax.weights.torch_weights import to_torch
 from tests import fakes
 from tests.models.variables import random_variables
@@ -96,7 +96,7 @@ def test_few_programs_for_many_sizes():
     assert predict.programs(checkpoint) == 2
 
 
-@pytest.mark.parametrize("scale", predict.SCALES)
+@pytest.mark.parametrize("scale", SCALES)
 def test_probabilities_average_the_views(checkpoint, scale):
     image = photo(32, 64)
     plain = predict.probabilities(checkpoint, image, scale)

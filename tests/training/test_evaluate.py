@@ -16,7 +16,7 @@ from fcn_jax.inference import predict
 from fcn_jax.runtime import files
 from fcn_jax.training import evaluate, loop
 from fcn_jax.training.callbacks import Callback
-from fcn_jax.types import VOID, Example, InputError
+from fcn_jax.types import SCALES, VOID, Example, InputError
 from fcn_jax.weights import model_folder
 from tests import fakes
 
@@ -26,7 +26,7 @@ def restored():
     return fakes.checkpoint()
 
 
-@pytest.mark.parametrize("scale", predict.SCALES)
+@pytest.mark.parametrize("scale", SCALES)
 def test_every_labelled_pixel_counts_once(restored, scale):
     examples = [fakes.example(i, 40 + i, 50 + 3 * i) for i in range(3)]
     ticks = []
