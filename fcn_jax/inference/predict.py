@@ -91,6 +91,11 @@ def load_published(name: str, weights: Path | str | None = None) -> Checkpoint:
 
     Raises:
       InputError: if the network has no published weights, or the file does not fit it.
+
+    Examples::
+
+      network = load_published("deeplabv3_resnet50")
+      mask = predict(network, image, scale="native")
     """
     distributed.require_backend()
     path = weights or initialize.published(name)

@@ -305,7 +305,8 @@ def load(folder: Path, split: str = "val") -> tuple[dict[str, Any], np.ndarray, 
         if not isinstance(data, dict) or "confusion" not in data:
             path = path.with_suffix(".json")
             raise ValueError("it holds no evaluation")
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here: NumPy leaves a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return data, arrays["counts"], tuple(arrays["ids"].tolist())
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: cannot be read ({error}): evaluate the run again") from error
@@ -325,6 +326,11 @@ def evaluate_checkpoint(
 
     Raises:
       InputError: if the data set has other classes than the network, or no such split.
+
+    Examples::
+
+      result = evaluate_checkpoint(load_checkpoint("runs/mine"), load_dataset("MY-FOLDER"), "test")
+      print(result.summary["miou"], result.trivial["miou"])
     """
     config = config_of(restored)
     examples = split_examples(restored, dataset, split)

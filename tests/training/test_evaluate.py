@@ -177,6 +177,8 @@ def test_an_exported_network_is_evaluated_like_its_run(tmp_path, native):
     ours, theirs = evaluated(restored), evaluated(exported)
     np.testing.assert_array_equal(ours.counts, theirs.counts)
     assert ours.other_data is None
+    published = restored._replace(meta={})  # as `load_published` gives it
+    np.testing.assert_array_equal(evaluated(published).counts, ours.counts)
     # It does not know its data, so results on two data sets must not share a file.
     assert theirs.other_data == evaluate.identity(dataset)
 
