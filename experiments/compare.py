@@ -28,7 +28,7 @@ def parser() -> arguments.Parser:
     parser.add_argument(
         "--dataset",
         type=arguments.name,
-        metavar="NAME",
+        metavar="NAME|FOLDER",
         help="data set of the images (default: the first run's)",
     )
     flags.add_plugin_flag(parser)

@@ -43,7 +43,7 @@ def parser() -> arguments.Parser:
     parser.add_argument(
         "--dataset",
         type=arguments.name,
-        metavar="NAME",
+        metavar="NAME|FOLDER",
         help="another data set with the same classes",
     )
     _add_size_flags(parser)

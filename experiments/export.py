@@ -72,7 +72,10 @@ def parser() -> arguments.Parser:
         help="compare on these (default: the first 8 of the validation split)",
     )
     parser.add_argument(
-        "--dataset", type=arguments.name, metavar="NAME", help="another data set to compare on"
+        "--dataset",
+        type=arguments.name,
+        metavar="NAME|FOLDER",
+        help="another data set to compare on",
     )
     flags.add_plugin_flag(parser)
     flags.add_data_flags(parser)

@@ -36,7 +36,7 @@ def parser() -> arguments.Parser:
     )
     parser.add_argument(
         "inputs",
-        nargs="+",
+        nargs="*",  # `find_jobs` refuses none: argparse cannot name two words that are missing
         metavar=("WORKDIR IMAGE", "IMAGE"),
         help="folder of a run (not with --pretrained), then image files, folders of them, or globs",
     )
@@ -129,6 +129,9 @@ def find_jobs(args: argparse.Namespace) -> list[image_files.Job]:
     if args.weights and not args.pretrained:
         raise InputError("--weights: goes with --pretrained NAME: name the network too")
     images = args.inputs if args.pretrained else args.inputs[1:]
+    if not args.inputs:
+        first = "" if args.pretrained else "the folder of a run, then "
+        raise InputError(f"nothing to predict: name {first}the images")
     if not images:
         raise InputError(f"{args.inputs[0]}: name the images after the folder of the run")
     jobs = image_files.name_jobs(image_files.find_images(images, args.recursive))

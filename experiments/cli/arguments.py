@@ -58,10 +58,15 @@ class Parser(argparse.ArgumentParser):
         words = list(sys.argv[1:] if args is None else args)
         known = self._option_string_actions
         for word in itertools.takewhile(lambda w: w != "--", words):
+            if word in ("-h", "--help"):  # the first pass below knows of no positional argument
+                self.print_help()
+                self.exit()
             name = word.partition("=")[0]
             if name.startswith("--") and name not in known:
                 raise InputError(f"{name}: there is no such flag{nearest(name, known)}")
         parsed, rest = self.parse_known_intermixed_args(words, namespace)
+        if rest and "--" in words:  # which is lost if no other word stands before it
+            parsed, rest = self.parse_known_args(words, namespace)
         if rest:
             raise InputError(f"{rest[0]}: not expected here: see {self.prog} --help")
         return parsed

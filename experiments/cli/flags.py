@@ -70,7 +70,10 @@ def add_run_flags(parser: argparse.ArgumentParser, base: Config) -> None:
             f"The network: {', '.join(MODELS)}, or module:name of a Flax module of your own. "
             f"(default: {base.model.arch})"
         )
-        more = {"arch": {"help": text}} if prefix == "model" else {}
+        more = {
+            "model": {"arch": {"help": text}, "pretrained": {"metavar": "NAME|PATH"}},
+            "data": {"dataset": {"metavar": "NAME|FOLDER"}},
+        }.get(prefix, {})
         arguments.add_fields(group, prefix, part, names, **more)
 
 

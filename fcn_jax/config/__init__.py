@@ -141,7 +141,8 @@ class DataConfig(Checked, group="data"):
     dataset: str = "voc2007"
     """`voc2007`, `shapes`, or the folder of a data set."""
     image_size: tuple[int, int] = (224, 224)
-    """Height and width that the network is trained and validated at."""
+    """Height and width that the network is trained and validated at, 32 to 2048; one side on the
+    command line means a square."""
     batch_size: Annotated[int, Within(1, 65_536)] = 16
     """Images per optimizer step."""
     void_as_background: bool = False

@@ -256,3 +256,7 @@ def test_flags_that_lack_something(folder):
         run(folder, folder / "a/x.jpg", "--weights", "w.pth")
     with pytest.raises(InputError, match="name the images after the folder"):
         run(folder)
+    with pytest.raises(InputError, match="name the folder of a run, then the images"):
+        command.main(["--out", "x"])
+    with pytest.raises(InputError, match="nothing to predict: name the images"):
+        command.main(["--out", "x", "--pretrained", "fcn_resnet50"])

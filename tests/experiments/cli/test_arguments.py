@@ -145,3 +145,31 @@ def test_an_error_names_the_flag_instead_of_the_field(error, line):
 def test_the_words_that_are_accepted_are_those_of_the_library():
     assert predict.SCALES == predicting.SCALES
     assert export.ANY == exporting.ANY
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "RUN --out d a.png -x.png", "RUN a.png --out d -- -x.png", "RUN --out d -- a.png -x.png",
+        "--out d -- RUN a.png -x.png", "--out d RUN a.png -- -x.png",
+    ],
+)  # fmt: skip
+def test_flags_may_stand_anywhere(words):
+    parser = arguments.Parser("test", "Tests.")
+    parser.add_argument("inputs", nargs="*", metavar=("WORKDIR IMAGE", "IMAGE"))
+    parser.add_argument("--out", required=True)
+    if "--" not in words.split():
+        words = words.replace("-x.png", "x.png")
+    parsed = parser.parse_args(words.split())
+    assert parsed.out == "d"
+    assert [name.lstrip("-") for name in parsed.inputs] == ["RUN", "a.png", "x.png"]
+    with pytest.raises(SystemExit):
+        parser.parse_args(["RUN", "--help"])
+
+
+def test_help_names_the_positional_arguments(capsys):
+    parser = arguments.Parser("test", "Tests.")
+    parser.add_argument("inputs", nargs="*", metavar=("WORKDIR IMAGE", "IMAGE"))
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--help"])
+    assert "test [WORKDIR IMAGE [IMAGE ...]] [flags]" in capsys.readouterr().out
