@@ -143,8 +143,9 @@ def main(argv: list[str] | None = None) -> int:
     if args.out:
         files.make_folder(args.out.parent)
     for name, package in (("torch", "torch"), ("onnx", "onnxruntime")):
-        if name in args.against and importlib.util.find_spec(package) is None:
-            raise InputError(f"--against {name}: {package} is not installed: pip install {package}")
+        asked = name in args.against or (args.layers and name == "torch")
+        if asked and importlib.util.find_spec(package) is None:
+            raise InputError(f"{package} is not installed: pip install {package}")
     command.tune()  # for the workers as well, which inherit the environment
     args.cpu = args.cpu or on_cpu(os.environ.get("JAX_PLATFORMS", ""))
     contenders.require_backend(args.cpu)
@@ -206,6 +207,9 @@ def _parts(args: argparse.Namespace, about: dict[str, Any]) -> int:
             raise InputError("--rounds 0: single layers are only timed: use 1 or more")
         found = layers.measure(args.rounds, report)
     else:
+        from fcn_jax.data import prepare
+
+        prepare.open_source(args.start)  # refuses what is no data set
         job = jobs(args, args.arch[0], "train", "")["ours"]
         found = start.measure({"dataset": args.start, **job}, report)
     print((layers if args.layers else start).table(_written(args, about, found)))

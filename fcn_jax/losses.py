@@ -63,6 +63,9 @@ def softmax_cross_entropy(
     Returns:
       (sum, weight), float32 scalars, or arrays over the axes that were kept.
 
+    Raises:
+      InputError: if the shapes do not fit each other.
+
     Examples:
       >>> logits = jnp.log(jnp.array([[1.0, 3.0], [1.0, 1.0]]))  # softmax (1/4, 3/4), (1/2, 1/2)
       >>> total, weight = softmax_cross_entropy(logits, jnp.array([1, 255]))  # the second is void
@@ -70,6 +73,7 @@ def softmax_cross_entropy(
       (0.2876..., 1.0)
     """
     num_classes = logits.shape[-1]
+    _check_shapes(logits, labels, weights)
     z = logits.astype(jnp.float32)
     if weights is None:
         weight = _is_class(labels, num_classes).astype(jnp.float32)
@@ -86,6 +90,20 @@ def softmax_cross_entropy(
         spread = jnp.where(_is_class(labels, num_classes), spread, 0.0)
         loss = (1.0 - label_smoothing) * loss + label_smoothing * spread
     return loss.sum(axis), weight.sum(axis)
+
+
+def _check_shapes(logits: AnyArray, labels: AnyArray, weights: AnyArray | None = None) -> None:
+    """Refuse what would be broadcast, and give another value than was meant."""
+    if jnp.shape(labels) != jnp.shape(logits)[:-1]:
+        raise InputError(
+            f"labels are {list(jnp.shape(labels))}, logits {list(jnp.shape(logits))}: give a label "
+            "for each pixel of the logits"
+        )
+    if weights is not None and jnp.shape(weights) != jnp.shape(logits)[-1:]:
+        raise InputError(
+            f"class weights are {list(jnp.shape(weights))}, logits {list(jnp.shape(logits))}: give "
+            "a weight for each class"
+        )
 
 
 def _is_class(labels: AnyArray, num_classes: int) -> AnyArray:
@@ -198,6 +216,7 @@ def tversky(
 
 def _soft_counts(logits: AnyArray, labels: AnyArray, across: Across) -> tuple:
     """(sum of p y, sum of p, sum of y) of each class, float32 [K], over the labelled pixels."""
+    _check_shapes(logits, labels)
     hot = one_hot(labels, logits.shape[-1])
     labelled = _is_class(labels, logits.shape[-1])[..., None]
     p = jnp.where(labelled, jax.nn.softmax(logits.astype(jnp.float32)), 0.0)
@@ -234,6 +253,7 @@ def lovasz_softmax(logits: AnyArray, labels: AnyArray, gather: Gather = lambda x
       float32 scalar in [0, 1]; 0 for a batch without a labelled pixel.
     """
     num_classes = logits.shape[-1]
+    _check_shapes(logits, labels)
     p = jax.nn.softmax(logits.astype(jnp.float32)).reshape(-1, num_classes)
     p, labels = gather((p, labels.reshape(-1)))
     valid, hot = _is_class(labels, num_classes), one_hot(labels, num_classes).T  # [P], [K, P]
@@ -283,6 +303,7 @@ def ohem_cross_entropy(
       (sum, weight), float32 scalars: see `softmax_cross_entropy`.
     """
     num_classes = logits.shape[-1]
+    _check_shapes(logits, labels, weights)
     z = jax.lax.stop_gradient(logits.astype(jnp.float32))
     probability = jnp.exp(-_negative_log_likelihood(z, labels))
     probability = jnp.where(_is_class(labels, num_classes), probability, jnp.inf).reshape(-1)
@@ -305,10 +326,11 @@ def class_weights(
 ) -> np.ndarray:
     """Class weights from the number of pixels of each class, normalised to sum 1.
 
-    `inverse` is the paper's: total / count, a class that never occurs counted as one pixel. The
-    others temper it: `inverse_sqrt` is its square root; `median_frequency` is median count / count
-    (Eigen & Fergus 2015, with counts of the whole split); `effective_number` is
-    (1 - b) / (1 - b^count) with b = 1 - 1/total (Cui et al. 2019).
+    `inverse` is the paper's: total / count. The others temper it: `inverse_sqrt` is its square
+    root; `median_frequency` is median count / count (Eigen & Fergus 2015, with counts of the whole
+    split); `effective_number` is (1 - b) / (1 - b^count) with b = 1 - 1/total (Cui et al. 2019).
+    A class that never occurs has the weight of the rarest that does: it would weigh more than all
+    others together in whatever is summed over the classes, such as label smoothing.
 
     Args:
       counts: [K] pixels of each class in the train split.
@@ -327,7 +349,8 @@ def class_weights(
       >>> class_weights(np.array([90, 10]), "inverse_sqrt")
       array([0.25, 0.75])
     """
-    count = np.maximum(np.asarray(counts, np.float64), 1.0)
+    count = np.asarray(counts, np.float64)
+    count = np.where(count > 0, count, count.min(initial=count.max(), where=count > 0) or 1.0)
     if scheme == "none":
         weight = np.ones_like(count)
     elif scheme == "inverse":

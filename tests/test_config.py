@@ -48,6 +48,11 @@ def test_a_loss_of_ones_own_has_no_settings_of_the_cross_entropy(name):
         configs.replace(configs.Config(), **{"loss.function": "mine:loss", f"loss.{name}": 0.5})
 
 
+def test_a_ratio_must_be_finite():
+    with pytest.raises(InputError, match=r"augment.crop_ratio=.*must be \(min, max\)"):
+        configs.AugmentConfig(crop_ratio=(1.0, float("inf")))
+
+
 def test_the_last_configs_of_schema_1_are_read():
     data = configs.to_dict(configs.Config())
     assert configs.from_dict({**data, "schema": 1}) == configs.Config()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fcn_jax import losses
-from fcn_jax.types import VOID
+from fcn_jax.types import VOID, InputError
 
 
 def _random(shape=(2, 3, 5), classes=4, seed=0):
@@ -241,9 +241,9 @@ def test_hard_examples_have_pytorchs_gradient():
 
 
 def test_inverse_weights_by_hand():
-    # total 100, a class that never occurs counts one pixel: 101/80, 101/20, 101/1, normalised.
+    # total 100, a class that never occurs weighs as the rarest that does: 100/80, 100/20, 100/20.
     weights = losses.class_weights(np.array([80, 20, 0]))
-    expected = np.array([1 / 80, 1 / 20, 1.0])
+    expected = np.array([1 / 80, 1 / 20, 1 / 20])
     np.testing.assert_allclose(weights, expected / expected.sum(), rtol=1e-12)
 
 
@@ -262,3 +262,41 @@ def test_median_frequency_and_square_root_by_hand():
     np.testing.assert_allclose(median / median[1], [0.25, 1.0, 4.0])
     root = losses.class_weights(counts, "inverse_sqrt")
     np.testing.assert_allclose(root / root[0], [1.0, 2.0, 4.0])
+
+
+CRITERIA = [
+    losses.softmax_cross_entropy,
+    losses.soft_dice,
+    losses.tversky,
+    losses.lovasz_softmax,
+    losses.ohem_cross_entropy,
+]
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("shape", [(1, 8, 8), (4, 8, 1), (4, 8), (4, 8, 8, 1)])
+def test_labels_that_would_be_broadcast_are_refused(criterion, shape):
+    with pytest.raises(InputError, match="give a label for each pixel of the logits"):
+        criterion(np.zeros((4, 8, 8, 3), np.float32), np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize("criterion", [losses.softmax_cross_entropy, losses.ohem_cross_entropy])
+def test_class_weights_of_another_number_are_refused(criterion):
+    with pytest.raises(InputError, match="give a weight for each class"):
+        criterion(np.zeros((1, 3), np.float32), np.zeros(1, np.uint8), np.ones(2, np.float32))
+
+
+@pytest.mark.parametrize("scheme", losses.WEIGHT_SCHEMES)
+def test_a_class_that_never_occurs_weighs_no_more_than_the_rarest_that_does(scheme):
+    """Label smoothing sums over all classes: of equal logits the loss is log 3, weighted or not."""
+    weights = losses.class_weights(np.array([500_000, 300_000, 0]), scheme)
+    np.testing.assert_allclose(weights[2], weights[1])
+    labels = np.repeat(np.array([0, 1], np.uint8), [5, 3])
+    value = losses.softmax_cross_entropy(
+        np.zeros((8, 3), np.float32), labels, weights.astype(np.float32), label_smoothing=0.1
+    )
+    np.testing.assert_allclose(losses.ratio(*value), np.log(3), rtol=0.1)
+
+
+def test_class_weights_without_a_pixel_are_equal():
+    np.testing.assert_array_equal(losses.class_weights(np.zeros(4)), np.full(4, 0.25))

@@ -81,6 +81,14 @@ def test_what_is_no_class_counts_nothing(count):
     assert counts.sum() == 4
 
 
+@pytest.mark.parametrize("count", [metrics.counted_one_by_one, metrics.counted_by_a_product])
+def test_a_value_outside_never_counts_for_another_class_or_image(count):
+    labels = jnp.array([[[0, -1]], [[1, 1]]], jnp.int32)
+    predictions = jnp.array([[[0, 0]], [[-1, 2]]], jnp.int32)
+    counts = count(labels, predictions, 2)
+    np.testing.assert_array_equal(counts, [[[1, 0], [0, 0], [0, 0]], np.zeros((3, 2))])
+
+
 @pytest.mark.parametrize("bad", [2, 7, 254])
 @pytest.mark.parametrize("where", ["labels", "predictions"])
 def test_on_the_host_what_is_no_class_is_an_error(bad, where):
@@ -134,7 +142,12 @@ def test_nothing_labelled_is_none_not_nan():
 
 @pytest.mark.parametrize(
     ("labels", "predictions", "words"),
-    [([7], [0], "labels hold 7"), ([0], [3], "predictions hold 3"), ([0, 0], [0], "shapes|labels")],
+    [
+        ([7], [0], "labels hold 7"),
+        ([0.5], [0], "labels are float64: give integers"),
+        ([0], [3], "predictions hold 3"),
+        ([0, 0], [0], "shapes|labels"),
+    ],
 )
 def test_values_that_are_no_class_are_refused(labels, predictions, words):
     with pytest.raises(ValueError, match=words):

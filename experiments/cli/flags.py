@@ -154,11 +154,11 @@ def to_config(args: argparse.Namespace) -> Config:
 def apply(base: Config, changes: dict[str, Any]) -> Config:
     """`base` with some fields changed, and what depends on them resolved.
 
-    Without pretrained weights a backbone learns like the rest, unless its scale is given: frozen
-    or slow random weights would be of no use.
+    Without pretrained weights a backbone learns like the rest, unless a flag says otherwise: frozen
+    or slow random weights would be of no use, nor would be the statistics that they start with.
     """
     if "model.pretrained" in changes and changes["model.pretrained"] is None:
-        changes = {"optim.backbone_scale": None, **changes}
+        changes = {"optim.backbone_scale": None, "model.freeze_bn": False, **changes}
     return with_backbone(configs.replace(base, **changes))
 
 

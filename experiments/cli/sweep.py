@@ -160,41 +160,45 @@ def run(specs: Sequence[RunSpec], sweep: Sweep) -> list[compare.Entry]:
     Raises:
       InputError: if none could be made.
     """
+    from fcn_jax.analysis import compare
+
     entries = []
     for spec in specs:
-        try:
-            entries.append(_entry(spec, sweep))
-        except InputError as error:
-            text = f"{spec.name} was not run: {command.message(error)}"
-            print(text, file=sys.stderr, flush=True)
+        folders = []
+        for seed in sweep.seeds:
+            try:
+                folders += _run(spec, seed, sweep)
+            except InputError as error:
+                text = f"{spec.name}, seed {seed}, was not run: {command.message(error)}"
+                print(text, file=sys.stderr, flush=True)
+        if folders:
+            entries.append(compare.Entry(spec.name, folders, spec.paper, spec.note))
+        elif not sweep.train:
+            print(f"{spec.name} was not run: no finished run", file=sys.stderr, flush=True)
     if not entries:
         raise InputError("no experiment could be run: see above")
     return entries
 
 
-def _entry(spec: RunSpec, sweep: Sweep) -> compare.Entry:
-    from fcn_jax.analysis import compare, notebook
+def _run(spec: RunSpec, seed: int, sweep: Sweep) -> list[Path]:
+    """The folder of one run, made if it is missing; none if nothing is to be trained."""
+    from fcn_jax.analysis import notebook
     from fcn_jax.training import loop, run_dir
 
-    folders = []
     dataset = spec.adapt(sweep.dataset) if spec.adapt else sweep.dataset
-    for seed in sweep.seeds:
-        folder = sweep.folder / f"{run_folders.folder_name(spec.name)}-seed{seed}"
-        if not (folder / run_dir.RESULT).exists():
-            if not sweep.train:
-                continue
-            print(f"\n== {spec.name}, seed {seed} ==", file=sys.stderr, flush=True)
-        config = configs.replace(spec.config, seed=seed)
-        try:
-            runtime = Runtime(save_every=sweep.save_every, origin=sweep.origin)
-            if sweep.train:
-                notebook.train(config, dataset, folder, runtime, command=sweep.command)
-            else:  # checks that the folder holds this run
-                loop.train(config, dataset, folder, runtime)
-        except loop.Interrupted as stopped:
-            stopping.stopped(str(stopped), sweep.command)
-            raise SystemExit(0) from None
-        folders.append(folder)
-    if not folders:
-        raise InputError("no finished run")
-    return compare.Entry(spec.name, folders, spec.paper, spec.note)
+    folder = sweep.folder / f"{run_folders.folder_name(spec.name)}-seed{seed}"
+    if not (folder / run_dir.RESULT).exists():
+        if not sweep.train:
+            return []
+        print(f"\n== {spec.name}, seed {seed} ==", file=sys.stderr, flush=True)
+    config = configs.replace(spec.config, seed=seed)
+    runtime = Runtime(save_every=sweep.save_every, origin=sweep.origin)
+    try:
+        if sweep.train:
+            notebook.train(config, dataset, folder, runtime, command=sweep.command)
+        else:  # checks that the folder holds this run
+            loop.train(config, dataset, folder, runtime)
+    except loop.Interrupted as stopped:
+        stopping.stopped(str(stopped), sweep.command)
+        raise SystemExit(0) from None
+    return [folder]

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from fcn_jax import config as configs
-from fcn_jax.config import Config
+from fcn_jax.config import Config, plugins
 from fcn_jax.data import augment, batches, prepare
 from fcn_jax.inference import predict
 from fcn_jax.report import gallery, masks, pages, tables
@@ -107,9 +107,16 @@ def training_images(
             (batches.resize_image(e.image, size), batches.resize_mask(e.mask, size))
             for e in examples
         ]
-    run = jax.jit(augment.augment, static_argnums=(2, 3))
-    key = jax.random.key(config.seed)
-    images, masks = run(key, batches.full_resolution(examples), size, config.augment)
+    transform = plugins.find(config.augment.function) if config.augment.function else None
+
+    @jax.jit
+    def run(key, batch):
+        images, masks = augment.augment(key, batch, size, config.augment)
+        if transform is not None:
+            images, masks = transform(jax.random.fold_in(key, 0), images, masks)
+        return images, masks
+
+    images, masks = run(jax.random.key(config.seed), batches.full_resolution(examples))
     images = np.clip(np.rint(np.asarray(images)), 0, 255).astype(np.uint8)
     return list(zip(images, np.asarray(masks), strict=True))
 

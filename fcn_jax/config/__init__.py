@@ -8,7 +8,6 @@ sweep and Python share it. This module imports nothing heavy, so that a command 
 """
 
 import dataclasses
-import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -227,7 +226,7 @@ class AugmentConfig(Checked, group="augment"):
 
     def __post_init__(self):
         """Accept lists, as JSON gives them, and refuse what has no meaning."""
-        for name, highest in (("crop_scale", 1.0), ("crop_ratio", math.inf), ("scale_jitter", 100)):
+        for name, highest in (("crop_scale", 1.0), ("crop_ratio", 1e3), ("scale_jitter", 100)):
             _set_pair("augment", self, name, highest)
         super().__post_init__()
         if self.crop_scale is not None and self.scale_jitter is not None:

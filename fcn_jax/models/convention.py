@@ -65,6 +65,9 @@ def check(name: str, model: Any, num_classes: int, image_size: tuple[int, int]) 
     except Exception as error:  # whatever the module raises
         reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         raise refuse(f"applied to images of {_text(images)} it raises {reason}") from error
+    leaves = jax.tree.leaves(variables.get("params", {}))
+    if not leaves or not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
+        raise refuse("its parameters must be floating-point arrays, at least one")
     others = sorted(set(variables) - {"params", "batch_stats"})
     if others:
         raise refuse(f"its variables {', '.join(others)} would not be kept")

@@ -139,6 +139,12 @@ def is_known(name: str) -> bool:
     return name in MODELS or plugins.is_plugin(name)
 
 
+def is_builtin(name: str) -> bool:
+    """Whether it is a network of this package, which need not be checked."""
+    factory = MODELS[name].factory if name in MODELS else None
+    return isinstance(factory, str) and factory.startswith("fcn_jax.models.")
+
+
 def get(name: str) -> Network:
     """The network's entry; `module:name` is found as a plug-in.
 

@@ -131,7 +131,8 @@ def line_chart(
     """
     known = [line for line in lines if np.isfinite(line.y).any()]
     if not known:
-        return _figure(title, Markup('<p class="soft">no epoch finished yet</p>'), [])
+        empty = "no epoch finished yet" if not any(line.y.size for line in lines) else "no value"
+        return _figure(title, Markup('<p class="soft">{}</p>').format(empty), [])
     frame = _frame(known, level[1] if level else None, zero)
     parts = frame.axes()
     legend = [(f"l{i % COLOURS}", _dash(i), line.name) for i, line in enumerate(lines)]

@@ -65,7 +65,8 @@ def _plot(axes: Axes, title: str, history: History, *lines: tuple[str, ...]) -> 
         axes.plot(epochs, values, color=colour, linewidth=1.7, marker=marker, markersize=3)
         names.append(name)
     if not names:
-        axes.text(0.5, 0.5, "no epoch finished yet", transform=axes.transAxes, ha="center")
+        empty = "no value" if history else "no epoch finished yet"
+        axes.text(0.5, 0.5, empty, transform=axes.transAxes, ha="center")
     return names
 
 

@@ -95,7 +95,10 @@ class TensorBoard(Callback):
                 "tensorboardX is not installed: install the extra tensorboard, as in README.md"
             )
             raise InputError(message) from None
-        self._writer = SummaryWriter(str(self._folder or run.folder / "tensorboard"))
+        # What a run wrote between its last save and its end is made, and written, again.
+        again = run.step + 1 if run.step else None
+        folder = str(self._folder or run.folder / "tensorboard")
+        self._writer = SummaryWriter(folder, purge_step=again)
         text = json.dumps(configs.to_dict(run.config), indent=1)
         self._writer.add_text("config", f"```\n{text}\n```", run.step)
 

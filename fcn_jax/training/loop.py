@@ -6,6 +6,7 @@ that was interrupted and resumed ends with the same bits as one that was not; on
 """
 
 import contextlib
+import copy
 import logging
 import platform
 from collections.abc import Callable, Sequence
@@ -99,7 +100,7 @@ def _watched(
     with contextlib.ExitStack() as ends:
         for callback in callbacks:
             callback.on_start(info)
-            ends.callback(lambda c=callback: c.on_end(result))
+            ends.callback(lambda c=callback: c.on_end(copy.deepcopy(result)))
         result = run()
     return result
 
@@ -174,8 +175,8 @@ def _run(trainer: Trainer, runtime: Runtime) -> dict[str, Any]:
         if best or done.epoch % runtime.save_every == 0 or done.finished(config):
             trainer.save(row["val"]["miou"])
         for callback in trainer.callbacks:
-            callback.on_validation(result)
-            callback.on_epoch(row, best)
+            callback.on_validation(result._replace(summary=copy.deepcopy(result.summary)))
+            callback.on_epoch(copy.deepcopy(row), best)
         del result  # it may be large
         trainer.stop_if_requested()
     trainer.saver.wait()

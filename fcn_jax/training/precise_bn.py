@@ -8,8 +8,10 @@ and Johnson 2021, arXiv:2105.07576, section 3), PyTorch's `swa_utils.update_bn`.
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
+import flax.errors
 import flax.linen as nn
 import jax
 import numpy as np
@@ -43,10 +45,13 @@ def make_program(
         plain = augment.AugmentConfig()  # draws nothing, so the key does not matter
         image, _ = augment.augment(jax.random.key(0), batch, image_size, plain)
         rates: dict[tuple[str, ...], float] = {}
+        apply = partial(model.apply, variables, batches.normalize(image), train=True)
         with nn.intercept_methods(_note_rates(rates)):
-            _, moved = model.apply(
-                variables, batches.normalize(image), train=True, mutable=["batch_stats"]
-            )
+            try:
+                _, moved = apply(mutable=["batch_stats"])
+            except flax.errors.InvalidRngError:  # Flax's dropout; ours is off without a key
+                rates.clear()
+                _, moved = apply(mutable=["batch_stats"], rngs={"dropout": jax.random.key(0)})
 
         def average(path, old, new):
             # The layer went `rate` of the way to the batch's statistics, the average of n batches
@@ -83,10 +88,11 @@ def _note_rates(rates: dict[tuple[str, ...], float]):
 
     def note(call, args, kwargs, context):
         layer = context.module
-        if isinstance(layer, BatchNorm):
-            rates[layer.path] = layer.momentum
-        elif isinstance(layer, nn.BatchNorm):  # which counts what stays
-            rates[layer.path] = 1.0 - layer.momentum
+        rate = layer.momentum if isinstance(layer, BatchNorm) else 0.0
+        if isinstance(layer, nn.BatchNorm):  # which counts what stays
+            rate = 1.0 - layer.momentum
+        if rate or isinstance(layer, nn.BatchNorm):  # a layer may be called several times
+            rates[layer.path] = 1.0 - (1.0 - rates.get(layer.path, 0.0)) * (1.0 - rate)
         return call(*args, **kwargs)
 
     return note

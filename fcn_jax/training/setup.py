@@ -12,7 +12,7 @@ import optax
 from jax.sharding import NamedSharding
 
 from fcn_jax import losses, optim
-from fcn_jax.config import AugmentConfig, Config, plugins
+from fcn_jax.config import AugmentConfig, Config
 from fcn_jax.data import batches, classes, loader, prepare, subset
 from fcn_jax.inference.predict import model_of
 from fcn_jax.models import convention, registry
@@ -107,7 +107,7 @@ def build(
     weights = _class_weights(config, train_split.counts, void_class)
     model_spec = _model_spec(config, num_classes)
     model = model_of(model_spec)
-    if plugins.is_plugin(config.model.arch):
+    if not registry.is_builtin(config.model.arch):
         convention.check(config.model.arch, model, num_classes, size)
     steps_per_epoch = len(train) // config.data.batch_size
     total_steps = config.epochs * steps_per_epoch

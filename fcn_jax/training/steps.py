@@ -117,7 +117,8 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         average = state.ema
         if ema:
-            average = jax.tree.map(lambda a, b: a + (1.0 - ema) * (b - a), average, (params, stats))
+            towards = lambda a, b: a + (1.0 - ema) * (b - a) if _is_float(b) else b
+            average = jax.tree.map(towards, average, (params, stats))
         state = TrainState(state.step + 1, params, stats, opt_state, average)
         if sharding is not None:
             places = distributed.shardings(state, sharding.mesh)
@@ -125,6 +126,11 @@ def make_train_step(
         return state, {"loss": value, "grad_norm": optax.tree.norm(grads)}
 
     return train_step
+
+
+def _is_float(array: Any) -> bool:
+    """Whether an average of it is of its type; a network may count something in integers."""
+    return jnp.issubdtype(array.dtype, jnp.inexact)
 
 
 def _gradients(
@@ -148,7 +154,8 @@ def _gradients(
         value, stats, grads = local(*arguments)
         value, grads = jax.lax.psum((value, grads), axes)
         # Already the same on every device, unless a plug-in's layers know nothing of the others.
-        return value, jax.lax.pmean(stats, axes), grads
+        mean = lambda x: jax.lax.pmean(x, axes) if _is_float(x) else x
+        return value, jax.tree.map(mean, stats), grads
 
     if sharding is None:
         return gradients

@@ -4,13 +4,16 @@ import json
 import re
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 import pytest
 from PIL import Image
 
 from experiments import compare, evaluate, export, predict, run, study, tuned
 from experiments.cli import command
-from fcn_jax import optim
+from fcn_jax import config as configs
+from fcn_jax import models, optim
+from fcn_jax.analysis import run_report
 from fcn_jax.config import OptimConfig, plugins
 from fcn_jax.data import prepare
 from fcn_jax.training import loop, trainer
@@ -140,6 +143,53 @@ def test_what_does_not_fit_is_one_line(flags, message, tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert re.search(message, lines[0])
+
+
+class Widths(nn.Module):
+    """Logits of two classes too many."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        return nn.Conv(self.num_classes + 2, (1, 1))(images)
+
+
+class Nothing(nn.Module):
+    """No parameters."""
+
+    num_classes: int
+
+    def __call__(self, images, train=False):
+        return images
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (Widths, r"it returns float32\[2, 32, 32, 5\] .*, not float32\[2, 32, 32, 3\]"),
+        (Nothing, "its parameters must be floating-point arrays, at least one"),
+    ],
+)
+def test_a_registered_network_is_checked_as_well(net, message, monkeypatch, tmp_path):
+    monkeypatch.setitem(models.MODELS, "mine", models.registry.Network(net))
+    config = fakes.config(**{"model.arch": "mine"})
+    with pytest.raises(InputError, match=message):
+        loop.train(config, fakes.dataset(), tmp_path / "run", loop.Runtime(show=False))
+
+
+def test_the_page_shows_what_ones_own_augmentation_makes():
+    plugins.allow(MODULE)
+    augment = configs.AugmentConfig(function=f"{MODULE}:darken")
+    config = configs.replace(fakes.config(), augment=augment)
+    train = fakes.dataset().splits["train"]
+    plain = run_report.training_images(
+        configs.replace(config, augment=configs.AugmentConfig()), train
+    )
+    for (image, _), (before, _) in zip(
+        run_report.training_images(config, train), plain, strict=True
+    ):
+        assert image.mean() < before.mean()
 
 
 def test_optax_is_at_hand():

@@ -10,6 +10,7 @@ from experiments import paper, reproduce, run, study, tuned
 from experiments.cli import command, sweep
 from experiments.cli import flags as options
 from fcn_jax import config as configs
+from fcn_jax.analysis import notebook
 from fcn_jax.data import prepare
 from fcn_jax.training import trainer
 from fcn_jax.types import InputError
@@ -32,7 +33,9 @@ def test_an_ablation_compares_every_change_with_the_base(tmp_path, capsys, monke
     assert study.main(argv) == 0
     out = capsys.readouterr()
     # The fake data set has 8 images: a variant that cannot be made leaves the others standing.
-    assert "batches of 16 was not run: --batch-size 16: training has 8 images" in out.err
+    for seed in (0, 1):
+        reason = "--batch-size 16: training has 8 images"
+        assert f"batches of 16, seed {seed}, was not run: {reason}" in out.err
     table = json.loads((tmp_path / "table.json").read_text())
     assert [row["name"] for row in table["metrics"]["miou"]] == [
         study.BASE,
@@ -61,6 +64,23 @@ def test_an_ablation_compares_every_change_with_the_base(tmp_path, capsys, monke
     assert [(p["a"], p["b"]) for p in table["pairs"]] == [("scale jitter 0.5 to 2", study.BASE)]
 
 
+@pytest.mark.usefixtures("tiny", "small")
+def test_a_seed_that_fails_leaves_the_others_standing(tmp_path, capsys, monkeypatch):
+    train = notebook.train
+
+    def failing(config, *arguments, **options):
+        if config.seed == 1:
+            raise InputError("the loss is not finite")
+        return train(config, *arguments, **options)
+
+    monkeypatch.setattr(notebook, "train", failing)
+    argv = ["ablation", "--epochs", "1", "--seeds", "0,1,2", "--only", study.BASE]
+    assert study.main([*argv, "--workdir", str(tmp_path)]) == 0
+    assert "base, seed 1, was not run: the loss is not finite" in capsys.readouterr().err
+    (row,) = json.loads((tmp_path / "table.json").read_text())["metrics"]["miou"]
+    assert row["n"] == 2
+
+
 def test_variants_that_change_nothing_are_left_out(monkeypatch):
     planned = []
     opened = sweep.Sweep(fakes.dataset(), Path("unused"), [0], {}, 1, True, "")
@@ -77,6 +97,7 @@ def test_variants_that_change_nothing_are_left_out(monkeypatch):
     assert base.epochs == 2
     assert variants
     assert base not in variants
+    assert len({repr(config) for config in variants}) == len(variants)
     assert not {"batches of 4", "twice the epochs"} & {spec.name for spec in planned}
 
 
@@ -112,6 +133,7 @@ def test_without_imagenet_the_backbone_learns_like_the_rest():
     for config in (paper.resnet50(), tuned.tuned("resnet50_fcn")):
         found = sweep.adapted(config, args_none)
         assert (found.model.pretrained, found.optim.backbone_scale) == (None, 1.0)
+        assert not found.model.freeze_bn
     assert sweep.adapted(paper.unet(), args_none) == paper.unet()
     args = run.parser().parse_args(["--experiment", "resnet50", "--pretrained", "none"])
     assert options.to_config(args) == sweep.adapted(paper.resnet50(), args_none)

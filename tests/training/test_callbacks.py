@@ -56,6 +56,28 @@ def test_what_they_are_told(tmp_path):
     assert seen.ends == [result]
 
 
+def test_what_they_do_with_what_they_are_given_changes_nothing(tmp_path):
+    class Vandal(callbacks.Callback):
+        def on_validation(self, result):
+            result.summary.clear()
+
+        def on_epoch(self, row, best):
+            row["val"]["miou"] = row["note"] = np.float32(9)
+            del row["train"]
+
+        def on_end(self, result):
+            result.clear()
+
+    plain, quiet = fakes.config(epochs=2), Runtime(show=False)
+    expected = loop.train(plain, fakes.dataset(), tmp_path / "a", quiet)
+    result = loop.train(plain, fakes.dataset(), tmp_path / "b", quiet, [Vandal()])
+    assert result["val"] == expected["val"]
+    rows = [run_dir.read_metrics(tmp_path / name) for name in "ab"]
+    for row in (*rows[0], *rows[1]):
+        del row["seconds"], row["images_per_second"]
+    assert rows[0] == rows[1]
+
+
 def test_an_error_ends_the_training_and_every_callback(tmp_path):
     class Failing(callbacks.Callback):
         def on_epoch(self, row, best):

@@ -99,6 +99,36 @@ def test_the_momentum_of_a_layer_does_not_matter():
     chex.assert_trees_all_close(found, expected, rtol=2e-4, atol=2e-4)
 
 
+class _Shared(nn.Module):
+    """One batch norm for two convolutions, and Flax's dropout, which demands a key."""
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        norm = layers.BatchNorm(name="norm")
+        x = norm(layers.Conv(4, name="conv1")(images), train)
+        x = nn.Dropout(0.0, deterministic=not train)(x)
+        return norm(layers.Conv(4, name="conv2")(x), train)
+
+
+def test_a_batch_norm_that_is_called_twice_keeps_nothing_old():
+    model = _Shared()
+    variables = initialize.random_init(model, jax.random.key(0), SIZE)
+    padded = fakes.resized([fakes.example(i) for i in range(2)], SIZE)
+    program = precise_bn.make_program(model, SIZE)
+    fed = [(padded, np.arange(2, dtype=np.int32))]
+    found = [
+        precise_bn.estimate(
+            program,
+            variables["params"],
+            jax.tree.map(lambda x, o=offset: x + o, variables["batch_stats"]),
+            fed,
+        )
+        for offset in (0.0, 5.0)
+    ]
+    chex.assert_trees_all_close(*found, rtol=1e-4, atol=1e-4)
+    assert (np.asarray(found[0]["norm"]["var"]) > 0).all()
+
+
 class _Counter(nn.Module):
     """Keeps a statistic of its own kind."""
 

@@ -347,3 +347,31 @@ def test_no_device_is_sent_the_others_activations():
         print("all-reduce" in text, "all-gather" in text)
     """)
     assert printed == "True False"
+
+
+class _Counting(nn.Module):
+    """Counts its calls in training, as an integer."""
+
+    num_classes: int = 3
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        calls = self.variable("batch_stats", "calls", lambda: jnp.zeros((), jnp.int32))
+        if train and not self.is_initializing():
+            calls.value = calls.value + 1
+        return layers.Conv(self.num_classes, size=1, name="conv")(images)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_what_a_network_counts_in_integers_stays_an_integer(ema):
+    model, size = _Counting(), (32, 32)
+    optimizer = optim.make_optimizer(optim.OptimConfig(), 10)
+    variables = initialize.random_init(model, jax.random.key(0), size)
+    state = steps.init_state(optimizer, variables, ema > 0)
+    step = steps.make_train_step(model, optimizer, image_size=size, ema=ema)
+    images = fakes.resized([fakes.example(i) for i in range(2)], size)
+    indices = np.zeros((2, 2), np.int32)
+    state, _ = steps.jit_train_steps(step)(state, images, indices, 2, jax.random.key(1))
+    chex.assert_trees_all_equal(state.batch_stats, {"calls": jnp.asarray(2, jnp.int32)})
+    if ema:
+        assert state.ema[1]["calls"] == 2
