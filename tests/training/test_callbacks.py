@@ -66,6 +66,7 @@ def test_what_they_do_with_what_they_are_given_changes_nothing(tmp_path):
             del row["train"]
 
         def on_end(self, result):
+            assert result is not None
             result.clear()
 
     plain, quiet = fakes.config(epochs=2), Runtime(show=False)
