@@ -156,7 +156,8 @@ def tuned_table(found: Runs) -> str:
         ours = found.get("best" if arch == tuned.BEST else f"tuned_{arch}", ())
         theirs = found.get(study.PAPER.get(arch, ""), ())
         if not ours:
-            rows.append((f"{arch} (not run)", *[""] * (len(rows[0]) - 1)))
+            rows.append((arch, *_recipe_cells(theirs), "not run", *[""] * 5))
+            shown += theirs
             continue
         score, *facts = _recipe_cells(ours)
         difference = _difference(ours, theirs)

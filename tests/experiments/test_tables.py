@@ -150,7 +150,7 @@ def test_the_recipes_table_by_hand(tmp_path):
         "| fcn | 0.2500 | 1 | 11 | 0.7500 | 96x64 | 1 | 11 "
         f"| {difference:+.4f} | {difference:+.4f} to {difference:+.4f} |"
     )
-    assert lines[3] == "| simplified_unet (not run) |  |  |  |  |  |  |  |  |  |"
+    assert lines[3] == "| simplified_unet |  |  |  | not run |  |  |  |  |  |"
     assert lines[8] == "| background everywhere |  |  |  | 0.0400 |  |  |  |  |  |"
     assert lines[-1] == "- 2 runs in 2 min 2 s on cpu, 2 cores; jax 1, flax 2"
 
