@@ -61,8 +61,10 @@ def test_curves_of_a_run_that_only_diverged_say_so(rows):
         row["train"]["loss"] = row["val"]["loss"] = row["val"]["miou"] = NAN
     loss, miou, _ = figures.curves(rows).axes
     for axes in (loss, miou):
-        assert [text.get_text() for text in axes.texts] == ["no epoch finished yet"]
+        assert [text.get_text() for text in axes.texts] == ["no value"]
         assert not axes.get_lines()
+    loss, *_ = figures.curves([]).axes
+    assert [text.get_text() for text in loss.texts] == ["no epoch finished yet"]
 
 
 @pytest.mark.parametrize("name", ["$x^$", "_hidden", "猫", "a\nb", "<b>", "\udce9"])
