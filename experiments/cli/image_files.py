@@ -126,6 +126,8 @@ def check_targets(jobs: list[Job], out: Path, areas: Path | None = None) -> None
         if target.resolve() in inputs:
             raise InputError(f"{target} is an input, and would be overwritten: change --out")
     others = {*inputs, *(t.resolve() for t in targets), (out / "index.html").resolve()}
+    if areas and areas.exists() and not areas.is_file():
+        raise InputError(f"--areas {areas}: is no file: choose another name")
     if areas and areas.resolve() in others:
         raise InputError(f"--areas {areas} is an image or a result: choose another name")
 

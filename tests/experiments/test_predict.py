@@ -209,6 +209,12 @@ def test_the_table_of_areas_replaces_no_image_and_no_result(folder, name):
         run(folder, folder / "a/z.png", "--areas", folder / name)
 
 
+def test_a_table_of_areas_that_is_no_file_is_refused_first(folder):
+    with pytest.raises(InputError, match="is no file"):
+        run(folder, folder / "a/x.png", "--areas", folder / "b")
+    assert not (folder / "out").exists()
+
+
 def test_probabilities_on_a_full_disk_are_one_line(folder, monkeypatch, capsys):
     def full(file, header):
         raise OSError(errno.ENOSPC, "No space left on device")
