@@ -142,6 +142,8 @@ def main(argv: list[str] | None = None) -> int:
     configs.DataConfig(image_size=args.image_size)  # checks it
     if args.out:
         files.make_folder(args.out.parent)
+    if args.layers and not args.rounds:
+        raise InputError("--rounds 0: single layers are only timed: use 1 or more")
     for name, package in (("torch", "torch"), ("onnx", "onnxruntime")):
         asked = name in args.against or (args.layers and name == "torch")
         if asked and importlib.util.find_spec(package) is None:
@@ -203,8 +205,6 @@ def _parts(args: argparse.Namespace, about: dict[str, Any]) -> int:
         print(text, file=sys.stderr)
 
     if args.layers:
-        if not args.rounds:
-            raise InputError("--rounds 0: single layers are only timed: use 1 or more")
         found = layers.measure(args.rounds, report)
     else:
         from fcn_jax.data import prepare

@@ -355,8 +355,11 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(tmp_p
         benchmark.main(["--out", str(tmp_path / "file" / "out.json")])
 
 
-def test_bad_flags():
+def test_bad_flags(monkeypatch):
     with pytest.raises(InputError, match="--rounds 10001: must lie between"):
         benchmark.main(["--rounds", "10001"])
     with pytest.raises(InputError, match="--rounds 0: single layers are only timed"):
         benchmark.main(["--layers", "--rounds", "0", "--cpu"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="torch is not installed"):
+        benchmark.main(["--layers", "--cpu"])
