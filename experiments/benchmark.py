@@ -207,9 +207,6 @@ def _parts(args: argparse.Namespace, about: dict[str, Any]) -> int:
     if args.layers:
         found = layers.measure(args.rounds, report)
     else:
-        from fcn_jax.data import prepare
-
-        prepare.open_source(args.start)  # refuses what is no data set
         job = jobs(args, args.arch[0], "train", "")["ours"]
         found = start.measure({"dataset": args.start, **job}, report)
     print((layers if args.layers else start).table(_written(args, about, found)))

@@ -166,7 +166,7 @@ def open_dataset(meta: Mapping[str, Any], args: argparse.Namespace) -> prepare.D
 
     origin = {k: Path(v) for k, v in meta.get("origin", {}).items()}
     if args.dataset is None and "config" not in meta:
-        raise InputError(f"{args.workdir} does not say its data: name them with --dataset")
+        raise InputError("an exported network does not say its data: name them with --dataset")
     name = args.dataset or meta["config"]["data"]["dataset"]
     if os.path.isabs(name) and not os.path.exists(name):
         raise InputError(f"{name}: no such folder: name the data set's with --dataset DIR")

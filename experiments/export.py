@@ -95,7 +95,8 @@ def main(argv: list[str] | None = None) -> int:
     from fcn_jax.runtime import files, text
 
     files.make_folder(args.out.parent)
-    export.check_target(args.out)
+    if args.format != "safetensors":
+        export.check_target(args.out)  # before the work
     restored = predict.load_checkpoint(args.workdir)
     if args.format == "safetensors":
         return write_folder(restored, args.out)

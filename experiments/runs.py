@@ -44,7 +44,9 @@ def main(argv: list[str] | None = None) -> int:
     if args.remove:
         for folder in args.remove:
             check_removable(folder)  # all of them, before the first is gone
-        for folder in distinct(args.remove):
+        for folder in args.remove:
+            if not folder.exists():  # named twice, or inside of one that is gone
+                continue
             size = text.amount(run_folders.summary(folder)["bytes"])
             shutil.rmtree(folder)
             print(f"{folder}: removed, {size} freed")
@@ -69,12 +71,6 @@ def check_removable(folder: Path) -> None:
         raise InputError(f"{folder}: a link: name the folder that it leads to")
     if run_folders.is_locked(folder):
         raise InputError(f"{folder}: a process is training there: stop it first")
-
-
-def distinct(folders: list[Path]) -> list[Path]:
-    """The folders, each once, without those that are inside of another one."""
-    found = {folder.resolve(): folder for folder in reversed(folders)}
-    return [f for path, f in found.items() if found.keys().isdisjoint(path.parents)][::-1]
 
 
 def find_runs(folders: list[Path]) -> list[Path]:

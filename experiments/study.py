@@ -103,7 +103,10 @@ def main(argv: list[str] | None = None) -> int:
     specs = ablation(args.arch) if args.study == "ablation" else networks()
     specs = [spec._replace(config=sweep.adapted(spec.config, args)) for spec in specs]
     if args.study == "ablation":  # a flag may have set what a line would change
-        specs = [s for i, s in enumerate(specs) if s.config not in [t.config for t in specs[:i]]]
+        unique: dict[configs.Config, sweep.RunSpec] = {}
+        for spec in specs:
+            unique.setdefault(spec.config, spec)
+        specs = list(unique.values())
     specs = sweep.chosen(specs, args.only)
     opened = sweep.open_sweep(args, stopping.command("study", argv))
     title = f"{args.study.capitalize()} on {opened.dataset.name}"

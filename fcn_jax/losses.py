@@ -350,7 +350,8 @@ def class_weights(
       array([0.25, 0.75])
     """
     count = np.asarray(counts, np.float64)
-    count = np.where(count > 0, count, count.min(initial=count.max(), where=count > 0) or 1.0)
+    rarest = count[count > 0].min() if count.any() else 1.0
+    count = np.where(count > 0, count, rarest)
     if scheme == "none":
         weight = np.ones_like(count)
     elif scheme == "inverse":

@@ -40,7 +40,9 @@ def measure(job: dict[str, Any], report: Callable[[str], None]) -> dict[str, Any
             report(f"{job['dataset']}: {work}")
             line = [sys.executable, "-m", "experiments.benchmarks.start"]
             text = json.dumps({**job, "work": work, "started": time.time()})
-            done = subprocess.run([*line, text], stdout=subprocess.PIPE, check=True)
+            done = subprocess.run([*line, text], stdout=subprocess.PIPE, check=False)
+            if done.returncode:  # it has said why
+                sys.exit(done.returncode)
             result[work] = json.loads(done.stdout)
     return result
 
@@ -148,4 +150,4 @@ def main(job: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    command.run(lambda _: main(json.loads(sys.argv[1])))

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -103,8 +102,8 @@ def folder_name(text: str) -> str:
 
 def summary(folder: Path) -> dict[str, Any]:
     """State, epochs, best score so far and size of the run in a folder."""
-    size = sum(_size(os.path.join(inner, n)) for inner, _, names in os.walk(folder) for n in names)
-    found: dict[str, Any] = {"bytes": size, "state": "damaged", "miou": None, "epochs": "?"}
+    found: dict[str, Any] = {"state": "damaged", "miou": None, "epochs": "?"}
+    found["bytes"] = files.size_below(folder)
     with contextlib.suppress(InputError, ValueError, LookupError, TypeError):
         if (folder / run_dir.RESULT).exists():
             data = files.read_json(folder / run_dir.RESULT)
@@ -117,13 +116,6 @@ def summary(folder: Path) -> dict[str, Any]:
         best = max((s for s in scores if s is not None), default=None)
         found |= {"state": state, "miou": best, "epochs": epochs}
     return found
-
-
-def _size(path: str) -> int:
-    try:
-        return os.lstat(path).st_size
-    except OSError:  # a run that is training has just removed it
-        return 0
 
 
 def by_number(folder: Path) -> list[str | int]:

@@ -120,11 +120,7 @@ def _check(entries: Sequence[Entry], dataset: prepare.Dataset) -> None:
     _, counts, ids = evaluate.load(first)
     for folder in itertools.chain(*(entry.folders for entry in entries)):
         data, other, other_ids = evaluate.load(folder)
-        if (names := tuple(data["summary"]["iou"])) != dataset.class_names:
-            raise InputError(
-                f"{folder} has the classes {', '.join(names[:3])}, ..., data set {dataset.name} "
-                f"{', '.join(dataset.class_names[:3])}, ...: give the data set of the runs"
-            )
+        evaluate.check_classes(dataset, list(data["summary"]["iou"]), str(folder))
         if other_ids != ids or other.shape != counts.shape:
             raise InputError(
                 f"{folder} was validated on {len(other_ids)} images and {other.shape[-1]} classes, "

@@ -21,7 +21,7 @@ PANELS = 4
 """Validation images shown, always the same ones."""
 
 FRACTION = 0.02
-"""Largest fraction of a run's time that is spent on refreshing, the first page apart."""
+"""Largest fraction of a run's time that is spent on refreshing, apart from the first page."""
 
 _logger = logging.getLogger(__name__)
 

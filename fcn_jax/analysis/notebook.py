@@ -146,7 +146,7 @@ def train(
 def _is_rendered(folder: Path) -> bool:
     """Whether the pages of a finished run were written after its result.
 
-    The last page of the running training may be newer than the result, too.
+    The last page that was written during the run may be newer than the result, too.
     """
     written = [folder / name for name in run_dir.PAGES]
     result = (folder / run_dir.RESULT).stat().st_mtime_ns

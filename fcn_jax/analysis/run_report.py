@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from fcn_jax import config as configs
-from fcn_jax.config import Config, plugins
+from fcn_jax.config import Config
 from fcn_jax.data import augment, batches, prepare
 from fcn_jax.inference import predict
 from fcn_jax.report import gallery, masks, pages, tables
@@ -107,15 +107,7 @@ def training_images(
             (batches.resize_image(e.image, size), batches.resize_mask(e.mask, size))
             for e in examples
         ]
-    transform = plugins.find(config.augment.function) if config.augment.function else None
-
-    @jax.jit
-    def run(key, batch):
-        images, masks = augment.augment(key, batch, size, config.augment)
-        if transform is not None:
-            images, masks = transform(jax.random.fold_in(key, 0), images, masks)
-        return images, masks
-
+    run = jax.jit(augment.make(config.augment, size))
     images, masks = run(jax.random.key(config.seed), batches.full_resolution(examples))
     images = np.clip(np.rint(np.asarray(images)), 0, 255).astype(np.uint8)
     return list(zip(images, np.asarray(masks), strict=True))

@@ -355,7 +355,8 @@ class Runtime(Checked):
 
     devices: Annotated[int | None, Within(1, 65_536)] = None
     """How many devices of each process to use; None: as many as divide the batch. The commands
-    count a CPU as one device for each core, up to 4; Python does as JAX_NUM_CPU_DEVICES says."""
+    count a CPU as one device for each core, up to 4; in Python it is one, unless the environment
+    variable JAX_NUM_CPU_DEVICES says otherwise."""
     save_every: Annotated[int, Within(1, 10**9)] = 1
     """Epochs between saves of the latest state; a new best is always saved."""
     save_steps: Annotated[int, Within(0, 10**9)] = 0

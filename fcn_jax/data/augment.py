@@ -24,13 +24,14 @@ transformation on or off leaves the draws of the others as they were.
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fcn_jax.config import AugmentConfig
+from fcn_jax.config import AugmentConfig, plugins
 from fcn_jax.data import batches
 from fcn_jax.types import VOID, Batch, InputError
 
@@ -66,6 +67,25 @@ class Axis(NamedTuple):
     high: jax.Array
     reflected: jax.Array
     """bool scalar: the output is read from its far end."""
+
+
+def make(
+    config: AugmentConfig, out_size: tuple[int, int]
+) -> Callable[[jax.Array, Batch], tuple[jax.Array, jax.Array]]:
+    """Build `(key, batch) -> (images, labels)`: `augment`, then the function that `config` names.
+
+    Raises:
+      InputError: if its module was not allowed, see `config.plugins`.
+    """
+    function = plugins.find(config.function) if config.function else None
+
+    def augmented(key: jax.Array, batch: Batch):
+        images, labels = augment(key, batch, out_size, config)
+        if function is not None:
+            images, labels = function(jax.random.fold_in(key, 0), images, labels)
+        return images, labels
+
+    return augmented
 
 
 def augment(

@@ -112,7 +112,7 @@ def _items(lines: list[tuple[int, str]], in_yaml: bool, where: str) -> list[tupl
 
 
 def _refuse_torn_table(lines: list[tuple[int, str]], cvat: list[bool], where: str) -> None:
-    """Refuse a table in which some lines are none, as a list of names they would all be wrong."""
+    """Refuse a table with a line of another form: read as names, all lines would be wrong."""
     torn = cvat if 2 * sum(cvat) >= len(cvat) else []
     for delimiter in "\t;,":
         cells = [[cell.strip(" \"'") for cell in line.split(delimiter)] for _, line in lines]

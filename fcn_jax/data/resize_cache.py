@@ -4,7 +4,6 @@ A folder for each prepared split and size holds image.npy and mask.npy. Its name
 of the data, the size and the version of this format, so that nothing in it can be stale.
 """
 
-import contextlib
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -72,7 +71,7 @@ def resize(example: Example, size: tuple[int, int]) -> Example:
 def clear(data_dir: Path) -> int:
     """Remove all cached images below a data directory; returns the bytes that they took."""
     folder = data_dir / "resized"
-    total = sum(_size(entry) for entry in _entries(folder))
+    total = sum(files.size_below(entry) for entry in _entries(folder))
     shutil.rmtree(folder, ignore_errors=True)
     return total
 
@@ -138,14 +137,6 @@ def _entries(cache: Path) -> list[Path]:
     return [p for p in cache.iterdir() if p.is_dir()] if cache.is_dir() else []
 
 
-def _size(folder: Path) -> int:
-    total = 0
-    with contextlib.suppress(OSError):  # another process has removed it
-        for path in folder.iterdir():
-            total += path.stat().st_size
-    return total
-
-
 def _last_used(folder: Path) -> float:
     try:
         return folder.stat().st_mtime
@@ -156,9 +147,9 @@ def _last_used(folder: Path) -> float:
 def _make_room(cache: Path, needed: int, keep: Path) -> None:
     """Remove the least recently used entries until `needed` more bytes stay within the limit."""
     entries = sorted((p for p in _entries(cache) if p != keep), key=_last_used)
-    total = sum(map(_size, entries))
+    total = sum(map(files.size_below, entries))
     for entry in entries:
         if total + needed <= LIMIT:
             break
-        total -= _size(entry)
+        total -= files.size_below(entry)
         shutil.rmtree(entry, ignore_errors=True)

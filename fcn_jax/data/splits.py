@@ -108,9 +108,9 @@ def _resolve(line: str, known: Mapping[str, str], by_name: Mapping[str, str]) ->
     line = unicodedata.normalize("NFC", line)
     if line in known:
         return line
-    said = line.split(" # ")[0].rstrip()
-    words = [said]
-    for first, *others in (said.split(), re.split(r"[\s,;]+", said)):
+    content = line.split(" # ")[0].rstrip()
+    words = [content]
+    for first, *others in (content.split(), re.split(r"[\s,;]+", content)):
         if all(_is_beside(first, other) for other in others):
             words.append(first)
     words = [word.strip("\"'") for word in words]
@@ -134,9 +134,9 @@ def _is_beside(first: str, word: str) -> bool:
 
 
 def _is_same_folder(dropped: Sequence[str], example_id: str) -> bool:
-    """Whether the folders before a name can be those of the image of that name, elsewhere or not.
+    """Whether the folders before a name in a list are those of the only image of that name.
 
-    In `cam2/0001` a name that only the image cam1/0001 has means another image, which is missing.
+    The line `cam2/0001` does not mean the image cam1/0001: it names one that is missing.
     """
     plain = all(part.lower() in FOLDERS for part in dropped)
     return plain or {*PurePosixPath(example_id).parts[:-1]} <= {*dropped}

@@ -29,7 +29,7 @@ def replacing(path: Path, needed: int | None = None) -> Iterator[Path]:
     """Give a name to write to, and put it in place in one piece when all went well.
 
     Readers see the old file or the new, never a part; two processes that write the same file do
-    not meet. Of a link the file that it leads to is written.
+    not meet. A link is followed.
 
     Args:
       path: of the file.
@@ -168,6 +168,16 @@ def is_full(error: BaseException) -> bool:
             return True
         chain = chain.__cause__ or chain.__context__
     return False
+
+
+def size_below(folder: Path) -> int:
+    """Bytes of all files in a folder and its subfolders; what vanishes meanwhile counts nothing."""
+    total = 0
+    for inner, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(inner, name)).st_size
+    return total
 
 
 def free(path: Path) -> int:

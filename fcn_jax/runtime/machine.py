@@ -1,5 +1,6 @@
 """What this process may use of the machine: cores and memory."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,14 +35,13 @@ def memory_limits(
         return
     for line in lines:
         _, controllers, group = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
+        if not controllers:  # version 2
+            top, name = Path(root), "memory.max"
+        elif "memory" in controllers.split(","):
+            top, name = Path(root, "memory"), "memory.limit_in_bytes"
+        else:
             continue
-        top = Path(root, "memory" if controllers else "")
-        name = "memory.limit_in_bytes" if controllers else "memory.max"
         folder = top / group.lstrip("/")
         for inner in (folder, *folder.parents):
-            if inner.is_relative_to(top):
-                try:
-                    yield int((inner / name).read_text())
-                except (OSError, ValueError):  # no limit, or of another namespace
-                    continue
+            with contextlib.suppress(OSError, ValueError):  # no limit, or of another namespace
+                yield int((inner / name).read_text())

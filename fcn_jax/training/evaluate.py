@@ -367,15 +367,20 @@ def split_examples(
     Raises:
       InputError: if the data set has other classes than the network, or no such split.
     """
-    if tuple(dataset.class_names) != restored.class_names:
-        raise InputError(
-            f"data set {dataset.name} has {len(dataset.class_names)} classes "
-            f"({', '.join(dataset.class_names[:3])}, ...), the network "
-            f"{len(restored.class_names)} ({', '.join(restored.class_names[:3])}, ...): "
-            "give the data set it was trained on"
-        )
+    check_classes(dataset, restored.class_names, "the network")
     overfit = config_of(restored).data.overfit
     if split == "val" and overfit and _is_own(restored, dataset):
         # Such a run is validated on its training images.
         return dataset.splits["train"][:overfit]
     return dataset.splits[split]
+
+
+def check_classes(dataset: prepare.Dataset, class_names: Sequence[str], owner: str) -> None:
+    """Refuse a data set of other classes than `owner`, a network or a run, was trained with."""
+    if tuple(dataset.class_names) != tuple(class_names):
+        raise InputError(
+            f"data set {dataset.name} has {len(dataset.class_names)} classes "
+            f"({', '.join(dataset.class_names[:3])}, ...), {owner} "
+            f"{len(class_names)} ({', '.join(class_names[:3])}, ...): "
+            "give the data set it was trained on"
+        )

@@ -88,11 +88,10 @@ def _note_rates(rates: dict[tuple[str, ...], float]):
 
     def note(call, args, kwargs, context):
         layer = context.module
-        rate = layer.momentum if isinstance(layer, BatchNorm) else 0.0
-        if isinstance(layer, nn.BatchNorm):  # which counts what stays
-            rate = 1.0 - layer.momentum
-        if rate or isinstance(layer, nn.BatchNorm):  # a layer may be called several times
-            rates[layer.path] = 1.0 - (1.0 - rates.get(layer.path, 0.0)) * (1.0 - rate)
+        if isinstance(layer, BatchNorm | nn.BatchNorm):
+            kept = layer.momentum if isinstance(layer, nn.BatchNorm) else 1.0 - layer.momentum
+            # A layer that is called several times moves as often.
+            rates[layer.path] = 1.0 - (1.0 - rates.get(layer.path, 0.0)) * kept
         return call(*args, **kwargs)
 
     return note

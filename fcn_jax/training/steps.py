@@ -101,17 +101,14 @@ def make_train_step(
     Returns metrics as float32 scalars: `loss` (the value that was differentiated), `grad_norm`.
     """
     gradients = _gradients(model, loss or LossConfig(), class_weights, accumulate, sharding)
-    function = augmentation and augmentation.function
-    transform = plugins.find(function) if function else None
+    augmented = None if augmentation is None else augment.make(augmentation, image_size)
 
     def train_step(state: TrainState, batch: Batch, key: jax.Array):
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
         batch = _read_void(batch, void_class)
         image, labels = batch.image, batch.mask
-        if augmentation is not None:
-            image, labels = augment.augment(augment_key, batch, image_size, augmentation)
-        if transform is not None:
-            image, labels = transform(jax.random.fold_in(augment_key, 0), image, labels)
+        if augmented is not None:
+            image, labels = augmented(augment_key, batch)
         value, stats, grads = gradients(state.params, state.batch_stats, image, labels, dropout_key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

@@ -216,29 +216,35 @@ def load(directory: Path | str, which: str = "best") -> tuple[dict, dict[str, An
     directory = Path(directory).resolve()
     while True:
         found = numbers(directory)
-        if not found:
-            raise InputError(
-                f"{directory}: no checkpoint there: train first, or name another run folder"
-            )
-        number = found[-1]
         try:
-            if which == "best":
-                scores = []
-                for number in found:
-                    scores.append(_stored_score(directory / str(number)))
-                best = first_best(scores)
-                number = found[-1 if best is None else best]
-            variables, meta = _read(directory / str(number), "variables")
-        except (integrity.DamagedError, InputError) as error:
-            if numbers(directory) != found:
-                continue  # the run is training, and has replaced the checkpoint meanwhile
-            if isinstance(error, InputError):
+            return _load_one(directory, found, which)
+        except InputError:
+            if numbers(directory) == found:
                 raise
-            raise InputError(
-                f"{directory / str(number)}: damaged ({error}), and maybe the one asked for: "
-                "move it away to use another checkpoint"
-            ) from error
-        return {"batch_stats": {}, **variables}, meta
+            # The run is training, and has replaced the checkpoint meanwhile.
+
+
+def _load_one(directory: Path, found: list[int], which: str) -> tuple[dict, dict[str, Any]]:
+    """`load`, of the checkpoints with these numbers."""
+    if not found:
+        raise InputError(
+            f"{directory}: no checkpoint there: train first, or name another run folder"
+        )
+    number = found[-1]
+    try:
+        if which == "best":
+            scores = []
+            for number in found:
+                scores.append(_stored_score(directory / str(number)))
+            best = first_best(scores)
+            number = found[-1 if best is None else best]
+        variables, meta = _read(directory / str(number), "variables")
+    except integrity.DamagedError as error:
+        raise InputError(
+            f"{directory / str(number)}: damaged ({error}), and maybe the one asked for: "
+            "move it away to use another checkpoint"
+        ) from error
+    return {"batch_stats": {}, **variables}, meta
 
 
 def _split(state: TrainState) -> tuple[dict, tuple]:

@@ -1,11 +1,13 @@
 """Which runs are one line of a comparison, and what the lines are called."""
 
+import dataclasses
 import json
 
 import pytest
 
 from fcn_jax import config as configs
 from fcn_jax.analysis import compare
+from fcn_jax.training import evaluate
 from fcn_jax.types import InputError
 from tests import fakes
 
@@ -61,3 +63,13 @@ def test_two_entries_of_one_name_are_refused(make):
     twice = [compare.Entry("same", [folder]), compare.Entry("same", [folder])]
     with pytest.raises(InputError, match="'same' names two entries"):
         compare._check(twice, fakes.dataset())
+
+
+def test_a_data_set_of_other_classes_is_refused(make):
+    result = evaluate.evaluate_native(fakes.checkpoint(), fakes.dataset().splits["val"])
+    folder = make("run")
+    evaluate.save(result._replace(method=None), folder)
+    compare._check([compare.Entry("run", [folder])], fakes.dataset())
+    other = dataclasses.replace(fakes.dataset(), class_names=("sky", "land", "sea"))
+    with pytest.raises(InputError, match=r"has 3 classes \(sky, land, sea, \.\.\.\), .*run 3 \("):
+        compare._check([compare.Entry("run", [folder])], other)

@@ -335,6 +335,16 @@ def test_layers_table():
 
 
 @pytest.mark.slow
+def test_a_start_that_cannot_be_made_says_so_in_one_line(tmp_path, capfd):
+    job = {"dataset": str(tmp_path / "nothing"), "arch": "fcn", "batch_size": 4}
+    with pytest.raises(SystemExit) as left:
+        start.measure({**job, "image_size": [32, 32]}, lambda text: None)
+    assert left.value.code == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"error: no data set '{tmp_path / 'nothing'}'")
+
+
+@pytest.mark.slow
 def test_starts_are_measured(tmp_path):
     shapes.draw(tmp_path, sizes={"train": 40, "val": 8})
     job = {"dataset": str(tmp_path), "arch": "fcn", "batch_size": 4, "image_size": [32, 32]}

@@ -26,9 +26,11 @@ from experiments import (
 )
 from experiments.cli import command
 from fcn_jax.data import prepare
+from fcn_jax.inference.predict import load_checkpoint
 from fcn_jax.runtime import files
 from fcn_jax.training import loop
 from fcn_jax.types import VOID, InputError
+from fcn_jax.weights import model_folder
 from tests import fakes
 
 pytestmark = pytest.mark.usefixtures("tiny", "fake_data")
@@ -133,6 +135,15 @@ def test_compare_groups_seeds_and_writes_its_page(trained, tmp_path, capsys):
     assert row["n"] == 2
     assert (tmp_path / "page/report.html").exists()
     assert "all-background" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("main", [compare.main, evaluate.main])
+def test_an_exported_network_asks_for_its_data_in_one_line(main, trained, tmp_path):
+    restored = load_checkpoint(trained)
+    model_folder.save(tmp_path / "net", restored.variables, restored.meta)
+    more = ["--out", str(tmp_path / "page")] if main is compare.main else []
+    with pytest.raises(InputError, match="name them with --dataset"):
+        main([str(tmp_path / "net"), *more])
 
 
 def test_compare_takes_runs_of_which_only_the_results_are_kept(trained, tmp_path):

@@ -162,6 +162,7 @@ def test_the_command_writes_it_and_compares(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(predict, "load_checkpoint", lambda folder: restored)
     monkeypatch.setattr(command.command, "setup_jax", lambda **_: None)
     out = tmp_path / "net"
+    (tmp_path / "net.json").write_text("{}")  # a folder has no description beside it
     assert command.main(["run", "--format", "safetensors", "--out", str(out)]) == 0
     assert capsys.readouterr().out == f"{out}: model.safetensors and config.json written\n"
     chex.assert_trees_all_equal(model_folder.load(out)[0]["params"], variables["params"])
